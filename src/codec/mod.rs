@@ -1,0 +1,3 @@
+//! Formats: from the bytes of others to rows, and from rows to bytes for others.
+
+pub mod row;

@@ -1,0 +1,12 @@
+//! tidegate keeps warehouse tables identical to MySQL tables, through Kafka, in order and exactly once, and proves it.
+#![deny(missing_docs)]
+
+pub mod change;
+pub mod codec;
+pub mod config;
+pub mod log;
+pub mod operators;
+pub mod source;
+pub mod target;
+pub mod verify;
+pub mod wire;

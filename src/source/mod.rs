@@ -1,0 +1,224 @@
+//! Sources: one serial reader of a totally ordered log, and decoders that run everywhere.
+//!
+//! The split is the point. A log can only be read by one reader, so the [`Reader`] does the least that needs order:
+//! it numbers what it reads, gives it its time, and hands on undecoded bytes ([`Raws`]) that explain themselves. A
+//! [`Decoder`] turns one raw record into changes without knowing the ones before it, so that any worker can take any
+//! record. The order is in the numbers, and the epoch gate restores it.
+//!
+//! Numbers: a raw record takes as many seq numbers as it could hold changes (known without decoding: a rows event of n
+//! bytes holds at most n rows), and its changes take theirs from that range. Numbers are unique and grow; they have gaps.
+
+mod clock;
+
+use bytemuck::{Pod, Zeroable};
+use serde::{Deserialize, Serialize};
+
+use crate::change::{Changes, Rows, TableName, TableSchema};
+
+pub use clock::{Clock, now_ms};
+
+/// The fixed-size part of a record as the source handed it out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
+#[repr(C)]
+pub struct RawHead {
+    /// The first of the numbers that belong to this record.
+    pub seq: u64,
+    /// Commit time in ms of its transaction; never decreases from record to record.
+    pub time: u64,
+    /// How many of the payload's bytes, at its start, are the position (text, for messages and headers).
+    pub position_len: u32,
+    /// How many of the payload's bytes, after the position, are context that the decoder needs beside the record itself
+    /// (binlog: the table map event).
+    pub context_len: u32,
+}
+
+/// A batch of undecoded records. A payload is position, context, body.
+pub type Raws = Rows<RawHead>;
+
+/// One undecoded record, seen in its batch.
+#[derive(Clone, Copy, Debug)]
+pub struct Raw<'a> {
+    /// Its head.
+    pub head: &'a RawHead,
+    /// Where the source keeps it, as text.
+    pub position: &'a str,
+    /// What the decoder needs beside the record.
+    pub context: &'a [u8],
+    /// The record as the source wrote it.
+    pub body: &'a [u8],
+}
+
+impl Raws {
+    /// Appends a record.
+    pub fn push_raw(&mut self, seq: u64, time: u64, position: &str, context: &[u8], body: &[u8]) {
+        let head = RawHead { seq, time, position_len: position.len() as u32, context_len: context.len() as u32 };
+        self.push_parts(head, &[position.as_bytes(), context, body]);
+    }
+
+    /// All records in order.
+    pub fn raws(&self) -> impl ExactSizeIterator<Item = Raw<'_>> {
+        self.iter().map(|(head, payload)| {
+            let (position, rest) = payload.split_at(head.position_len as usize);
+            let (context, body) = rest.split_at(head.context_len as usize);
+            Raw { head, position: std::str::from_utf8(position).expect("positions are pushed as &str"), context, body }
+        })
+    }
+}
+
+/// From where a source can be read again so that every record gets the numbers it had before: a place between two
+/// transactions, and the state of numbering there. `publish` keeps it in the companion topic.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Resume {
+    /// The source's own name for the place (binlog `file:offset`, DTS Kafka offset, file byte offset).
+    pub position: String,
+    /// The number of the first record read from there.
+    pub seq: u64,
+}
+
+/// What is true after a read: a promise about everything read later.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mark {
+    /// Every record read later has at least this number.
+    pub seq: u64,
+    /// Every record read later has at least this time (ms).
+    pub time: u64,
+    /// From where to read again; at or before what was read last.
+    pub resume: Resume,
+    /// The source has ended (a file), or the end that was there at the start has been reached, and nothing comes later.
+    pub end: bool,
+}
+
+/// Where a run of a reader begins.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Start {
+    /// As the configuration says: no earlier run is known.
+    Configured,
+    /// Where an earlier run was, with the newest time that it gave out.
+    Resume {
+        /// Where, and the number of the first record.
+        resume: Resume,
+        /// No record gets a lower time (ms).
+        time: u64,
+    },
+}
+
+/// One serial reader of a totally ordered log. Lives on a thread of its own and may block there.
+pub trait Reader: Send {
+    /// Appends what is there to `out`, at most about [`BATCH_BYTES`](crate::change::BATCH_BYTES), waiting at most about
+    /// ten milliseconds for the first record (but everything at hand is taken at once). Returns what is true now.
+    ///
+    /// # Errors
+    /// [`SourceError`], after which the reader is done for. Records appended by the failing call are not to be used.
+    fn read(&mut self, out: &mut Raws) -> Result<Mark, SourceError>;
+}
+
+/// Turns raw records of one kind of source into changes. Every worker has one of its own; what it remembers of earlier
+/// records may speed it up but not alter what it makes of a later one.
+pub trait Decoder: Send {
+    /// Appends the changes of `raw` to `out`, with numbers from the range that belongs to the record, in order. Tables
+    /// that the configuration leaves out are dropped here. A table that this decoder has not seen in this shape before
+    /// is announced by an [`Op::Schema`](crate::change::Op::Schema) change before its first row.
+    ///
+    /// # Errors
+    /// [`SourceError`] for a record that can't be used; `out` is then as it was before the call.
+    fn decode(&mut self, raw: &Raw, out: &mut Changes) -> Result<(), SourceError>;
+}
+
+/// What goes wrong at a source: one sentence that names the place and says what to do.
+#[derive(Debug, thiserror::Error)]
+pub enum SourceError {
+    /// A record that can't be used; it may go to a dead-letter file where the configuration says so.
+    #[error("{position}: {reason}")]
+    Record {
+        /// Where it is: `file:line`, `topic/partition/offset`, `binlog file:offset`, with table and column where known.
+        position: String,
+        /// What is wrong with it and what to do.
+        reason: String,
+    },
+    /// The source can't be read at all, or no further.
+    #[error("{0}")]
+    Source(String),
+}
+
+/// Which tables are wanted: patterns `database.table` with `*` for any run of characters.
+#[derive(Clone, Debug, Default)]
+pub struct TableFilter {
+    patterns: Vec<(String, String)>,
+}
+
+impl TableFilter {
+    /// A filter that lets pass what any of the patterns matches; no pattern: everything but MySQL's own databases.
+    ///
+    /// # Errors
+    /// The pattern that is not `database.table`.
+    pub fn new(patterns: &[String]) -> Result<Self, String> {
+        let split = |p: &String| {
+            p.split_once('.')
+                .map(|(d, t)| (d.to_string(), t.to_string()))
+                .ok_or_else(|| format!("'{p}' is no table pattern: write database.table, * for any text"))
+        };
+        Ok(TableFilter { patterns: patterns.iter().map(split).collect::<Result<_, _>>()? })
+    }
+
+    /// Whether the table is wanted.
+    pub fn wants(&self, database: &str, table: &str) -> bool {
+        if self.patterns.is_empty() {
+            return !matches!(database, "mysql" | "information_schema" | "performance_schema" | "sys");
+        }
+        self.patterns
+            .iter()
+            .any(|(d, t)| glob(d.as_bytes(), database.as_bytes()) && glob(t.as_bytes(), table.as_bytes()))
+    }
+}
+
+/// Whether `pattern`, with `*` for any run of bytes, matches the whole of `text`.
+fn glob(pattern: &[u8], text: &[u8]) -> bool {
+    match pattern.split_first() {
+        None => text.is_empty(),
+        Some((b'*', rest)) => (0..=text.len()).any(|skip| glob(rest, &text[skip..])),
+        Some((byte, rest)) => text.first() == Some(byte) && glob(rest, &text[1..]),
+    }
+}
+
+/// The schemas that a decoder has announced, to announce each shape once.
+#[derive(Debug, Default)]
+pub struct Announced {
+    shapes: std::collections::HashMap<TableName, TableSchema>,
+}
+
+impl Announced {
+    /// Appends an [`Op::Schema`](crate::change::Op::Schema) change for `schema` unless the last one announced for its
+    /// table has the same shape.
+    pub fn announce(&mut self, schema: &TableSchema, time: u64, position: &str, out: &mut Changes) {
+        if self.shapes.get(&schema.name).is_some_and(|known| known.same_shape(schema)) {
+            return;
+        }
+        let row = serde_json::to_vec(schema).expect("a schema has only text keys");
+        out.push_change(&crate::change::NewChange {
+            op: crate::change::Op::Schema,
+            seq: schema.since_seq,
+            time,
+            database: &schema.name.database,
+            table: &schema.name.table,
+            key: b"",
+            position: position.as_bytes(),
+            before: b"",
+            row: &row,
+        });
+        self.shapes.insert(schema.name.clone(), schema.clone());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_filter_lets_pass_what_a_pattern_matches() {
+        let filter = TableFilter::new(&["shop.*".into(), "crm_*.user".into()]).unwrap();
+        assert!(filter.wants("shop", "orders") && filter.wants("crm_7", "user"));
+        assert!(!filter.wants("crm_7", "users") && !filter.wants("shop2", "orders"));
+        assert!(TableFilter::new(&["orders".into()]).unwrap_err().contains("'orders'"));
+        assert!(!TableFilter::default().wants("mysql", "user") && TableFilter::default().wants("shop", "x"));
+    }
+}

@@ -1,0 +1,147 @@
+//! Targets: what a warehouse has to do for `land`.
+//!
+//! A target is driven by *lanes*, fixed slices of the key space. One connection, a [`Lane`], applies a lane's steps in
+//! order. A [`Step`] is what one or several closed epochs did to the lane's keys, one net change per key, split into
+//! inserts, updates and deletes that touch disjoint keys. Because net changes are idempotent and a lane's steps come in
+//! order, applying a step twice changes nothing; a lane's [`Progress`] is written last, in the same transaction where
+//! the target has transactions.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use crate::change::{Changes, TableName, TableSchema};
+
+/// What a lane has durably applied.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Progress {
+    /// The last epoch applied.
+    pub epoch: u64,
+    /// Every change of the lane up to and including this seq is applied.
+    pub seq: u64,
+}
+
+/// Where reading has to begin after a restart: for each partition the offset of the first record that may not be
+/// applied, all of `epoch` and before being durable.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Checkpoint {
+    /// The last epoch that every lane has applied.
+    pub epoch: u64,
+    /// Kafka partition to offset.
+    pub offsets: BTreeMap<u32, u64>,
+}
+
+/// What a target knows of a job when the job starts.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct JobState {
+    /// This run's number; every write of a run with a lower one is refused from now on.
+    pub generation: u64,
+    /// Progress of each lane that has any.
+    pub lanes: BTreeMap<u32, Progress>,
+    /// The newest checkpoint, if there is one.
+    pub checkpoint: Option<Checkpoint>,
+}
+
+/// What one or several closed epochs did to the keys of one lane: one net change per key, each batch sorted by table and
+/// key ([`Change::cmp_by_key`](crate::change::Change::cmp_by_key)).
+#[derive(Clone, Debug, Default)]
+pub struct Step {
+    /// The progress that this step reaches.
+    pub progress: Progress,
+    /// Keys that were not there and now are.
+    pub inserts: Changes,
+    /// Keys that were there and now have another row.
+    pub updates: Changes,
+    /// Keys that are gone.
+    pub deletes: Changes,
+}
+
+impl Step {
+    /// Net changes in it.
+    pub fn len(&self) -> usize {
+        self.inserts.len() + self.updates.len() + self.deletes.len()
+    }
+
+    /// Whether it changes nothing (its progress still counts).
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+/// Finds the source's schema of a table, waiting for it a bounded time if it is not known yet: `publish` announces it in
+/// the companion topic, which `land` reads beside the data.
+pub type FindSchema = Arc<dyn Fn(&TableName) -> Option<TableSchema> + Send + Sync>;
+
+/// A system that rows are landed in.
+pub trait Target: Send + Sync {
+    /// Creates what the job needs to keep its progress, takes a new generation, and returns what is known. Called once
+    /// per run, before any lane, by one worker of the cluster.
+    ///
+    /// # Errors
+    /// Not reachable, wrong password, missing rights: a sentence that says which.
+    fn begin(&self, job: &str, lanes: u32) -> Result<JobState, TargetError>;
+
+    /// Opens the connection of one lane, for the run of that generation.
+    ///
+    /// # Errors
+    /// As [`begin`](Target::begin).
+    fn lane(&self, job: &str, lane: u32, generation: u64, schemas: FindSchema) -> Result<Box<dyn Lane>, TargetError>;
+
+    /// Records a checkpoint.
+    ///
+    /// # Errors
+    /// [`TargetError::Fenced`] when a newer run of the job has begun.
+    fn checkpoint(&self, job: &str, generation: u64, checkpoint: &Checkpoint) -> Result<(), TargetError>;
+}
+
+/// One lane's connection. Lives on a thread of its own and may block there.
+pub trait Lane: Send {
+    /// Applies a step: rows first, progress last; both or neither where the target has transactions. Transient failures
+    /// (connection lost, deadlock, read-only, out of resources) are retried inside, with growing pauses.
+    ///
+    /// # Errors
+    /// What retrying does not mend. The target is then as before the step or, without transactions, somewhere between
+    /// before and after it, and applying the same step again repairs it.
+    fn apply(&mut self, step: &Step) -> Result<(), TargetError>;
+}
+
+/// What goes wrong at a target: one sentence that names the place and says what to do.
+#[derive(Debug, thiserror::Error)]
+pub enum TargetError {
+    /// A newer run of the same job has begun; this one must stop.
+    #[error(
+        "job '{job}': generation {newer} has begun at the target, this process is generation {ours} and stops; run one copy of a job"
+    )]
+    Fenced {
+        /// The job.
+        job: String,
+        /// This run's generation.
+        ours: u64,
+        /// The generation found.
+        newer: u64,
+    },
+    /// A row that the target can't take.
+    #[error("table {table}, key {key}{}: {reason}", column.as_ref().map(|c| format!(", column {c}")).unwrap_or_default())]
+    Row {
+        /// The table.
+        table: TableName,
+        /// The key's text.
+        key: String,
+        /// The column, where one is to blame.
+        column: Option<String>,
+        /// What is wrong and what to do.
+        reason: String,
+    },
+    /// A table that can't be landed in.
+    #[error("table {table}: {reason}")]
+    Table {
+        /// The table.
+        table: TableName,
+        /// What is wrong and what to do.
+        reason: String,
+    },
+    /// The target can't be used at all.
+    #[error("{0}")]
+    Target(String),
+}
