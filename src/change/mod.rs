@@ -34,6 +34,9 @@ pub enum Op {
     /// Not a row event: the table's columns, types and key from this seq on. The payload's row is the
     /// [`TableSchema`] as JSON. It travels with the changes so that it keeps its place in their order.
     Schema = 3,
+    /// Not a row event: a promise about what comes later ([`Mark`](crate::source::Mark) as JSON in the row), for the
+    /// worker that `partition` names. In stream processing such a record is called a punctuation.
+    Mark = 4,
 }
 
 impl Op {
@@ -44,16 +47,16 @@ impl Op {
             Op::Update => "update",
             Op::Delete => "delete",
             Op::Schema => "schema",
+            Op::Mark => "mark",
         }
     }
 
-    /// The operation of that name, if there is one.
+    /// The row event of that name, if there is one.
     pub fn from_name(name: &str) -> Option<Op> {
         match name {
             "insert" => Some(Op::Insert),
             "update" => Some(Op::Update),
             "delete" => Some(Op::Delete),
-            "schema" => Some(Op::Schema),
             _ => None,
         }
     }
@@ -64,6 +67,7 @@ impl Op {
             1 => Op::Update,
             2 => Op::Delete,
             3 => Op::Schema,
+            4 => Op::Mark,
             _ => panic!("a change with operation code {code}: batches are only made by push_change"),
         }
     }

@@ -1,0 +1,203 @@
+//! Ingest: where a connector's thread meets the dataflow.
+//!
+//! A worker never blocks on I/O. A client lives on a thread of its own, cuts what it reads into batches by time, and says
+//! how far it has come; the operator sends the batches under capabilities for their times and lowers its own to what the
+//! client says. The thread wakes the worker through an activator and is held back by a bounded channel, the operator by
+//! a [`Throttle`].
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use crossbeam_channel::{Receiver, TryRecvError};
+use timely::container::NoopBuilder;
+use timely::dataflow::operators::Capability;
+use timely::dataflow::operators::generic::{OutputBuilder, builder_rc::OperatorBuilder};
+use timely::dataflow::{Scope, Stream};
+use timely::order::TotalOrder;
+use timely::progress::Timestamp;
+use timely::scheduling::SyncActivator;
+
+use super::batch::Batch;
+use super::throttle::Throttle;
+
+/// What a client hands over at once.
+#[derive(Clone, Debug)]
+pub struct Ingested<T, B, N> {
+    /// Batches with their times, none before the frontier handed over last.
+    pub batches: Vec<(T, B)>,
+    /// Notes that travel beside them (offsets, marks), at the frontier handed over last.
+    pub notes: Vec<N>,
+    /// From now on nothing comes before this time; `None`: nothing comes at all.
+    pub frontier: Option<T>,
+}
+
+/// The two streams of [`ingest`].
+#[derive(Debug)]
+pub struct Ingest<S, M> {
+    /// The batches.
+    pub batches: S,
+    /// The notes.
+    pub notes: M,
+}
+
+/// How long a refused source waits before it asks its throttle again.
+const PAUSE: Duration = Duration::from_millis(1);
+
+/// At most so many hand-overs are taken in one go, so that one source does not starve the rest of the worker.
+const TURN: usize = 16;
+
+/// A source that takes what a client's thread hands over. `start` is called once with the activator that wakes it and
+/// returns the receiving end; dropping the sending end without a frontier of `None` leaves the source open for ever (a
+/// client that failed says so elsewhere, and nothing must look finished).
+///
+/// ```
+/// use timely::dataflow::operators::{Inspect, probe::Handle};
+/// use tidegate::operators::{Ingested, Throttle, ingest};
+/// timely::execute_directly(|worker| {
+///     worker.dataflow::<u64, _, _>(|scope| {
+///         let throttle = Throttle::new(Handle::new(), 1 << 20, 8);
+///         let ingest = ingest(scope, "Numbers", throttle, |waker| {
+///             let (sender, receiver) = crossbeam_channel::bounded(4);
+///             std::thread::spawn(move || {
+///                 for time in 0..3 {
+///                     let batches = vec![(time, vec![time * 10])];
+///                     sender.send(Ingested { batches, notes: vec![()], frontier: Some(time + 1) }).unwrap();
+///                     waker.activate().ok();
+///                 }
+///                 sender.send(Ingested { batches: vec![], notes: vec![], frontier: None }).unwrap();
+///                 waker.activate().ok();
+///             });
+///             receiver
+///         });
+///         ingest.batches.inspect_core(|event| {
+///             if let Ok((stamp, batch)) = event {
+///                 assert_eq!(batch, &vec![stamp.least().unwrap() * 10]);
+///             }
+///         });
+///     });
+/// });
+/// ```
+pub fn ingest<'scope, T, B, N>(
+    scope: Scope<'scope, T>,
+    name: &str,
+    mut throttle: Throttle<T>,
+    start: impl FnOnce(SyncActivator) -> Receiver<Ingested<T, B, N>>,
+) -> Ingest<Stream<'scope, T, B>, Stream<'scope, T, Vec<N>>>
+where
+    T: Timestamp + TotalOrder,
+    B: Batch,
+    N: 'static,
+{
+    let mut builder = OperatorBuilder::new(name.to_owned(), scope);
+    let info = builder.operator_info();
+    let activator = scope.activator_for(info.address.clone());
+    let receiver = start(scope.worker().sync_activator_for(info.address.to_vec()));
+    let (batches, batch_stream) = builder.new_output::<B>();
+    let (notes, note_stream) = builder.new_output::<Vec<N>>();
+    let mut batches = OutputBuilder::<T, NoopBuilder<B>>::from(batches);
+    let mut notes = OutputBuilder::<T, NoopBuilder<Vec<N>>>::from(notes);
+    builder.build(move |capabilities| {
+        let mut capabilities: Option<[Capability<T>; 2]> =
+            Some(capabilities.try_into().ok().expect("two outputs have two capabilities"));
+        let mut waiting: VecDeque<Ingested<T, B, N>> = VecDeque::new();
+        move |_frontiers| {
+            let (mut batches, mut notes) = (batches.activate(), notes.activate());
+            for turn in 0.. {
+                let Some([cap, note_cap]) = &mut capabilities else { return };
+                if turn == TURN {
+                    activator.activate();
+                    return;
+                }
+                if waiting.is_empty() {
+                    match receiver.try_recv() {
+                        Ok(handed) => waiting.push_back(handed),
+                        Err(TryRecvError::Empty) => return,
+                        // The client failed and has said so elsewhere.
+                        Err(TryRecvError::Disconnected) => return,
+                    }
+                }
+                if !throttle.admits(cap.time()) {
+                    activator.activate_after(PAUSE);
+                    return;
+                }
+                let mut handed = waiting.pop_front().expect("just filled");
+                for (time, batch) in &mut handed.batches {
+                    throttle.charge(time.clone(), batch.memory_bytes());
+                    let at = cap.delayed(time);
+                    batches.session_with_builder(&at).give_container(batch);
+                }
+                if !handed.notes.is_empty() {
+                    notes.session_with_builder(&*note_cap).give_container(&mut handed.notes);
+                }
+                match handed.frontier {
+                    Some(time) => {
+                        cap.downgrade(&time);
+                        note_cap.downgrade(&time);
+                    }
+                    None => capabilities = None,
+                }
+            }
+        }
+    });
+    Ingest { batches: batch_stream, notes: note_stream }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::sync::{Arc, Mutex};
+    use timely::dataflow::operators::probe::Handle;
+    use timely::dataflow::operators::{Inspect, Probe};
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(20))]
+
+        #[test]
+        fn everything_handed_over_arrives_at_its_time_however_small_the_limit(
+            handed in proptest::collection::vec(proptest::collection::vec((0u64..3, 0u64..100), 0..5), 1..20),
+            limit in 1usize..200,
+        ) {
+            let mut want: Vec<(u64, u64)> = Vec::new();
+            let mut feed = Vec::new();
+            for (step, records) in handed.iter().enumerate() {
+                let batches: Vec<(u64, Vec<u64>)> =
+                    records.iter().map(|(ahead, value)| (step as u64 + ahead, vec![*value])).collect();
+                want.extend(batches.iter().map(|(time, batch)| (*time, batch[0])));
+                feed.push(Ingested { batches, notes: Vec::<()>::new(), frontier: Some(step as u64 + 1) });
+            }
+            feed.push(Ingested { batches: Vec::new(), notes: Vec::new(), frontier: None });
+            let seen = Arc::new(Mutex::new(Vec::new()));
+            let record = Arc::clone(&seen);
+            timely::execute_directly(move |worker| {
+                worker.dataflow::<u64, _, _>(|scope| {
+                    let mut durable = Handle::new();
+                    let throttle = Throttle::new(durable.clone(), limit, 2);
+                    let ingest = ingest(scope, "Feed", throttle, |waker| {
+                        let (sender, receiver) = crossbeam_channel::bounded(1);
+                        std::thread::spawn(move || {
+                            for handed in feed {
+                                sender.send(handed).unwrap();
+                                waker.activate().ok();
+                            }
+                        });
+                        receiver
+                    });
+                    ingest
+                        .batches
+                        .inspect_core(move |event| {
+                            if let Ok((stamp, batch)) = event {
+                                let time = *stamp.least().unwrap();
+                                record.lock().unwrap().extend(batch.iter().map(|value| (time, *value)));
+                            }
+                        })
+                        .probe_with(&mut durable);
+                });
+            });
+            let mut seen = seen.lock().unwrap().clone();
+            seen.sort_unstable();
+            want.sort_unstable();
+            prop_assert_eq!(seen, want);
+        }
+    }
+}

@@ -1,0 +1,98 @@
+//! Back-pressure by probe: how much may be between the source and what is durable.
+//!
+//! Timely's queues have no bound, so the source has to hold itself back. It writes down what it lets in, by time, and
+//! crosses off what the durable frontier has passed. A probe wakes nobody: whoever is refused asks again after a pause.
+
+use std::collections::BTreeMap;
+
+use timely::dataflow::operators::probe::Handle;
+use timely::order::TotalOrder;
+use timely::progress::Timestamp;
+
+/// Limits on what is in flight.
+///
+/// ```
+/// use tidegate::operators::Throttle;
+/// let durable = timely::dataflow::operators::probe::Handle::<u64>::new();
+/// let mut throttle = Throttle::new(durable, 1000, 8);
+/// throttle.charge(0, 5000);
+/// // A handle that probes nothing has passed every time: nothing is in flight any more.
+/// assert!(throttle.admits(&1));
+/// ```
+#[derive(Debug)]
+pub struct Throttle<T: Timestamp> {
+    durable: Handle<T>,
+    bytes_max: usize,
+    times_max: usize,
+    in_flight: BTreeMap<T, usize>,
+    bytes: usize,
+}
+
+impl<T: Timestamp + TotalOrder> Throttle<T> {
+    /// At most about `bytes_max` bytes and `times_max` times may be beyond what `durable` has passed.
+    pub fn new(durable: Handle<T>, bytes_max: usize, times_max: usize) -> Self {
+        assert!(bytes_max > 0 && times_max > 0, "a limit of zero would let nothing in");
+        Throttle { durable, bytes_max, times_max, in_flight: BTreeMap::new(), bytes: 0 }
+    }
+
+    /// Writes down that `bytes` at `time` have been let in.
+    pub fn charge(&mut self, time: T, bytes: usize) {
+        *self.in_flight.entry(time).or_default() += bytes;
+        self.bytes += bytes;
+    }
+
+    /// Whether more may be let in by a source that holds the capability for `open`.
+    ///
+    /// Beyond the limits the answer is still yes when everything before `open` is durable: then nothing but more input
+    /// can close the time that is open, and to refuse it would be to wait for ever.
+    pub fn admits(&mut self, open: &T) -> bool {
+        while let Some(first) = self.in_flight.first_entry()
+            && !self.durable.less_equal(first.key())
+        {
+            self.bytes -= first.remove();
+        }
+        let within = self.bytes < self.bytes_max && self.in_flight.len() <= self.times_max;
+        within || !self.durable.less_than(open)
+    }
+
+    /// Bytes in flight when last asked.
+    pub fn bytes_in_flight(&self) -> usize {
+        self.bytes
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use timely::dataflow::operators::{Input, Probe};
+
+    #[test]
+    fn over_the_limit_it_waits_for_durability_but_never_for_itself() {
+        timely::execute_directly(|worker| {
+            let (mut input, probe) = worker.dataflow::<u64, _, _>(|scope| {
+                let (input, stream) = scope.new_input::<Vec<u64>>();
+                let (probe, _) = stream.probe();
+                (input, probe)
+            });
+            let settle = |worker: &mut timely::worker::Worker| {
+                for _ in 0..10 {
+                    worker.step();
+                }
+            };
+            settle(worker);
+            let mut throttle = Throttle::new(probe, 100, 2);
+            assert!(throttle.admits(&0));
+            throttle.charge(0, 150);
+            assert!(throttle.admits(&0), "time 0 is open: only more input closes it");
+            assert!(!throttle.admits(&1), "time 0 is closed and not durable: wait");
+            input.advance_to(1);
+            settle(worker);
+            assert!(throttle.admits(&1), "time 0 is durable now");
+            assert_eq!(throttle.bytes_in_flight(), 0);
+            for time in 1..4 {
+                throttle.charge(time, 1);
+            }
+            assert!(!throttle.admits(&4), "three times in flight, two allowed");
+        });
+    }
+}
