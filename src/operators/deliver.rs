@@ -144,32 +144,42 @@ impl<'scope, T: Timestamp + TotalOrder, B: Batch> Split<Stream<'scope, T, B>> {
 
 /// What has been delivered and not yet acknowledged.
 struct Outbox<T: Timestamp, B, const N: usize> {
-    stations: Vec<(Station<T, B, N>, u64, VecDeque<(u64, Capability<T>)>)>,
+    stations: Vec<Sent<T, B, N>>,
+}
+
+/// One station and what it was sent.
+struct Sent<T: Timestamp, B, const N: usize> {
+    station: Station<T, B, N>,
+    /// The ticket given out last.
+    ticket: u64,
+    /// Tickets not yet acknowledged, oldest first, each with the capability of its time.
+    unacked: VecDeque<(u64, Capability<T>)>,
 }
 
 impl<T: Timestamp, B: Batch, const N: usize> Outbox<T, B, N> {
     fn new(stations: Vec<Station<T, B, N>>) -> Self {
-        Outbox { stations: stations.into_iter().map(|station| (station, 0, VecDeque::new())).collect() }
+        let sent = |station| Sent { station, ticket: 0, unacked: VecDeque::new() };
+        Outbox { stations: stations.into_iter().map(sent).collect() }
     }
 
     fn send(&mut self, time: T, cap: Capability<T>, parts: [Vec<B>; N], station: &impl Fn(&B, usize) -> usize) {
         let shares = share(parts, self.stations.len(), station);
-        for ((to, tickets, unacked), batches) in self.stations.iter_mut().zip(shares) {
+        for (to, batches) in self.stations.iter_mut().zip(shares) {
             if batches.iter().all(Batch::is_empty) {
                 continue;
             }
-            *tickets += 1;
+            to.ticket += 1;
             // A station that is gone has said why elsewhere; its capability stays, so nothing looks durable.
-            let _ = to.inbox.send(Delivery { ticket: *tickets, time: time.clone(), batches });
-            unacked.push_back((*tickets, cap.clone()));
+            let _ = to.station.inbox.send(Delivery { ticket: to.ticket, time: time.clone(), batches });
+            to.unacked.push_back((to.ticket, cap.clone()));
         }
     }
 
     fn retire(&mut self) {
-        for (station, _, unacked) in &mut self.stations {
-            let acked = station.acked.load(Ordering::Acquire);
-            while unacked.front().is_some_and(|(ticket, _)| *ticket <= acked) {
-                unacked.pop_front();
+        for sent in &mut self.stations {
+            let acked = sent.station.acked.load(Ordering::Acquire);
+            while sent.unacked.front().is_some_and(|(ticket, _)| *ticket <= acked) {
+                sent.unacked.pop_front();
             }
         }
     }

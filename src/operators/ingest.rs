@@ -98,7 +98,7 @@ where
     let mut notes = OutputBuilder::<T, NoopBuilder<Vec<N>>>::from(notes);
     builder.build(move |capabilities| {
         let mut capabilities: Option<[Capability<T>; 2]> =
-            Some(capabilities.try_into().ok().expect("two outputs have two capabilities"));
+            Some(capabilities.try_into().expect("two outputs have two capabilities"));
         let mut waiting: VecDeque<Ingested<T, B, N>> = VecDeque::new();
         move |_frontiers| {
             let (mut batches, mut notes) = (batches.activate(), notes.activate());
@@ -171,7 +171,7 @@ mod tests {
             let record = Arc::clone(&seen);
             timely::execute_directly(move |worker| {
                 worker.dataflow::<u64, _, _>(|scope| {
-                    let mut durable = Handle::new();
+                    let durable = Handle::new();
                     let throttle = Throttle::new(durable.clone(), limit, 2);
                     let ingest = ingest(scope, "Feed", throttle, |waker| {
                         let (sender, receiver) = crossbeam_channel::bounded(1);
@@ -191,7 +191,7 @@ mod tests {
                                 record.lock().unwrap().extend(batch.iter().map(|value| (time, *value)));
                             }
                         })
-                        .probe_with(&mut durable);
+                        .probe_with(&durable);
                 });
             });
             let mut seen = seen.lock().unwrap().clone();

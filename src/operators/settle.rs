@@ -155,7 +155,7 @@ where
         let mut late = OutputBuilder::<u64, CapacityContainerBuilder<C>>::from(late);
         builder.build(move |capabilities| {
             let mut capabilities: Option<[Capability<u64>; 2]> =
-                Some(capabilities.try_into().ok().expect("two outputs have two capabilities"));
+                Some(capabilities.try_into().expect("two outputs have two capabilities"));
             let mut settler = Settler::new(policy);
             let pause = policy.epoch.min(policy.idle_timeout).max(Duration::from_millis(1));
             move |frontiers| {
