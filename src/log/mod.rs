@@ -1,1 +1,22 @@
-//! The Kafka contract.
+//! The Kafka contract: what `publish` writes and `land` reads.
+//!
+//! A data topic holds one record a change, for any consumer: the key's text, headers that say what was done to which
+//! table, and the row as JSON. One writer per partition writes in seq order, so a partition's own order moves its
+//! frontier. Its companion, `<topic>.meta`, compacted, holds *statements* ("of this partition, every change with a lower
+//! time or seq has a lower offset") that move an idle partition's frontier and are `publish`'s only checkpoint, and the
+//! tables' *schemas*.
+
+mod client;
+mod meta;
+mod partitioner;
+mod record;
+
+pub use client::{ensure_topics, kafka_config, partition_ends, partitions_of, read_to_end};
+pub use meta::{Meta, MetaKey, Statement, meta_topic};
+pub use partitioner::{murmur2, partition_of};
+pub use record::{RecordError, headers_of, parse_record};
+
+/// What goes wrong at Kafka: one sentence that names topic, partition and offset and says what to do.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct LogError(pub String);

@@ -1,0 +1,112 @@
+//! The companion topic: statements and schemas, keyed so that compaction keeps the newest of each.
+
+use serde::{Deserialize, Serialize};
+
+use crate::change::{TableName, TableSchema};
+use crate::source::Resume;
+
+/// The name of a topic's companion.
+pub fn meta_topic(topic: &str) -> String {
+    format!("{topic}.meta")
+}
+
+/// How far a partition is complete: every change of it with a lower time or seq has a lower offset. Statements only grow;
+/// repeating one is harmless.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Statement {
+    /// The partition.
+    pub partition: u32,
+    /// Changes with a lower commit time (ms) are there.
+    pub time: u64,
+    /// Changes with a lower seq are there.
+    pub seq: u64,
+    /// They have lower offsets than this.
+    pub offset: u64,
+    /// From where the source has to be read again to get everything from `seq` on.
+    pub resume: Resume,
+    /// Whether the publisher stopped here in good order: until it starts again nothing comes, so that a consumer may
+    /// take the time as complete.
+    #[serde(default, rename = "final", skip_serializing_if = "std::ops::Not::not")]
+    pub last: bool,
+}
+
+/// A record of the companion topic.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Meta {
+    /// How far a partition is complete.
+    Statement(Statement),
+    /// What a table looks like from a seq on.
+    Schema(TableSchema),
+}
+
+/// What compaction keeps one record of.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum MetaKey {
+    /// The statement of a partition.
+    Statement(u32),
+    /// The schema of a table.
+    Schema(TableName),
+}
+
+impl Meta {
+    /// Key and value of the record.
+    pub fn to_record(&self) -> (Vec<u8>, Vec<u8>) {
+        let (key, value) = match self {
+            Meta::Statement(statement) => (MetaKey::Statement(statement.partition), serde_json::to_vec(statement)),
+            Meta::Schema(schema) => (MetaKey::Schema(schema.name.clone()), serde_json::to_vec(schema)),
+        };
+        (serde_json::to_vec(&key).expect("keys are plain data"), value.expect("values are plain data"))
+    }
+
+    /// Reads a record of the companion topic.
+    ///
+    /// # Errors
+    /// What is wrong with it; the caller knows where it stands.
+    pub fn from_record(key: &[u8], value: &[u8]) -> Result<Meta, String> {
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).chars().take(80).collect::<String>();
+        let key: MetaKey = serde_json::from_slice(key)
+            .map_err(|e| format!("'{}' is no key of a companion topic ({e}): is this topic another's?", text(key)))?;
+        let meta = match key {
+            MetaKey::Statement(_) => serde_json::from_slice(value).map(Meta::Statement),
+            MetaKey::Schema(_) => serde_json::from_slice(value).map(Meta::Schema),
+        };
+        meta.map_err(|e| format!("'{}' is no value of a companion topic ({e}): is this topic another's?", text(value)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::change::Column;
+
+    #[test]
+    fn statements_and_schemas_come_back_as_they_were_written() {
+        let statement = Meta::Statement(Statement {
+            partition: 3,
+            time: 1_700_000_000_000,
+            seq: 42,
+            offset: 7,
+            resume: Resume { position: "binlog.000001:4".into(), seq: 40 },
+            last: true,
+        });
+        let schema = Meta::Schema(TableSchema {
+            name: TableName::new("shop", "orders"),
+            columns: vec![Column { name: "id".into(), ty: "bigint unsigned".parse().unwrap(), nullable: false }],
+            key: vec!["id".into()],
+            since_seq: 9,
+        });
+        for meta in [statement, schema] {
+            let (key, value) = meta.to_record();
+            assert_eq!(Meta::from_record(&key, &value).unwrap(), meta);
+        }
+    }
+
+    #[test]
+    fn a_record_of_something_else_is_refused_in_words() {
+        let error = Meta::from_record(b"{\"id\":1}", b"{}").unwrap_err();
+        assert!(error.contains("is this topic another's"), "{error}");
+        let key = serde_json::to_vec(&MetaKey::Statement(1)).unwrap();
+        assert!(Meta::from_record(&key, b"{\"partition\":1}").unwrap_err().contains("no value"));
+    }
+}
