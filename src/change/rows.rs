@@ -119,6 +119,14 @@ impl<H: Pod> Rows<H> {
         (0..self.len()).map(|index| self.get(index))
     }
 
+    /// Removes the last record, if there is one.
+    pub fn pop(&mut self) {
+        if self.heads.pop().is_some() {
+            self.ends.pop();
+            self.bytes.truncate(self.ends.last().map_or(0, |end| *end as usize));
+        }
+    }
+
     /// Removes all records and keeps the memory.
     pub fn clear(&mut self) {
         self.heads.clear();
@@ -218,7 +226,12 @@ mod tests {
             assert_eq!(*head, i as u64);
             assert_eq!(payload[..], head.to_le_bytes()[..(i % 9) % 8]);
         }
+        rows.pop();
+        assert_eq!((rows.len(), rows.get(98).0), (99, &98));
+        rows.push(7, b"again");
+        assert_eq!(rows.get(99), (&7, &b"again"[..]));
         rows.clear();
+        rows.pop();
         assert!(rows.is_empty() && rows.payload_bytes() == 0);
     }
 

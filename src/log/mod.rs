@@ -9,12 +9,16 @@
 mod client;
 mod meta;
 mod partitioner;
+mod reader;
 mod record;
+mod writer;
 
 pub use client::{ensure_topics, kafka_config, partition_ends, partitions_of, read_to_end};
 pub use meta::{Meta, MetaKey, Statement, meta_topic};
 pub use partitioner::{murmur2, partition_of};
+pub use reader::{EpochStart, Fetched, Reader, Schemas};
 pub use record::{RecordError, headers_of, parse_record};
+pub use writer::{PartitionStart, Writer};
 
 /// What goes wrong at Kafka: one sentence that names topic, partition and offset and says what to do.
 #[derive(Debug, thiserror::Error)]

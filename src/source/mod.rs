@@ -76,7 +76,7 @@ pub struct Resume {
 }
 
 /// What is true after a read: a promise about everything read later.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Mark {
     /// Every record read later has at least this number.
     pub seq: u64,

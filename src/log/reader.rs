@@ -1,0 +1,273 @@
+//! The reading end: records in, changes by epoch out, and a frontier that is known, not guessed.
+//!
+//! A partition is in seq order, so its newest record tells that nothing older follows; a statement tells the same of a
+//! partition where nothing happens, once everything below the statement's offset has been read. The reader's frontier is
+//! the least of its partitions'. Records that a writer repeated are dropped by their seq.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::{Arc, Condvar, Mutex};
+use std::time::{Duration, Instant};
+
+use rdkafka::Message;
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
+
+use super::LogError;
+use super::client::kafka_config;
+use super::meta::{Meta, Statement, meta_topic};
+use super::record::parse_record;
+use crate::change::{BATCH_BYTES, Changes, TableName, TableSchema, epoch_of};
+use crate::config::KafkaConfig;
+
+/// The tables' schemas as the companion topic announces them, for whoever has to wait for one.
+#[derive(Debug, Default)]
+pub struct Schemas {
+    known: Mutex<BTreeMap<TableName, TableSchema>>,
+    news: Condvar,
+}
+
+impl Schemas {
+    /// Takes note of a schema.
+    pub fn announce(&self, schema: TableSchema) {
+        self.known.lock().expect("no panic while holding it").insert(schema.name.clone(), schema);
+        self.news.notify_all();
+    }
+
+    /// The schema of a table, waiting at most `patience` for it.
+    pub fn find(&self, table: &TableName, patience: Duration) -> Option<TableSchema> {
+        let known = self.known.lock().expect("no panic while holding it");
+        let missing = |known: &mut BTreeMap<TableName, TableSchema>| !known.contains_key(table);
+        let (known, _) = self.news.wait_timeout_while(known, patience, missing).expect("no panic while holding it");
+        known.get(table).cloned()
+    }
+}
+
+/// Where a partition's records stop being needed for an epoch: all of its records of earlier epochs have lower offsets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct EpochStart {
+    /// The partition.
+    pub partition: u32,
+    /// The epoch.
+    pub epoch: u64,
+    /// The offset.
+    pub offset: u64,
+}
+
+/// What one poll brought.
+#[derive(Debug, Default)]
+pub struct Fetched {
+    /// Changes by epoch; those of one partition in seq order.
+    pub batches: Vec<(u64, Changes)>,
+    /// Where epochs begin.
+    pub starts: Vec<EpochStart>,
+    /// No later poll brings an epoch below this; `None`: this reader has no partition.
+    pub frontier: Option<u64>,
+}
+
+#[derive(Debug)]
+struct Partition {
+    /// Offset of the next record.
+    next: u64,
+    /// The end that was there at the start.
+    end: u64,
+    seq: u64,
+    /// The first epoch that may still come.
+    epoch: u64,
+    /// The newest epoch read of what was there at the start, plus one.
+    wanted: u64,
+    statements: VecDeque<Statement>,
+    batch: Changes,
+}
+
+/// Reads some partitions of a topic, and all of its companion.
+pub struct Reader {
+    consumer: BaseConsumer,
+    topic: String,
+    meta_topic: String,
+    epoch: Duration,
+    partitions: BTreeMap<u32, Partition>,
+    schemas: Arc<Schemas>,
+}
+
+impl Reader {
+    /// A reader of `partitions`: each with the offset to begin at and the end that is there now. `epoch` is the length of
+    /// an epoch. Schemas go to `schemas`.
+    ///
+    /// # Errors
+    /// Settings that librdkafka does not take.
+    pub fn new(
+        config: &KafkaConfig,
+        partitions: &BTreeMap<u32, (u64, u64)>,
+        epoch: Duration,
+        schemas: Arc<Schemas>,
+    ) -> Result<Reader, LogError> {
+        let mut client = kafka_config(config);
+        for (name, value) in [
+            ("group.id", "tidegate"),
+            ("enable.auto.commit", "false"),
+            ("auto.offset.reset", "error"),
+            ("isolation.level", "read_committed"),
+            ("fetch.queue.backoff.ms", "5"),
+            ("queued.max.messages.kbytes", "65536"),
+        ] {
+            if client.get(name).is_none() {
+                client.set(name, value);
+            }
+        }
+        let consumer: BaseConsumer =
+            client.create().map_err(|e| LogError(format!("Kafka settings of the consumer: {e}")))?;
+        let meta_topic = meta_topic(&config.topic);
+        let mut assignment = TopicPartitionList::new();
+        let add = |assignment: &mut TopicPartitionList, topic: &str, partition: u32, offset| {
+            assignment
+                .add_partition_offset(topic, partition as i32, offset)
+                .map_err(|e| LogError(format!("{topic}/{partition}: {e}")))
+        };
+        add(&mut assignment, &meta_topic, 0, Offset::Beginning)?;
+        for (partition, (start, _)) in partitions {
+            add(&mut assignment, &config.topic, *partition, Offset::Offset(*start as i64))?;
+        }
+        consumer.assign(&assignment).map_err(|e| LogError(format!("topic {}: {e}", config.topic)))?;
+        let partition = |(number, (start, end)): (&u32, &(u64, u64))| {
+            let state = Partition {
+                next: *start,
+                end: *end,
+                seq: 0,
+                epoch: 0,
+                wanted: 0,
+                statements: VecDeque::new(),
+                batch: Changes::default(),
+            };
+            (*number, state)
+        };
+        Ok(Reader {
+            consumer,
+            topic: config.topic.clone(),
+            meta_topic,
+            epoch,
+            partitions: partitions.iter().map(partition).collect(),
+            schemas,
+        })
+    }
+
+    /// Takes what is there, waiting at most `wait` for the first record.
+    ///
+    /// # Errors
+    /// A record that can't be used, an offset that retention has passed, a cluster that is gone for good.
+    pub fn poll(&mut self, wait: Duration) -> Result<Fetched, LogError> {
+        let mut fetched = Fetched::default();
+        let deadline = Instant::now() + wait;
+        let mut bytes = 0;
+        while bytes < 4 * BATCH_BYTES {
+            let patience = if bytes == 0 { deadline.saturating_duration_since(Instant::now()) } else { Duration::ZERO };
+            let Some(message) = self.consumer.poll(patience) else { break };
+            let message = match message {
+                Ok(message) => message,
+                Err(error) => match self.refusal(&error) {
+                    Some(refusal) => return Err(refusal),
+                    None => continue,
+                },
+            };
+            bytes += message.payload_len() + 64;
+            let offset = message.offset() as u64;
+            if message.topic() == self.meta_topic {
+                let meta = Meta::from_record(message.key().unwrap_or_default(), message.payload().unwrap_or_default())
+                    .map_err(|e| LogError(format!("{}/0/{offset}: {e}", self.meta_topic)))?;
+                self.learn(meta);
+                continue;
+            }
+            let number = message.partition() as u32;
+            let partition = self.partitions.get_mut(&number).expect("only assigned partitions are read");
+            if offset < partition.next {
+                continue;
+            }
+            partition.next = offset + 1;
+            parse_record(message.headers(), message.key(), message.payload(), number, offset, &mut partition.batch)
+                .map_err(|e| LogError(format!("{}/{number}/{offset}: {e}", self.topic)))?;
+            let batch = &mut partition.batch;
+            let head = *batch.head(batch.len() - 1);
+            if head.seq <= partition.seq {
+                // Its writer repeated it after a restart.
+                batch.pop();
+                continue;
+            }
+            partition.seq = head.seq;
+            // A publisher that had stopped in good order may begin again inside an epoch that was taken as complete;
+            // what comes then belongs to the next.
+            let epoch = epoch_of(head.time, self.epoch).max(partition.epoch);
+            if offset < partition.end {
+                partition.wanted = epoch + 1;
+            }
+            if epoch > partition.epoch {
+                cut(partition, &mut fetched.batches, true);
+                partition.epoch = epoch;
+                fetched.starts.push(EpochStart { partition: number, epoch, offset });
+            } else if batch.payload_bytes() >= BATCH_BYTES {
+                cut(partition, &mut fetched.batches, false);
+            }
+        }
+        for (number, partition) in &mut self.partitions {
+            cut(partition, &mut fetched.batches, false);
+            while let Some(statement) = partition.statements.front()
+                && statement.offset <= partition.next
+            {
+                let epoch = epoch_of(statement.time, self.epoch) + u64::from(statement.last);
+                partition.statements.pop_front();
+                if epoch > partition.epoch {
+                    partition.epoch = epoch;
+                    fetched.starts.push(EpochStart { partition: *number, epoch, offset: partition.next });
+                }
+            }
+        }
+        fetched.frontier = self.partitions.values().map(|partition| partition.epoch).min();
+        Ok(fetched)
+    }
+
+    /// Once everything that was there at the start has been read: the first epoch that does not have to be durable for
+    /// all of it to be durable.
+    pub fn caught_up(&self) -> Option<u64> {
+        let read = self.partitions.values().all(|partition| partition.next >= partition.end);
+        read.then(|| self.partitions.values().map(|partition| partition.wanted).max().unwrap_or(0))
+    }
+
+    fn learn(&mut self, meta: Meta) {
+        match meta {
+            Meta::Schema(schema) => self.schemas.announce(schema),
+            Meta::Statement(statement) => {
+                if let Some(partition) = self.partitions.get_mut(&statement.partition) {
+                    partition.statements.push_back(statement);
+                }
+            }
+        }
+    }
+
+    /// The error that ends reading, or `None` for one that librdkafka mends by itself.
+    fn refusal(&self, error: &KafkaError) -> Option<LogError> {
+        let code = error.rdkafka_error_code()?;
+        match code {
+            RDKafkaErrorCode::AutoOffsetReset | RDKafkaErrorCode::OffsetOutOfRange => Some(LogError(format!(
+                "topic {}: the offset to read from is gone, retention has passed it ({error}): land the tables anew under another job name, or from a new snapshot",
+                self.topic
+            ))),
+            RDKafkaErrorCode::UnknownTopicOrPartition
+            | RDKafkaErrorCode::TopicAuthorizationFailed
+            | RDKafkaErrorCode::Authentication => Some(LogError(format!("topic {}: {error}", self.topic))),
+            _ => None,
+        }
+    }
+}
+
+/// Moves a partition's batch into `batches`, at the partition's epoch; `keep_last`: all but its last change, which
+/// belongs to the next.
+fn cut(partition: &mut Partition, batches: &mut Vec<(u64, Changes)>, keep_last: bool) {
+    let mut batch = std::mem::take(&mut partition.batch);
+    if keep_last {
+        let (head, payload) = batch.get(batch.len() - 1);
+        partition.batch.push(*head, payload);
+        batch.pop();
+    }
+    if !batch.is_empty() {
+        batches.push((partition.epoch, batch));
+    }
+}
