@@ -1,3 +1,4 @@
 //! Formats: from the bytes of others to rows, and from rows to bytes for others.
 
+pub mod dts;
 pub mod row;
