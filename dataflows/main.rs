@@ -1,1 +1,74 @@
-fn main() {}
+//! The binary `tidegate`: a thin command line over the library.
+
+mod cluster;
+mod commands;
+mod connect;
+mod land;
+mod publish;
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+/// Keeps warehouse tables identical to MySQL tables, through Kafka, in order, and proves it.
+#[derive(Parser)]
+#[command(version, disable_help_flag = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+    /// Print help
+    #[arg(long, global = true, action = clap::ArgAction::Help)]
+    help: Option<bool>,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Source → Kafka
+    Publish(Job),
+    /// Kafka → target
+    Land(Job),
+}
+
+/// What every job takes.
+#[derive(Args)]
+struct Job {
+    /// The configuration file
+    #[arg(long)]
+    config: PathBuf,
+    /// Stop when the end that is there at the start is durable
+    #[arg(long)]
+    until_caught_up: bool,
+    #[command(flatten)]
+    cluster: Cluster,
+}
+
+/// How many workers, in how many processes.
+#[derive(Args, Clone)]
+struct Cluster {
+    /// Worker threads of each process
+    #[arg(short, long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=256))]
+    workers: u32,
+    /// Processes of the cluster
+    #[arg(short = 'n', long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=256))]
+    processes: u32,
+    /// The number of this process, from 0
+    #[arg(short, long, default_value_t = 0)]
+    process: u32,
+    /// A file with one host:port a line, in the order of process numbers; without it localhost, ports from 2101
+    #[arg(short, long)]
+    hosts: Option<PathBuf>,
+}
+
+fn main() {
+    tracing_subscriber::fmt()
+        .with_env_filter(tracing_subscriber::EnvFilter::from_default_env())
+        .with_writer(std::io::stderr)
+        .init();
+    let outcome = match Cli::parse().command {
+        Command::Publish(job) => commands::publish(&job),
+        Command::Land(job) => commands::land(&job),
+    };
+    if let Err(error) = outcome {
+        cluster::fail(&format_args!("{error:#}"));
+    }
+}

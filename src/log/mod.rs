@@ -8,6 +8,7 @@
 
 mod client;
 mod meta;
+mod offsets;
 mod partitioner;
 mod reader;
 mod record;
@@ -15,6 +16,7 @@ mod writer;
 
 pub use client::{ensure_topics, kafka_config, partition_ends, partitions_of, read_to_end};
 pub use meta::{Meta, MetaKey, Statement, meta_topic};
+pub use offsets::EpochOffsets;
 pub use partitioner::{murmur2, partition_of};
 pub use reader::{EpochStart, Fetched, Reader, Schemas};
 pub use record::{RecordError, headers_of, parse_record};

@@ -12,6 +12,7 @@ use rdkafka::Message;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
+use serde::{Deserialize, Serialize};
 
 use super::LogError;
 use super::client::kafka_config;
@@ -44,7 +45,7 @@ impl Schemas {
 }
 
 /// Where a partition's records stop being needed for an epoch: all of its records of earlier epochs have lower offsets.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EpochStart {
     /// The partition.
     pub partition: u32,
@@ -88,6 +89,8 @@ pub struct Reader {
     epoch: Duration,
     partitions: BTreeMap<u32, Partition>,
     schemas: Arc<Schemas>,
+    /// Where each partition was begun, until it has been told.
+    begun: Vec<EpochStart>,
 }
 
 impl Reader {
@@ -148,6 +151,7 @@ impl Reader {
             epoch,
             partitions: partitions.iter().map(partition).collect(),
             schemas,
+            begun: partitions.iter().map(|(p, (start, _))| EpochStart { partition: *p, epoch: 0, offset: *start }).collect(),
         })
     }
 
@@ -156,7 +160,7 @@ impl Reader {
     /// # Errors
     /// A record that can't be used, an offset that retention has passed, a cluster that is gone for good.
     pub fn poll(&mut self, wait: Duration) -> Result<Fetched, LogError> {
-        let mut fetched = Fetched::default();
+        let mut fetched = Fetched { starts: std::mem::take(&mut self.begun), ..Fetched::default() };
         let deadline = Instant::now() + wait;
         let mut bytes = 0;
         while bytes < 4 * BATCH_BYTES {

@@ -248,6 +248,11 @@ impl Writer {
         deliveries.pending.is_empty() && deliveries.metas == 0
     }
 
+    /// Whether the source's end has been reached and stated.
+    pub fn has_ended(&self) -> bool {
+        self.mark.as_ref().is_some_and(|mark| mark.end)
+    }
+
     /// Writes statements if there is something new to say and the last ones are old enough.
     fn state(&mut self) -> Result<(), LogError> {
         let Some(mark) = &self.mark else { return Ok(()) };

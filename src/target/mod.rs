@@ -33,7 +33,7 @@ pub struct Checkpoint {
 }
 
 /// What a target knows of a job when the job starts.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct JobState {
     /// This run's number; every write of a run with a lower one is refused from now on.
     pub generation: u64,

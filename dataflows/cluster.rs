@@ -1,0 +1,134 @@
+//! The cluster: how workers start, agree and stop.
+
+use std::cell::RefCell;
+use std::fmt::Display;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use anyhow::Context;
+use timely::dataflow::InputHandle;
+use timely::dataflow::operators::vec::Broadcast;
+use timely::dataflow::operators::{Input, Inspect, Probe};
+use timely::worker::Worker;
+
+use crate::Cluster;
+
+/// Ends the process at once: one sentence, exit code 3. Nothing is half done by it: what is not recorded as durable is
+/// done again by the next run.
+pub fn fail(error: &dyn Display) -> ! {
+    eprintln!("tidegate: {error}");
+    std::process::exit(3)
+}
+
+/// Timely's configuration for this process.
+pub fn timely_config(cluster: &Cluster) -> anyhow::Result<timely::Config> {
+    let (workers, processes) = (cluster.workers as usize, cluster.processes as usize);
+    if cluster.process >= cluster.processes {
+        anyhow::bail!("--process {} of --processes {}: they count from 0", cluster.process, cluster.processes);
+    }
+    if processes == 1 {
+        return Ok(timely::Config::process(workers));
+    }
+    let addresses = match &cluster.hosts {
+        None => (0..processes).map(|process| format!("localhost:{}", 2101 + process)).collect(),
+        Some(file) => {
+            let text = std::fs::read_to_string(file).with_context(|| format!("--hosts {}", file.display()))?;
+            let hosts: Vec<String> = text.lines().map(str::trim).filter(|l| !l.is_empty()).map(String::from).collect();
+            if hosts.len() < processes {
+                anyhow::bail!("--hosts {}: {} hosts for {processes} processes", file.display(), hosts.len());
+            }
+            hosts.into_iter().take(processes).collect()
+        }
+    };
+    Ok(timely::Config {
+        communication: timely::CommunicationConfig::Cluster {
+            threads: workers,
+            process: cluster.process as usize,
+            addresses,
+            report: false,
+            zerocopy: false,
+            log_fn: Arc::new(|_| None),
+        },
+        worker: timely::WorkerConfig::default(),
+    })
+}
+
+/// A flag that SIGTERM and SIGINT set.
+pub fn stop_on_signals() -> anyhow::Result<Arc<AtomicBool>> {
+    let stop = Arc::new(AtomicBool::new(false));
+    for signal in [signal_hook::consts::SIGTERM, signal_hook::consts::SIGINT] {
+        // A second signal ends the process as it would without us.
+        signal_hook::flag::register_conditional_default(signal, Arc::clone(&stop))?;
+        signal_hook::flag::register(signal, Arc::clone(&stop))?;
+    }
+    Ok(stop)
+}
+
+/// What worker 0 says, told to every worker of the cluster.
+pub fn tell_all(worker: &mut Worker, said: Option<String>) -> String {
+    let heard = Rc::new(RefCell::new(None));
+    let hear = Rc::clone(&heard);
+    let (mut input, probe) = worker.dataflow::<u64, _, _>(|scope| {
+        let (input, stream) = scope.new_input::<Vec<String>>();
+        let (probe, _) =
+            stream.broadcast().inspect(move |text: &String| *hear.borrow_mut() = Some(text.clone())).probe();
+        (input, probe)
+    });
+    if let Some(said) = said {
+        input.send(said);
+    }
+    input.close();
+    worker.step_or_park_while(None, || !probe.done());
+    heard.borrow_mut().take().expect("worker 0 said something")
+}
+
+/// Holds every worker of the cluster until all of them have come here.
+pub struct Barrier {
+    input: Option<InputHandle<u64, timely::container::CapacityContainerBuilder<Vec<()>>>>,
+    probe: timely::dataflow::operators::probe::Handle<u64>,
+}
+
+impl Barrier {
+    /// A barrier on every worker.
+    pub fn new(worker: &mut Worker) -> Self {
+        let (input, probe) = worker.dataflow::<u64, _, _>(|scope| {
+            let (input, stream) = scope.new_input::<Vec<()>>();
+            let (probe, _) = stream.probe();
+            (input, probe)
+        });
+        Barrier { input: Some(input), probe }
+    }
+
+    /// Says that this worker has come.
+    pub fn come(&mut self) {
+        if let Some(input) = self.input.take() {
+            input.close();
+        }
+    }
+
+    /// Whether all have come.
+    pub fn passed(&self) -> bool {
+        self.probe.done()
+    }
+}
+
+/// Steps until `ready` holds on every worker of the cluster, then drops what is left.
+pub fn run_until(worker: &mut Worker, mut ready: impl FnMut() -> bool) {
+    let mut barrier = Barrier::new(worker);
+    while !barrier.passed() {
+        worker.step_or_park(Some(Duration::from_millis(10)));
+        if ready() {
+            barrier.come();
+        }
+    }
+    for dataflow in worker.installed_dataflows() {
+        worker.drop_dataflow(dataflow);
+    }
+}
+
+/// Whether the flag is up.
+pub fn is_up(flag: &AtomicBool) -> bool {
+    flag.load(Ordering::Relaxed)
+}

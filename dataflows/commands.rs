@@ -1,0 +1,132 @@
+//! The commands: from a configuration to a running dataflow.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::Ordering;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, anyhow};
+use tidegate::config::Config;
+use tidegate::log::{Reader, Schemas, Writer, ensure_topics, partition_ends};
+use tidegate::source::Start;
+use tidegate::target::{FindSchema, JobState, Target};
+use timely::worker::Worker;
+
+use crate::cluster::{fail, run_until, stop_on_signals, tell_all, timely_config};
+use crate::land::{Land, land as build_land};
+use crate::publish::{Publish, publish as build_publish, published};
+use crate::{Job, connect};
+
+/// How long a lane waits for the schema of a table that it has a row of.
+const SCHEMA_PATIENCE: Duration = Duration::from_secs(30);
+
+fn load(job: &Job) -> anyhow::Result<Config> {
+    let config = Config::load(&job.config)?;
+    tidegate::wire::select(config.cluster.codec);
+    Ok(config)
+}
+
+/// Runs `build` on every worker of this process; what goes wrong ends the process.
+fn execute(job: &Job, build: impl Fn(&mut Worker) -> anyhow::Result<()> + Send + Sync + 'static) -> anyhow::Result<()> {
+    let guards = timely::execute(timely_config(&job.cluster)?, move |worker| {
+        build(worker).unwrap_or_else(|e| fail(&format_args!("{e:#}")));
+    })
+    .map_err(|e| anyhow!("the cluster can't start: {e}"))?;
+    for result in guards.join() {
+        result.map_err(|e| anyhow!("a worker ended: {e}"))?;
+    }
+    Ok(())
+}
+
+/// The partitions of worker `index` of `peers`.
+fn own(partition: u32, index: usize, peers: usize) -> bool {
+    partition as usize % peers == index
+}
+
+/// `tidegate publish`.
+pub fn publish(job: &Job) -> anyhow::Result<()> {
+    let config = load(job)?;
+    let kafka = config.kafka()?.clone();
+    config.source()?;
+    let partitions = ensure_topics(&kafka)?;
+    let stop = stop_on_signals()?;
+    let until_end = job.until_caught_up;
+    execute(job, move |worker| {
+        let ends = partition_ends(&kafka, &kafka.topic)?;
+        let known = published(&kafka, &ends)?;
+        let (index, peers) = (worker.index(), worker.peers());
+        let start = if index == 0 { Some(&known.start) } else { None };
+        let source = config.source()?;
+        let reader = start.map(|start: &Start| connect::reader(source, &config.job, start, until_end)).transpose()?;
+        let starts = known.partitions.into_iter().filter(|(partition, _)| own(*partition, index, peers)).collect();
+        let durable = build_publish(
+            worker,
+            Publish {
+                reader,
+                decoder: connect::decoder(source)?,
+                writer: Writer::new(&kafka, starts, known.schemas, config.publish.statement_interval)?,
+                partitions,
+                memory: config.publish.memory,
+                dead_letter: config.publish.dead_letter.clone(),
+                stop: Arc::clone(&stop),
+            },
+        );
+        run_until(worker, || durable.done());
+        Ok(())
+    })
+}
+
+/// `tidegate land`.
+pub fn land(job: &Job) -> anyhow::Result<()> {
+    let config = load(job)?;
+    let kafka = config.kafka()?.clone();
+    let target: Arc<dyn Target> = connect::target(config.target()?)?;
+    let ends = partition_ends(&kafka, &kafka.topic)?;
+    let stop = stop_on_signals()?;
+    let until_caught_up = job.until_caught_up;
+    execute(job, move |worker| {
+        let (index, peers) = (worker.index(), worker.peers());
+        let said = match index {
+            0 => Some(serde_json::to_string(&target.begin(&config.job, config.land.lanes)?)?),
+            _ => None,
+        };
+        let state: JobState = serde_json::from_str(&tell_all(worker, said)).context("what worker 0 said")?;
+        let from = state.checkpoint.unwrap_or_default().offsets;
+        let range = |(partition, (low, high)): (usize, &(u64, u64))| {
+            let partition = partition as u32;
+            (partition, (from.get(&partition).copied().unwrap_or(*low), *high))
+        };
+        let partitions: BTreeMap<u32, (u64, u64)> =
+            ends.iter().enumerate().map(range).filter(|(partition, _)| own(*partition, index, peers)).collect();
+        let schemas = Arc::new(Schemas::default());
+        let known = Arc::clone(&schemas);
+        let find: FindSchema = Arc::new(move |table| known.find(table, SCHEMA_PATIENCE));
+        let lanes = (0..config.land.lanes)
+            .filter(|lane| own(*lane, index, peers))
+            .map(|lane| target.lane(&config.job, lane, state.generation, Arc::clone(&find)))
+            .collect::<Result<_, _>>()?;
+        let (checkpoints, job, generation) = (Arc::clone(&target), config.job.clone(), state.generation);
+        let landing = build_land(
+            worker,
+            Land {
+                reader: Reader::new(&kafka, &partitions, config.land.epoch, schemas)?,
+                lanes,
+                applied: state.lanes,
+                checkpoint: Box::new(move |checkpoint| {
+                    checkpoints.checkpoint(&job, generation, &checkpoint).unwrap_or_else(|e| fail(&e));
+                }),
+                settings: config.land.clone(),
+                stop: Arc::clone(&stop),
+            },
+        );
+        let stop = &stop;
+        run_until(worker, || {
+            let caught_up = landing.caught_up.load(Ordering::Acquire);
+            let durable = landing.durable.with_frontier(|frontier| frontier.first().copied().unwrap_or(u64::MAX));
+            let read = landing.read.with_frontier(|frontier| frontier.first().copied().unwrap_or(u64::MAX));
+            let drained = crate::cluster::is_up(stop) && durable == read;
+            drained || (until_caught_up && durable >= caught_up)
+        });
+        Ok(())
+    })
+}

@@ -1,0 +1,262 @@
+//! publish: source → Kafka.
+//!
+//! ```text
+//! source ─ read (one worker, serial) ─ deal ─ decode (every worker) ─ by partition ─ gate per read ─▶ Kafka
+//! ```
+//!
+//! The timely timestamp is the number of the read. Whatever worker decodes a record, the gate restores the source's order
+//! per partition before the partition's one writer gets it. Behind each read comes its mark, to every writer.
+
+use std::collections::BTreeMap;
+use std::fs::OpenOptions;
+use std::io::Write;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use crossbeam_channel::RecvTimeoutError;
+use tidegate::change::{Change, Changes, NewChange, Op, TableSchema};
+use tidegate::config::KafkaConfig;
+use tidegate::log::{Meta, PartitionStart, Statement, Writer, partition_of, read_to_end};
+use tidegate::operators::{
+    BySeq, Deliver, Delivery, ExchangeBy, Gate, Ingested, RoundRobin, Station, Throttle, ingest,
+};
+use tidegate::source::{Decoder, Mark, Raws, Reader, Resume, SourceError, Start};
+use timely::container::NoopBuilder;
+use timely::dataflow::operators::generic::Operator;
+use timely::dataflow::operators::probe::Handle;
+use timely::dataflow::operators::{Concat, Probe};
+use timely::scheduling::SyncActivator;
+use timely::worker::Worker;
+
+use crate::cluster::fail;
+
+/// What Kafka says of earlier runs.
+pub struct Published {
+    /// Where the source goes on.
+    pub start: Start,
+    /// What each partition has.
+    pub partitions: BTreeMap<u32, PartitionStart>,
+    /// The schemas announced so far.
+    pub schemas: Vec<TableSchema>,
+}
+
+/// Reads the companion topic: the only checkpoint.
+pub fn published(kafka: &KafkaConfig, ends: &[(u64, u64)]) -> anyhow::Result<Published> {
+    let mut statements: BTreeMap<u32, Statement> = BTreeMap::new();
+    let mut schemas = Vec::new();
+    for meta in read_to_end(kafka)? {
+        match meta {
+            Meta::Statement(statement) => drop(statements.insert(statement.partition, statement)),
+            Meta::Schema(schema) => schemas.push(schema),
+        }
+    }
+    let start_of = |(partition, (_, end)): (usize, &(u64, u64))| {
+        let stated = statements.get(&(partition as u32)).map_or(0, |statement| statement.seq);
+        (partition as u32, PartitionStart { seq: stated, offset: *end })
+    };
+    let partitions = ends.iter().enumerate().map(start_of).collect();
+    let oldest: Option<&Resume> = statements.values().map(|s| &s.resume).min_by_key(|resume| resume.seq);
+    let start = match oldest {
+        None => Start::Configured,
+        Some(resume) => Start::Resume {
+            resume: resume.clone(),
+            time: statements.values().map(|statement| statement.time).max().unwrap_or(0),
+        },
+    };
+    Ok(Published { start, partitions, schemas })
+}
+
+/// What one worker needs.
+pub struct Publish {
+    /// The source, on the one worker that reads it.
+    pub reader: Option<Box<dyn Reader>>,
+    /// A decoder of its own.
+    pub decoder: Box<dyn Decoder>,
+    /// The writer of its partitions.
+    pub writer: Writer,
+    /// The topic's partition count.
+    pub partitions: u32,
+    /// Bytes in flight.
+    pub memory: usize,
+    /// Where records go that can't be used; without it the job stops at the first.
+    pub dead_letter: Option<PathBuf>,
+    /// Set to stop in good order.
+    pub stop: Arc<AtomicBool>,
+}
+
+/// Builds the dataflow on a worker; it is complete when the source has ended and everything is in Kafka.
+pub fn publish(worker: &mut Worker, job: Publish) -> Handle<u64> {
+    let Publish { reader, decoder, writer, partitions, memory, dead_letter, stop } = job;
+    worker.dataflow::<u64, _, _>(|scope| {
+        let durable = Handle::new();
+        let peers = scope.peers() as u32;
+        let throttle = Throttle::new(durable.clone(), memory, 4096);
+        let source = ingest(scope, "Source", throttle, |waker| read(reader, waker, stop));
+        let marks = source.notes.unary::<NoopBuilder<Changes>, _, _, _>(
+            timely::dataflow::channels::pact::Pipeline,
+            "Marks",
+            |_, _| {
+                move |input, output| {
+                    input.for_each(|cap, marks| {
+                        output.session_with_builder(&cap).give_container(&mut punctuations(marks, peers));
+                    });
+                }
+            },
+        );
+        let mut decode = decode(decoder, partitions, dead_letter);
+        source
+            .batches
+            .unary::<NoopBuilder<Changes>, _, _, _>(RoundRobin::pact(), "Decode", |_, _| {
+                move |input, output| {
+                    input.for_each(|cap, raws| output.session_with_builder(&cap).give_container(&mut decode(raws)));
+                }
+            })
+            .concat(marks)
+            .by("Partition", |(head, _)| u64::from(head.partition))
+            .gate_coalescing("Gate", BySeq, 4 << 20)
+            .deliver_alone("Kafka", |waker| write(writer, waker))
+            .probe_with(&durable);
+        durable
+    })
+}
+
+/// Delivers the one stream of changes to the one writer of a worker.
+trait DeliverAlone<'scope> {
+    fn deliver_alone(
+        self,
+        name: &str,
+        start: impl FnOnce(SyncActivator) -> Station<u64, Changes, 1>,
+    ) -> timely::dataflow::Stream<'scope, u64, Vec<()>>;
+}
+
+impl<'scope> DeliverAlone<'scope> for timely::dataflow::Stream<'scope, u64, Changes> {
+    fn deliver_alone(
+        self,
+        name: &str,
+        start: impl FnOnce(SyncActivator) -> Station<u64, Changes, 1>,
+    ) -> timely::dataflow::Stream<'scope, u64, Vec<()>> {
+        [self].deliver(name, |_, _| 0, |waker| vec![start(waker)])
+    }
+}
+
+/// Reads the source on a thread of its own.
+fn read(
+    reader: Option<Box<dyn Reader>>,
+    waker: SyncActivator,
+    stop: Arc<AtomicBool>,
+) -> crossbeam_channel::Receiver<Ingested<u64, Raws, Mark>> {
+    let (sender, receiver) = crossbeam_channel::bounded(8);
+    let hand = move |handed| sender.send(handed).is_ok() && waker.activate().is_ok();
+    std::thread::spawn(move || {
+        let Some(mut reader) = reader else {
+            hand(Ingested { batches: Vec::new(), notes: Vec::new(), frontier: None });
+            return;
+        };
+        let mut last = None;
+        for number in 0u64.. {
+            let mut raws = Raws::default();
+            let mut mark = reader.read(&mut raws).unwrap_or_else(|e| fail(&e));
+            mark.end |= stop.load(Ordering::Relaxed);
+            if raws.is_empty() && last.as_ref() == Some(&mark) {
+                continue;
+            }
+            last = Some(mark.clone());
+            let frontier = (!mark.end).then_some(number + 1);
+            let batches = if raws.is_empty() { Vec::new() } else { vec![(number, raws)] };
+            if !hand(Ingested { batches, notes: vec![mark], frontier }) || frontier.is_none() {
+                return;
+            }
+        }
+    });
+    receiver
+}
+
+/// Decodes raw records, and gives each change its partition.
+fn decode(
+    mut decoder: Box<dyn Decoder>,
+    partitions: u32,
+    dead_letter: Option<PathBuf>,
+) -> impl FnMut(&mut Raws) -> Changes {
+    move |raws| {
+        let mut changes = Changes::default();
+        for raw in raws.raws() {
+            match (decoder.decode(&raw, &mut changes), &dead_letter) {
+                (Ok(()), _) => {}
+                (Err(SourceError::Record { position, reason }), Some(file)) => {
+                    let letter = serde_json::json!({ "position": position, "reason": reason });
+                    let written = OpenOptions::new()
+                        .create(true)
+                        .append(true)
+                        .open(file)
+                        .and_then(|mut f| writeln!(f, "{letter}"));
+                    written.unwrap_or_else(|e| fail(&format!("dead letters: {}: {e}", file.display())));
+                }
+                (Err(error), _) => fail(&error),
+            }
+        }
+        for index in 0..changes.len() {
+            let partition = partition(&changes.change(index), partitions);
+            changes.heads_mut()[index].partition = partition;
+        }
+        changes
+    }
+}
+
+/// By key; a table without a usable key goes whole to one partition, where its order is kept.
+fn partition(change: &Change, partitions: u32) -> u32 {
+    match change.op() {
+        Op::Schema => 0,
+        _ if change.key().is_empty() => partition_of(change.table_name().to_string().as_bytes(), partitions),
+        _ => partition_of(change.key(), partitions),
+    }
+}
+
+/// The newest of some marks, once for each worker.
+fn punctuations(marks: &[Mark], peers: u32) -> Changes {
+    let mut changes = Changes::default();
+    let Some(mark) = marks.last() else { return changes };
+    let row = serde_json::to_vec(mark).expect("a mark is plain data");
+    for worker in 0..peers {
+        changes.push_change(&NewChange {
+            op: Op::Mark,
+            seq: mark.seq,
+            time: mark.time,
+            database: "",
+            table: "",
+            key: b"",
+            position: b"",
+            before: b"",
+            row: &row,
+        });
+        changes.heads_mut()[worker as usize].partition = worker;
+    }
+    changes
+}
+
+/// Writes to Kafka on a thread of its own.
+fn write(mut writer: Writer, waker: SyncActivator) -> Station<u64, Changes, 1> {
+    let (inbox, deliveries) = crossbeam_channel::unbounded::<Delivery<u64, Changes, 1>>();
+    let acked = Arc::new(AtomicU64::new(0));
+    let ack = Arc::clone(&acked);
+    std::thread::spawn(move || {
+        let mut open = true;
+        let mut told = 0;
+        while open || !writer.is_idle() {
+            match deliveries.recv_timeout(Duration::from_millis(1)) {
+                Ok(delivery) => writer.write(delivery.ticket, &delivery.batches[0]).unwrap_or_else(|e| fail(&e)),
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => open = false,
+            }
+            let reached = writer.poll(Duration::ZERO).unwrap_or_else(|e| fail(&e));
+            // The end of the source is only acknowledged behind its statements.
+            if reached > told && (!writer.has_ended() || writer.is_idle()) {
+                told = reached;
+                ack.store(told, Ordering::Release);
+                let _ = waker.activate(); // a worker that is gone needs no waking
+            }
+        }
+    });
+    Station { inbox, acked }
+}
