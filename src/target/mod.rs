@@ -6,6 +6,11 @@
 //! order, applying a step twice changes nothing; a lane's [`Progress`] is written last, in the same transaction where
 //! the target has transactions.
 
+mod fields;
+pub mod postgres;
+mod retry;
+pub mod sqlite;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -39,6 +44,10 @@ pub struct JobState {
     pub generation: u64,
     /// Progress of each lane that has any.
     pub lanes: BTreeMap<u32, Progress>,
+    /// Lanes whose last step may be half written, and where that step ended: the lane's first step of this run has to
+    /// reach at least so far, or a row that is already newer would be written back. Only where the target has no
+    /// transactions.
+    pub through: BTreeMap<u32, Progress>,
     /// The newest checkpoint, if there is one.
     pub checkpoint: Option<Checkpoint>,
 }
@@ -132,6 +141,20 @@ pub enum TargetError {
         column: Option<String>,
         /// What is wrong and what to do.
         reason: String,
+    },
+    /// A row with a date that only MySQL has: its own kind, since the target's `zero_dates` says what becomes of it.
+    #[error(
+        "table {table}, key {key}, column {column}: '{date}' is a date that only MySQL has: set zero_dates = \"null\" or \"dead-letter\" for the target, or make its column text"
+    )]
+    ZeroDate {
+        /// The table.
+        table: TableName,
+        /// The key's text.
+        key: String,
+        /// The column.
+        column: String,
+        /// The value.
+        date: Box<str>,
     },
     /// A table that can't be landed in.
     #[error("table {table}: {reason}")]

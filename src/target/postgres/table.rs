@@ -1,0 +1,227 @@
+//! A target table as the catalog has it, and what is made of it when it, or a column, is missing.
+
+use super::columns::Kind;
+use super::connect::{Dialect, Failure, Server, quoted};
+use super::progress::{create, create_schema};
+use crate::change::{TableName, TableSchema};
+use crate::target::{FindSchema, TargetError};
+
+/// PostgreSQL cuts longer names, silently.
+const NAME_BYTES: usize = 63;
+
+/// What the configuration says of tables.
+pub(super) struct Policy {
+    /// The schema, which may contain `{database}`.
+    pub schema: String,
+    pub create_tables: bool,
+    pub zero_date_null: bool,
+}
+
+/// A column of a target table.
+#[derive(Clone, Debug)]
+pub(super) struct TargetColumn {
+    pub name: String,
+    pub kind: Kind,
+    /// What its parameter is cast to.
+    pub cast: String,
+    pub in_key: bool,
+}
+
+/// A target table.
+#[derive(Debug)]
+pub(super) struct Table {
+    /// Its name at the source.
+    pub name: TableName,
+    /// Its name in SQL, with the schema.
+    pub sql: String,
+    pub columns: Vec<TargetColumn>,
+    /// The source's schema, where it is known.
+    pub source: Option<TableSchema>,
+}
+
+impl Table {
+    /// The column that a field goes to: of the same name, or of the only name that differs in case alone (a table made
+    /// without quotes has lower-case names).
+    pub(super) fn column(&self, field: &str) -> Option<usize> {
+        self.columns.iter().position(|column| column.name == field).or_else(|| {
+            let mut alike = (0..self.columns.len()).filter(|&c| self.columns[c].name.eq_ignore_ascii_case(field));
+            alike.next().filter(|_| alike.next().is_none())
+        })
+    }
+
+    /// Looks the table up, creating it where that is allowed.
+    pub(super) fn bind(
+        server: &mut Server,
+        name: &TableName,
+        policy: &Policy,
+        find_schema: &FindSchema,
+    ) -> Result<Table, Failure> {
+        let fault = |reason: String| TargetError::Table { table: name.clone(), reason };
+        let source = find_schema(name);
+        if source.as_ref().is_some_and(|schema| schema.key.is_empty()) {
+            return Err(fault(
+                "it has no primary key and no NOT NULL unique key at the source, and without a key no row can be found \
+                 again: give it one, or leave the table out"
+                    .into(),
+            )
+            .into());
+        }
+        let place = Place::of(name, policy)?;
+        let mut columns = place.columns(server)?;
+        if columns.is_empty() {
+            if !policy.create_tables {
+                return Err(fault(format!(
+                    "the target has no table {}, and create_tables is false: create it there",
+                    place.sql()
+                ))
+                .into());
+            }
+            let Some(schema) = &source else {
+                return Err(fault(format!(
+                    "the target has no table {} and the source's schema is not known: create it there",
+                    place.sql()
+                ))
+                .into());
+            };
+            create_schema(server, &place.schema)?;
+            create(server, &place.create_sql(schema, server.dialect)?)?;
+            columns = place.columns(server)?;
+        }
+        let mut key: Vec<&str> = columns.iter().filter(|c| c.in_key).map(|c| c.name.as_str()).collect();
+        if key.is_empty() {
+            return Err(fault(format!(
+                "the target's table {} has no primary key: add one with the columns of the source's key",
+                place.sql()
+            ))
+            .into());
+        }
+        if let Some(schema) = &source {
+            let mut wanted: Vec<&str> = schema.key.iter().map(String::as_str).collect();
+            key.sort_unstable_by_key(|name| name.to_lowercase());
+            wanted.sort_unstable_by_key(|name| name.to_lowercase());
+            if key.len() != wanted.len() || !key.iter().zip(&wanted).all(|(a, b)| a.eq_ignore_ascii_case(b)) {
+                return Err(fault(format!(
+                    "the primary key of the target's table {} is ({}), the source's key is ({}): make them the same",
+                    place.sql(),
+                    key.join(", "),
+                    wanted.join(", ")
+                ))
+                .into());
+            }
+        }
+        Ok(Table { name: name.clone(), sql: place.sql(), columns, source })
+    }
+}
+
+/// Adds a column that the source has and the target lacks.
+pub(super) fn add_column(
+    server: &mut Server,
+    table: &TableName,
+    column: &str,
+    schema: &TableSchema,
+    policy: &Policy,
+) -> Result<(), Failure> {
+    let Some(found) = schema.column(column) else {
+        return Err(super::connect::missing_column(table.clone(), column).into());
+    };
+    let place = Place::of(table, policy)?;
+    let definition = place.definition(&found.name, found.ty.postgres(false), server.dialect)?;
+    tracing::info!("table {table}: adding column {column} at the target");
+    create(server, &format!("ALTER TABLE {} ADD COLUMN IF NOT EXISTS {definition}", place.sql()))
+}
+
+/// Where a source table lands.
+struct Place<'a> {
+    source: &'a TableName,
+    schema: String,
+}
+
+impl<'a> Place<'a> {
+    fn of(source: &'a TableName, policy: &Policy) -> Result<Place<'a>, TargetError> {
+        let place = Place { source, schema: policy.schema.replace("{database}", &source.database) };
+        for name in [&place.schema, &source.table] {
+            place.check_name("name", name)?;
+        }
+        Ok(place)
+    }
+
+    fn sql(&self) -> String {
+        format!("{}.{}", quoted(&self.schema), quoted(&self.source.table))
+    }
+
+    fn fault(&self, reason: String) -> TargetError {
+        TargetError::Table { table: self.source.clone(), reason }
+    }
+
+    fn check_name(&self, what: &str, name: &str) -> Result<(), TargetError> {
+        match name.len() {
+            0..=NAME_BYTES => Ok(()),
+            bytes => Err(self.fault(format!(
+                "the {what} {name} has {bytes} bytes and the target's names have at most {NAME_BYTES}: leave the table out"
+            ))),
+        }
+    }
+
+    /// The columns in the catalog; none if there is no such table.
+    fn columns(&self, server: &mut Server) -> Result<Vec<TargetColumn>, Failure> {
+        // A domain counts as the type below it. Modifier -1 prints a type without its length: a cast to varchar(3) would
+        // cut, an assignment to it refuses.
+        let sql = "SELECT a.attname::text, base.typname::text, \
+                     CASE WHEN t.typtype = 'd' THEN t.typtypmod ELSE a.atttypmod END, \
+                     pg_catalog.format_type(base.oid, -1), \
+                     pg_catalog.format_type(base.oid, CASE WHEN t.typtype = 'd' THEN t.typtypmod ELSE a.atttypmod END), \
+                     i.indexrelid IS NOT NULL, bn.nspname = 'pg_catalog' \
+                   FROM pg_catalog.pg_class c \
+                   JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
+                   JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid \
+                   JOIN pg_catalog.pg_type t ON t.oid = a.atttypid \
+                   JOIN pg_catalog.pg_type base ON base.oid = CASE WHEN t.typtype = 'd' THEN t.typbasetype ELSE t.oid END \
+                   JOIN pg_catalog.pg_namespace bn ON bn.oid = base.typnamespace \
+                   LEFT JOIN pg_catalog.pg_index i ON i.indrelid = c.oid AND i.indisprimary AND a.attnum = ANY(i.indkey) \
+                   WHERE n.nspname = $1 AND c.relname = $2 AND c.relkind IN ('r', 'p', 'f') AND a.attnum > 0 \
+                     AND NOT a.attisdropped \
+                   ORDER BY a.attnum";
+        let rows = server.client.query(sql, &[&self.schema, &self.source.table])?;
+        let column = |row: &postgres::Row| {
+            let (name, type_name, modifier): (String, String, i32) = (row.get(0), row.get(1), row.get(2));
+            let own: bool = row.get(6);
+            let kind = if own { Kind::of(&type_name, modifier) } else { Kind::Other };
+            // Hologres takes the fast path only where the cast is exactly the column's type. Lengths are checked before.
+            let cast = if server.dialect == Dialect::Hologres { row.get(4) } else { row.get(3) };
+            TargetColumn { name, kind, cast, in_key: row.get(5) }
+        };
+        Ok(rows.iter().map(column).collect())
+    }
+
+    fn definition(&self, name: &str, ty: String, dialect: Dialect) -> Result<String, TargetError> {
+        self.check_name("column", name)?;
+        if dialect == Dialect::Hologres && name.starts_with("hg_") {
+            return Err(self
+                .fault(format!("the column {name} begins with hg_, which Hologres refuses: rename it at the source")));
+        }
+        Ok(format!("{} {ty}", quoted(name)))
+    }
+
+    fn create_sql(&self, schema: &TableSchema, dialect: Dialect) -> Result<String, TargetError> {
+        let in_key = |name: &str| schema.key.iter().any(|key| key == name);
+        let mut lines = Vec::new();
+        for column in &schema.columns {
+            let ty = column.ty.postgres(in_key(&column.name));
+            let line = self.definition(&column.name, ty, dialect)?;
+            lines.push(if in_key(&column.name) { format!("{line} NOT NULL") } else { line });
+        }
+        let key: Vec<String> = schema.key.iter().map(|name| quoted(name)).collect();
+        lines.push(format!("PRIMARY KEY ({})", key.join(", ")));
+        let properties = match dialect {
+            Dialect::Postgres => String::new(),
+            Dialect::Hologres => {
+                let plain = |n: &str| n.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_');
+                let columns: Vec<String> =
+                    schema.key.iter().map(|name| if plain(name) { name.clone() } else { quoted(name) }).collect();
+                let columns = columns.join(",").replace('\'', "''");
+                format!(" WITH (orientation = 'column', distribution_key = '{columns}')")
+            }
+        };
+        Ok(format!("CREATE TABLE IF NOT EXISTS {} ({}){properties}", self.sql(), lines.join(", ")))
+    }
+}

@@ -1,0 +1,347 @@
+//! Tables of the file, and the statements for rows of one shape.
+
+use std::ops::Range;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use rusqlite::{Connection, ErrorCode, params};
+
+use super::Failure;
+use super::values::{self, Affinity};
+use crate::change::{Change, Changes, Form, Op, TableName, TableSchema};
+use crate::target::fields::{Stop, each_field};
+use crate::target::{FindSchema, TargetError};
+
+/// How long the source's schema may lag behind its rows.
+const SCHEMA_PATIENCE: Duration = Duration::from_secs(5);
+/// Shapes of rows of one table whose statements are kept.
+const SHAPES_MAX: usize = 16;
+
+/// A table of the file.
+pub(super) struct Table {
+    pub name: TableName,
+    columns: Vec<TargetColumn>,
+    pub source: Option<TableSchema>,
+    /// What is known of rows with the same fields, for upserts and for deletes; the one used last stands first.
+    shapes: [Vec<Shape>; 2],
+}
+
+struct TargetColumn {
+    name: String,
+    affinity: Affinity,
+    in_key: bool,
+}
+
+/// The fields of a row in order, each with the parameter that it is and how it is stored.
+struct Shape {
+    fields: Vec<(Box<str>, Option<Parameter>)>,
+    sql: String,
+}
+
+#[derive(Clone, Copy)]
+struct Parameter {
+    number: usize,
+    affinity: Affinity,
+    form: Option<Form>,
+}
+
+fn quoted(name: &str) -> String {
+    format!("\"{}\"", name.replace('"', "\"\""))
+}
+
+/// The source's schema with that column. A row may be here before the statement of its table's new schema.
+pub(super) fn schema_with(table: &TableName, column: &str, schemas: &FindSchema) -> Result<TableSchema, TargetError> {
+    let asked = Instant::now();
+    loop {
+        let schema = schemas(table);
+        let known = schema.is_some();
+        if let Some(schema) = schema.filter(|schema| schema.column(column).is_some()) {
+            return Ok(schema);
+        }
+        if !known || asked.elapsed() > SCHEMA_PATIENCE {
+            return Err(TargetError::Table {
+                table: table.clone(),
+                reason: format!(
+                    "missing column in the target: {column}: add it there, or let publish announce the table's schema"
+                ),
+            });
+        }
+        sleep(Duration::from_millis(100));
+    }
+}
+
+/// The error for a table whose rows can't be found again.
+pub(super) fn no_key(table: &TableName) -> TargetError {
+    TargetError::Table {
+        table: table.clone(),
+        reason: "it has no primary key and no NOT NULL unique key at the source, and without a key no row can be found again: \
+                 give it one, or leave the table out"
+            .into(),
+    }
+}
+
+impl Table {
+    pub(super) fn outdated(&self, schemas: &FindSchema) -> bool {
+        let Some(known) = &self.source else { return false };
+        schemas(&self.name).is_some_and(|now| !now.same_shape(known))
+    }
+
+    /// Looks the table up, making it, and columns it lacks, from the source's schema.
+    pub(super) fn bind(
+        connection: &Connection,
+        name: &TableName,
+        source: Option<TableSchema>,
+    ) -> Result<Table, Failure> {
+        let fault = |reason: String| Failure::Target(TargetError::Table { table: name.clone(), reason });
+        if source.as_ref().is_some_and(|schema| schema.key.is_empty()) {
+            return Err(no_key(name).into());
+        }
+        let lower = name.table.to_lowercase();
+        if lower.starts_with("tidegate_") || lower.starts_with("sqlite_") {
+            return Err(fault(
+                "its name begins with tidegate_ or sqlite_, which the file keeps for itself: leave it out".into(),
+            ));
+        }
+        claim_name(connection, name)?;
+        let mut columns = columns(connection, &name.table)?;
+        if columns.is_empty() {
+            let Some(schema) = &source else {
+                return Err(fault(format!(
+                    "the file has no table {} and the source's schema is not known: create it there",
+                    name.table
+                )));
+            };
+            connection.execute_batch(&create_sql(schema))?;
+            columns = self::columns(connection, &name.table)?;
+        }
+        if let Some(schema) = &source {
+            for column in &schema.columns {
+                if !columns.iter().any(|c| c.name.eq_ignore_ascii_case(&column.name)) {
+                    let (table, column, ty) = (quoted(&name.table), quoted(&column.name), column.ty.sqlite());
+                    connection.execute_batch(&format!("ALTER TABLE {table} ADD COLUMN {column} {ty}"))?;
+                }
+            }
+            columns = self::columns(connection, &name.table)?;
+        }
+        let mut key: Vec<String> = columns.iter().filter(|c| c.in_key).map(|c| c.name.to_lowercase()).collect();
+        if key.is_empty() {
+            return Err(fault(
+                "the file's table has no primary key: add one with the columns of the source's key".into(),
+            ));
+        }
+        if let Some(schema) = &source {
+            let mut wanted: Vec<String> = schema.key.iter().map(|name| name.to_lowercase()).collect();
+            key.sort_unstable();
+            wanted.sort_unstable();
+            if key != wanted {
+                return Err(fault(format!(
+                    "the primary key of the file's table is ({}), the source's key is ({}): make them the same",
+                    key.join(", "),
+                    wanted.join(", ")
+                )));
+            }
+        }
+        Ok(Table { name: name.clone(), columns, source, shapes: Default::default() })
+    }
+
+    /// A field of the row that the table has no column for. Only rows of a shape not seen before are asked.
+    pub(super) fn missing_column(&self, change: &Change) -> Option<String> {
+        if self.shapes[0].iter().any(|shape| shape.fits(change.row())) {
+            return None;
+        }
+        let missing = each_field(change.row(), |name, _| {
+            match self.columns.iter().any(|column| column.name.eq_ignore_ascii_case(name)) {
+                true => Ok(()),
+                false => Err(name.to_string()),
+            }
+        });
+        match missing {
+            Err(Stop::Field(column)) => Some(column),
+            _ => None,
+        }
+    }
+
+    /// Writes the rows from the range's first that have the same fields; where the others begin.
+    pub(super) fn write_alike(
+        &mut self,
+        connection: &Connection,
+        changes: &Changes,
+        range: Range<usize>,
+        op: Op,
+    ) -> Result<usize, Failure> {
+        let first = changes.change(range.start);
+        let shapes = &mut self.shapes[usize::from(op == Op::Delete)];
+        match shapes.iter().position(|shape| shape.fits(first.row())) {
+            Some(n) => shapes.swap(0, n),
+            None => {
+                let shape = Shape::of(&first, &self.name, &self.columns, self.source.as_ref(), op)?;
+                let shapes = &mut self.shapes[usize::from(op == Op::Delete)];
+                shapes.truncate(SHAPES_MAX - 1);
+                shapes.insert(0, shape);
+            }
+        }
+        let shape = &self.shapes[usize::from(op == Op::Delete)][0];
+        let mut statement = connection.prepare_cached(&shape.sql)?;
+        for index in range.clone() {
+            let change = changes.change(index);
+            let mut place = 0;
+            let bound = each_field(change.row(), |name, raw| {
+                let (expected, parameter) = shape.fields.get(place).ok_or(Unfit::OtherShape)?;
+                if **expected != *name {
+                    return Err(Unfit::OtherShape);
+                }
+                place += 1;
+                let Some(Parameter { number, affinity, form }) = *parameter else { return Ok(()) };
+                values::bind(&mut statement, number, raw, affinity, form)
+                    .map_err(|reason| Unfit::Bad { column: Some(name.to_string()), reason })
+            });
+            match bound {
+                Ok(()) if place == shape.fields.len() => {}
+                // The first row made the shape or was found to fit it.
+                Ok(()) | Err(Stop::Field(Unfit::OtherShape)) if index > range.start => return Ok(index),
+                Ok(()) | Err(Stop::Field(Unfit::OtherShape)) => {
+                    return Err(row_error(&change, None, "the row has a column twice".into()).into());
+                }
+                Err(Stop::Field(Unfit::Bad { column, reason })) => {
+                    return Err(row_error(&change, column, reason).into());
+                }
+                Err(Stop::NotAnObject(reason)) => return Err(row_error(&change, None, reason).into()),
+            }
+            statement.raw_execute().map_err(|e| match e.sqlite_error_code() {
+                Some(ErrorCode::ConstraintViolation | ErrorCode::TypeMismatch | ErrorCode::TooBig) => {
+                    row_error(&change, None, format!("the file refused it: {e}")).into()
+                }
+                _ => Failure::Sqlite(e),
+            })?;
+        }
+        Ok(range.end)
+    }
+}
+
+enum Unfit {
+    OtherShape,
+    Bad { column: Option<String>, reason: String },
+}
+
+impl Shape {
+    fn fits(&self, row: &[u8]) -> bool {
+        let mut place = 0;
+        let alike = each_field(row, |name, _| match self.fields.get(place) {
+            Some((expected, _)) if **expected == *name => {
+                place += 1;
+                Ok(())
+            }
+            _ => Err(()),
+        });
+        alike.is_ok() && place == self.fields.len()
+    }
+
+    fn of(
+        change: &Change,
+        table: &TableName,
+        columns: &[TargetColumn],
+        source: Option<&TableSchema>,
+        op: Op,
+    ) -> Result<Shape, Failure> {
+        let mut fields: Vec<(Box<str>, Option<Parameter>)> = Vec::new();
+        let mut bound: Vec<&TargetColumn> = Vec::new();
+        let read = each_field(change.row(), |name, _| {
+            let column = columns.iter().find(|column| column.name.eq_ignore_ascii_case(name));
+            let column = match column {
+                None if op != Op::Delete => return Err(format!("the table has no column {name}")),
+                other => other.filter(|column| op != Op::Delete || column.in_key),
+            };
+            let parameter = column.map(|column| {
+                bound.push(column);
+                let form = source.and_then(|schema| schema.column(name)).map(|column| column.ty.form());
+                Parameter { number: bound.len(), affinity: column.affinity, form }
+            });
+            fields.push((name.into(), parameter));
+            Ok(())
+        });
+        match read {
+            Ok(()) => {}
+            Err(Stop::NotAnObject(reason) | Stop::Field(reason)) => return Err(row_error(change, None, reason).into()),
+        }
+        for column in columns.iter().filter(|column| column.in_key) {
+            if !bound.iter().any(|b| b.name == column.name) {
+                return Err(row_error(change, None, format!("the row has no key column {}", column.name)).into());
+            }
+        }
+        let sql = match op {
+            Op::Delete => {
+                let equal =
+                    bound.iter().enumerate().map(|(n, column)| format!("{} = ?{}", quoted(&column.name), n + 1));
+                format!("DELETE FROM {} WHERE {}", quoted(&table.table), equal.collect::<Vec<_>>().join(" AND "))
+            }
+            _ => upsert_sql(&table.table, &bound),
+        };
+        Ok(Shape { fields, sql })
+    }
+}
+
+fn upsert_sql(table: &str, columns: &[&TargetColumn]) -> String {
+    let list = |columns: Vec<String>| columns.join(", ");
+    let names = list(columns.iter().map(|column| quoted(&column.name)).collect());
+    let places = list((1..=columns.len()).map(|n| format!("?{n}")).collect());
+    let key = list(columns.iter().filter(|column| column.in_key).map(|column| quoted(&column.name)).collect());
+    let sets: Vec<String> = columns
+        .iter()
+        .filter(|column| !column.in_key)
+        .map(|column| format!("{0} = excluded.{0}", quoted(&column.name)))
+        .collect();
+    let action = if sets.is_empty() { "NOTHING".to_string() } else { format!("UPDATE SET {}", list(sets)) };
+    format!("INSERT INTO {} ({names}) VALUES ({places}) ON CONFLICT ({key}) DO {action}", quoted(table))
+}
+
+fn create_sql(schema: &TableSchema) -> String {
+    let mut lines: Vec<String> = schema
+        .columns
+        .iter()
+        .map(|column| {
+            let not_null = if schema.key.contains(&column.name) { " NOT NULL" } else { "" };
+            format!("{} {}{not_null}", quoted(&column.name), column.ty.sqlite())
+        })
+        .collect();
+    let key: Vec<String> = schema.key.iter().map(|name| quoted(name)).collect();
+    lines.push(format!("PRIMARY KEY ({})", key.join(", ")));
+    format!("CREATE TABLE {} ({})", quoted(&schema.name.table), lines.join(", "))
+}
+
+/// The columns of a table; none if there is no such table.
+fn columns(connection: &Connection, table: &str) -> Result<Vec<TargetColumn>, rusqlite::Error> {
+    let mut statement = connection.prepare("SELECT name, type, pk FROM pragma_table_info(?1)")?;
+    let rows = statement.query_map([table], |row| {
+        let declared: String = row.get(1)?;
+        Ok(TargetColumn { name: row.get(0)?, affinity: Affinity::of(&declared), in_key: row.get::<_, i64>(2)? > 0 })
+    })?;
+    rows.collect()
+}
+
+/// Makes the table's name stand for this source table, or says for which other one it stands.
+fn claim_name(connection: &Connection, name: &TableName) -> Result<(), Failure> {
+    connection.execute(
+        "INSERT INTO tidegate_tables (name, source_database, source_table) VALUES (?1, ?2, ?1) ON CONFLICT DO NOTHING",
+        params![name.table, name.database],
+    )?;
+    let sql = "SELECT source_database, source_table FROM tidegate_tables WHERE name = ?1";
+    let (database, table) = connection.query_row(sql, [&name.table], |row| Ok((row.get(0)?, row.get(1)?)))?;
+    let holder = TableName { database, table };
+    if holder == *name {
+        return Ok(());
+    }
+    let reason = format!(
+        "the file's table {} already holds {holder}, and two tables are not mixed: land one of them in another file",
+        name.table
+    );
+    Err(TargetError::Table { table: name.clone(), reason }.into())
+}
+
+fn row_error(change: &Change, column: Option<String>, reason: String) -> TargetError {
+    TargetError::Row {
+        table: change.table_name(),
+        key: String::from_utf8_lossy(change.key()).into_owned(),
+        column,
+        reason,
+    }
+}
