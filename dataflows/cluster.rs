@@ -49,7 +49,6 @@ pub fn timely_config(cluster: &Cluster) -> anyhow::Result<timely::Config> {
             addresses,
             report: false,
             zerocopy: false,
-            log_fn: Arc::new(|_| None),
         },
         worker: timely::WorkerConfig::default(),
     })

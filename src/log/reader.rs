@@ -151,7 +151,10 @@ impl Reader {
             epoch,
             partitions: partitions.iter().map(partition).collect(),
             schemas,
-            begun: partitions.iter().map(|(p, (start, _))| EpochStart { partition: *p, epoch: 0, offset: *start }).collect(),
+            begun: partitions
+                .iter()
+                .map(|(p, (start, _))| EpochStart { partition: *p, epoch: 0, offset: *start })
+                .collect(),
         })
     }
 
