@@ -9,6 +9,8 @@
 //! bytes holds at most n rows), and its changes take theirs from that range. Numbers are unique and grow; they have gaps.
 
 mod clock;
+pub mod dts;
+pub mod file;
 
 use bytemuck::{Pod, Zeroable};
 use serde::{Deserialize, Serialize};

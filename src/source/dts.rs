@@ -1,0 +1,149 @@
+//! DTS as a source: what numbering and timing make of a sequence of records, wherever they are kept.
+//!
+//! [`Records`] is fed datum by datum, by the [Kafka reader](DtsReader) or by the reader of a
+//! [file](crate::source::file::DtsFileReader). It reads only the front of each. Every record, of whatever kind, takes two
+//! numbers (an update that moves a row is two changes), so that numbers depend on nothing but the place where reading
+//! began. Rows between BEGIN and COMMIT share one time and are read again as a whole; rows outside are transactions of
+//! their own, because DTS does not say which of them belong together.
+
+mod kafka;
+
+use crate::codec::dts::{Front, Operation, SEQS_PER_RECORD, table_of, unknown_operation};
+use crate::source::{Clock, Mark, Raws, Resume, SourceError, Start, TableFilter};
+
+pub use kafka::DtsReader;
+
+/// The number of the first record that is ever read. Zero stands for "nothing yet".
+const FIRST_SEQ: u64 = 2;
+
+/// Where reading begins: a place in the source, the number of the first record, and the newest time given out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Begin {
+    /// Kafka offset or byte offset; `None`: where the configuration says.
+    pub place: Option<u64>,
+    pub seq: u64,
+    pub time: u64,
+}
+
+impl Begin {
+    /// What `start` says.
+    ///
+    /// # Errors
+    /// A position that is no place in this kind of source.
+    pub fn of(start: &Start) -> Result<Begin, SourceError> {
+        match start {
+            Start::Configured => Ok(Begin { place: None, seq: FIRST_SEQ, time: 0 }),
+            Start::Resume { resume, time } => match resume.position.parse() {
+                Ok(place) => Ok(Begin { place: Some(place), seq: resume.seq, time: *time }),
+                Err(_) => Err(SourceError::Source(format!(
+                    "the recorded position '{}' is of another kind of source; give the job another name, or the source \
+                     that it had",
+                    resume.position
+                ))),
+            },
+        }
+    }
+}
+
+/// Numbers and times the records of a DTS source.
+#[derive(Debug)]
+pub(crate) struct Records {
+    filter: TableFilter,
+    clock: Clock,
+    /// The number of the next record.
+    seq: u64,
+    /// The transaction in hand, from its BEGIN on.
+    open: Option<Open>,
+    /// Rows that the source stamped with an earlier second are passed over, until the first that is not.
+    skip_before: Option<i64>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Open {
+    place: u64,
+    seq: u64,
+    time: u64,
+}
+
+impl Records {
+    pub fn new(filter: TableFilter, begin: &Begin, skip_before: Option<i64>) -> Self {
+        Records { filter, clock: Clock::from(begin.time), seq: begin.seq, open: None, skip_before }
+    }
+
+    /// Takes the record at `place`, read at `now` (ms), and appends it to `out` if it is a wanted row. `show` makes the
+    /// position's text of the source's own.
+    ///
+    /// # Errors
+    /// Why the record can't be used.
+    pub fn take(
+        &mut self,
+        datum: &[u8],
+        place: u64,
+        now: u64,
+        show: impl FnOnce(&str) -> String,
+        out: &mut Raws,
+    ) -> Result<(), SourceError> {
+        let seq = self.seq;
+        self.seq += SEQS_PER_RECORD;
+        if Front::is_mock(datum) {
+            return Ok(());
+        }
+        let front = match Front::read(datum) {
+            Ok(front) => front,
+            Err(malformed) => return Err(SourceError::Record { position: show("?"), reason: malformed.to_string() }),
+        };
+        let operation = match front.operation {
+            Ok(operation) => operation,
+            Err(number) => {
+                let position = show(front.source_position);
+                return Err(SourceError::Record { position, reason: unknown_operation(number) });
+            }
+        };
+        let second = u64::try_from(front.source_timestamp).unwrap_or(0);
+        if operation.is_row() || operation == Operation::Begin {
+            if self.skip_before.is_some_and(|first| front.source_timestamp < first) {
+                return Ok(());
+            }
+            self.skip_before = None;
+        }
+        match operation {
+            Operation::Insert | Operation::Update | Operation::Delete => {
+                let time = match self.open {
+                    Some(open) => open.time,
+                    None => self.clock.second(second, now),
+                };
+                if self.wants(&front) {
+                    out.push_raw(seq, time, &show(front.source_position), b"", datum);
+                }
+            }
+            Operation::Begin => self.open = Some(Open { place, seq, time: self.clock.second(second, now) }),
+            Operation::Commit | Operation::Rollback | Operation::Abort => self.open = None,
+            Operation::Heartbeat if self.open.is_none() => {
+                self.clock.second(second, now);
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// Notes that the source's end has been reached at `now` (ms) and nothing came.
+    pub fn idle(&mut self, now: u64) {
+        if self.open.is_none() {
+            self.clock.idle(now);
+        }
+    }
+
+    /// What is true now; `next` is the place of the next record.
+    pub fn mark(&self, next: u64, end: bool) -> Mark {
+        let (place, seq) = self.open.map_or((next, self.seq), |open| (open.place, open.seq));
+        Mark { seq: self.seq, time: self.clock.time(), resume: Resume { position: place.to_string(), seq }, end }
+    }
+
+    /// A row whose table can't be told is handed on: the decoder has the words for it.
+    fn wants(&self, front: &Front) -> bool {
+        match front.object_name.map(|name| table_of(name, &front.tags)) {
+            Some(Ok((database, table))) => self.filter.wants(&database, &table),
+            _ => true,
+        }
+    }
+}
