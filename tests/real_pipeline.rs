@@ -1,0 +1,166 @@
+//! The whole path on real servers: a file of changes, published into a topic of a real Kafka and landed in PostgreSQL by
+//! separate processes, compared with a map that the test keeps itself.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use postgres::{Client, NoTls};
+
+/// What the rows must be in the end: id to value, null where there is none.
+type Rows = BTreeMap<i64, Option<i64>>;
+
+fn env(name: &str) -> String {
+    std::env::var(name).unwrap_or_else(|_| panic!("{name} is not set: run tests/run, which starts the servers"))
+}
+
+/// A scenario: a scratch folder with a configuration, a topic and a schema of its own.
+struct Scenario {
+    name: String,
+    folder: tempfile::TempDir,
+}
+
+impl Scenario {
+    fn new(name: &str) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let name = format!("{name}_{}", std::process::id());
+        let config = format!(
+            "job = \"{name}\"\n[source]\nkind = \"jsonl\"\npath = \"{}\"\n[kafka]\nbrokers = \"{}\"\ntopic = \"{name}\"\n\
+             [land]\nepoch = \"500ms\"\n[target]\nkind = \"postgres\"\nurl = \"{}\"\nschema = \"{name}\"\n",
+            folder.path().join("changes.jsonl").display(),
+            env("KAFKA_ADDR"),
+            env("PG_URL"),
+        );
+        std::fs::write(folder.path().join("tidegate.toml"), config).unwrap();
+        Scenario { name, folder }
+    }
+
+    fn config(&self) -> PathBuf {
+        self.folder.path().join("tidegate.toml")
+    }
+
+    /// Writes `count` changes of `keys` keys, with ties in time, and returns what they come to.
+    fn write_changes(&self, count: u64, keys: u64, from: Rows) -> Rows {
+        let mut rows = from;
+        let mut text = String::new();
+        let mut random = count.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
+        let mut next = |below: u64| {
+            random ^= random << 13;
+            random ^= random >> 7;
+            random ^= random << 17;
+            random % below
+        };
+        let json = |id: i64, value: Option<i64>| serde_json::json!({ "id": id, "value": value }).to_string();
+        for number in 0..count {
+            let id = next(keys) as i64;
+            let time = 1_700_000_000_000 + number / 7;
+            let before = rows.get(&id).copied();
+            let (op, row) = match before {
+                Some(old) if next(4) == 0 => {
+                    rows.remove(&id);
+                    ("delete", json(id, old))
+                }
+                _ => {
+                    let value = (next(10) > 0).then_some(number as i64);
+                    rows.insert(id, value);
+                    (if before.is_some() { "update" } else { "insert" }, json(id, value))
+                }
+            };
+            let before = match (op, before) {
+                ("update", Some(old)) => format!(",\"before\":{}", json(id, old)),
+                _ => String::new(),
+            };
+            writeln!(
+                text,
+                "{{\"op\":\"{op}\",\"database\":\"shop\",\"table\":\"orders\",\"time\":{time},\"key\":[\"id\"],\
+                 \"types\":{{\"value\":\"bigint\"}},\"row\":{row}{before}}}"
+            )
+            .unwrap();
+        }
+        std::fs::write(self.folder.path().join("changes.jsonl"), text).unwrap();
+        rows
+    }
+
+    fn start(&self, command: &str, arguments: &[&str]) -> Child {
+        Command::new(env!("CARGO_BIN_EXE_tidegate"))
+            .arg(command)
+            .arg("--config")
+            .arg(self.config())
+            .args(arguments)
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap()
+    }
+
+    fn run(&self, command: &str, arguments: &[&str]) {
+        finish(self.start(command, arguments));
+    }
+
+    fn landed(&self) -> Rows {
+        let mut client = Client::connect(&env("PG_URL"), NoTls).unwrap();
+        let rows = client.query(&format!("SELECT id, value FROM {}.orders", self.name), &[]).unwrap();
+        rows.iter().map(|row| (row.get(0), row.get(1))).collect()
+    }
+}
+
+fn finish(child: Child) {
+    let output = child.wait_with_output().unwrap();
+    assert!(output.status.success(), "{}: {}", output.status, String::from_utf8_lossy(&output.stderr));
+}
+
+#[test]
+fn what_is_published_by_two_workers_is_landed_by_two_workers_as_it_was() {
+    let scenario = Scenario::new("pipeline");
+    let want = scenario.write_changes(60_000, 5_000, Rows::new());
+    scenario.run("publish", &["--until-caught-up", "-w", "2"]);
+    scenario.run("land", &["--until-caught-up", "-w", "2"]);
+    assert_eq!(scenario.landed(), want);
+}
+
+#[test]
+fn two_processes_land_the_same_as_one() {
+    let scenario = Scenario::new("processes");
+    let want = scenario.write_changes(30_000, 3_000, Rows::new());
+    scenario.run("publish", &["--until-caught-up"]);
+    let hosts = scenario.folder.path().join("hosts");
+    let port = || std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    std::fs::write(&hosts, format!("127.0.0.1:{}\n127.0.0.1:{}\n", port(), port())).unwrap();
+    let hosts = hosts.to_str().unwrap();
+    let processes =
+        ["0", "1"].map(|process| scenario.start("land", &["--until-caught-up", "-n", "2", "-p", process, "-h", hosts]));
+    processes.into_iter().for_each(finish);
+    assert_eq!(scenario.landed(), want);
+}
+
+#[test]
+fn restart() {
+    let scenario = Scenario::new("restart");
+    let want = scenario.write_changes(200_000, 5_000, Rows::new());
+    scenario.run("publish", &["--until-caught-up"]);
+    // Killed again and again on the way, each time from where the last one was.
+    for pause_ms in [150, 300, 450, 600] {
+        let mut land = scenario.start("land", &["-w", "2"]);
+        std::thread::sleep(Duration::from_millis(pause_ms));
+        land.kill().unwrap();
+        land.wait().unwrap();
+    }
+    // Another number of workers is no matter.
+    scenario.run("land", &["--until-caught-up", "-w", "1"]);
+    assert_eq!(scenario.landed(), want);
+    scenario.run("land", &["--until-caught-up", "-w", "3"]);
+    assert_eq!(scenario.landed(), want, "landing again changes nothing");
+}
+
+#[test]
+fn a_missing_topic_is_one_sentence_and_exit_code_3() {
+    let scenario = Scenario::new("missing");
+    let output = scenario.start("land", &[]).wait_with_output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(3), "{said}");
+    assert!(said.contains(&scenario.name) && said.contains("does not exist") && said.lines().count() == 1, "{said}");
+    let missing =
+        Command::new(env!("CARGO_BIN_EXE_tidegate")).args(["land", "--config"]).arg(Path::new("nowhere")).output();
+    assert_eq!(missing.unwrap().status.code(), Some(3));
+}
