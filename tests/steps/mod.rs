@@ -1,0 +1,80 @@
+//! Steps and schemas for the tests of targets, from keys and JSON.
+
+use std::sync::{Arc, Mutex};
+
+use tidegate::change::{Changes, Column, NewChange, Op, TableName, TableSchema};
+use tidegate::target::{FindSchema, Progress, Step};
+
+/// A change for a step: operation, table, key, row.
+pub type Net<'a> = (Op, &'a str, &'a str, &'a str);
+
+/// The step that ends epoch `epoch` and does these net changes, in the order that a target expects.
+pub fn step(epoch: u64, changes: &[Net]) -> Step {
+    let progress = Progress { epoch, seq: epoch * 10 };
+    let [inserts, updates, deletes] = [Op::Insert, Op::Update, Op::Delete].map(|op| batch(op, epoch, changes));
+    Step { progress, inserts, updates, deletes }
+}
+
+fn batch(op: Op, epoch: u64, changes: &[Net]) -> Changes {
+    let mut unsorted = Changes::default();
+    for (_, table, key, row) in changes.iter().filter(|change| change.0 == op) {
+        let (database, table) = table.split_once('.').unwrap_or(("shop", table));
+        unsorted.push_change(&NewChange {
+            op,
+            seq: epoch * 10,
+            time: epoch,
+            database,
+            table,
+            key: key.as_bytes(),
+            position: b"here",
+            before: b"",
+            row: row.as_bytes(),
+        });
+    }
+    let mut order: Vec<usize> = (0..unsorted.len()).collect();
+    order.sort_by(|&a, &b| unsorted.change(a).cmp_by_key(&unsorted.change(b)));
+    let mut sorted = Changes::default();
+    for index in order {
+        let (head, payload) = unsorted.get(index);
+        sorted.push(*head, payload);
+    }
+    sorted
+}
+
+/// The schema of a table `table` or `database.table` with columns `(name, type)`.
+pub fn schema(table: &str, columns: &[(&str, &str)], key: &[&str]) -> TableSchema {
+    let (database, table) = table.split_once('.').unwrap_or(("shop", table));
+    let column = |&(name, ty): &(&str, &str)| Column {
+        name: name.into(),
+        ty: ty.parse().unwrap(),
+        nullable: !key.contains(&name),
+    };
+    TableSchema {
+        name: TableName::new(database, table),
+        columns: columns.iter().map(column).collect(),
+        key: key.iter().map(|name| name.to_string()).collect(),
+        since_seq: 0,
+    }
+}
+
+/// The schemas that a target is told of, which may change while it runs.
+#[derive(Clone, Default)]
+pub struct Schemas(Arc<Mutex<Vec<TableSchema>>>);
+
+impl Schemas {
+    pub fn of(schemas: &[TableSchema]) -> Schemas {
+        Schemas(Arc::new(Mutex::new(schemas.to_vec())))
+    }
+
+    /// Replaces the schema of its table.
+    pub fn set(&self, schema: TableSchema) {
+        let mut all = self.0.lock().unwrap();
+        all.retain(|known| known.name != schema.name);
+        all.push(schema);
+    }
+
+    pub fn find(&self) -> FindSchema {
+        let all = self.0.clone();
+        Arc::new(move |name| all.lock().unwrap().iter().find(|schema| schema.name == *name).cloned())
+    }
+}
