@@ -117,6 +117,8 @@ pub fn land(job: &Job) -> anyhow::Result<()> {
                 }),
                 settings: config.land.clone(),
                 stop: Arc::clone(&stop),
+                sealed: None,
+                read_seq: Arc::default(),
             },
         );
         let stop = &stop;

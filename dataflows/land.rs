@@ -41,6 +41,10 @@ pub struct Land {
     pub settings: LandConfig,
     /// Set to stop in good order.
     pub stop: Arc<AtomicBool>,
+    /// Set once nothing more is written: then the end to reach is the one that is there, and not the one at the start.
+    pub sealed: Option<Arc<AtomicBool>>,
+    /// Shows the newest seq read.
+    pub read_seq: Arc<AtomicU64>,
 }
 
 /// How far a worker's part of the dataflow is.
@@ -55,7 +59,7 @@ pub struct Landing {
 
 /// Builds the dataflow on a worker.
 pub fn land(worker: &mut Worker, job: Land) -> Landing {
-    let Land { reader, lanes, applied, checkpoint, settings, stop } = job;
+    let Land { reader, lanes, applied, checkpoint, settings, stop, sealed, read_seq } = job;
     let caught_up = Arc::new(AtomicU64::new(u64::MAX));
     let (lane_count, peers) = (settings.lanes, worker.peers() as u32);
     let told = Arc::clone(&caught_up);
@@ -63,7 +67,9 @@ pub fn land(worker: &mut Worker, job: Land) -> Landing {
         let (durable, read) = (Handle::new(), Handle::new());
         let throttle = Throttle::new(durable.clone(), settings.memory, settings.epochs_in_flight);
         let applied = move |lane: u32| applied.get(&lane).map_or(0, |progress| progress.seq);
-        let kafka = ingest(scope, "Kafka", throttle, |waker| consume(reader, waker, stop, told, lane_count, applied));
+        let kafka = ingest(scope, "Kafka", throttle, |waker| {
+            consume(Consume { reader, waker, stop, sealed, read_seq, caught_up: told, lanes: lane_count }, applied)
+        });
         let durable_stream = kafka
             .batches
             .by("Lane", move |(head, _)| u64::from(head.lane(lane_count)))
@@ -95,24 +101,39 @@ pub fn land(worker: &mut Worker, job: Land) -> Landing {
     })
 }
 
-/// Reads Kafka on a thread of its own, and leaves out what the lanes have applied already.
-fn consume(
-    mut reader: Reader,
+/// What the thread that reads Kafka needs.
+struct Consume {
+    reader: Reader,
     waker: SyncActivator,
     stop: Arc<AtomicBool>,
+    sealed: Option<Arc<AtomicBool>>,
+    read_seq: Arc<AtomicU64>,
     caught_up: Arc<AtomicU64>,
     lanes: u32,
+}
+
+/// Reads Kafka on a thread of its own, and leaves out what the lanes have applied already.
+fn consume(
+    job: Consume,
     applied: impl Fn(u32) -> u64 + Send + 'static,
 ) -> crossbeam_channel::Receiver<Ingested<u64, Changes, EpochStart>> {
+    let Consume { mut reader, waker, stop, mut sealed, read_seq, caught_up, lanes } = job;
     let (sender, receiver) = crossbeam_channel::bounded(8);
     std::thread::spawn(move || {
         let mut last = Some(0);
         while !is_up(&stop) {
             let mut fetched = reader.poll(Duration::from_millis(5)).unwrap_or_else(|e| fail(&e));
-            if let Some(epoch) = reader.caught_up() {
+            if sealed.as_ref().is_some_and(|sealed| is_up(sealed)) {
+                reader.aim_at_end().unwrap_or_else(|e| fail(&e));
+                sealed = None;
+            }
+            if sealed.is_none()
+                && let Some(epoch) = reader.caught_up()
+            {
                 caught_up.fetch_min(epoch, Ordering::AcqRel);
             }
             for (_, batch) in &mut fetched.batches {
+                read_seq.fetch_max(batch.heads().iter().map(|head| head.seq).max().unwrap_or(0), Ordering::AcqRel);
                 if batch.heads().iter().any(|head| head.seq <= applied(head.lane(lanes))) {
                     let mut fresh = Changes::default();
                     for (head, payload) in batch.iter().filter(|(head, _)| head.seq > applied(head.lane(lanes))) {

@@ -3,6 +3,7 @@
 mod cluster;
 mod commands;
 mod connect;
+mod demo;
 mod land;
 mod publish;
 
@@ -23,6 +24,8 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
+    /// Everything embedded, no server: a seeded shop's changes travel from DTS to a verified target
+    Demo(demo::Demo),
     /// Source → Kafka
     Publish(Job),
     /// Kafka → target
@@ -61,10 +64,15 @@ struct Cluster {
 
 fn main() {
     tracing_subscriber::fmt()
-        .with_env_filter(tracing_subscriber::EnvFilter::from_default_env())
+        // librdkafka reports the end of a partition and a closing broker as errors; RUST_LOG=librdkafka=info shows it all.
+        .with_env_filter(
+            tracing_subscriber::EnvFilter::try_from_default_env()
+                .unwrap_or_else(|_| "warn,rdkafka=off,librdkafka=off".into()),
+        )
         .with_writer(std::io::stderr)
         .init();
     let outcome = match Cli::parse().command {
+        Command::Demo(demo) => demo::demo(&demo).map(|identical| std::process::exit(i32::from(!identical))),
         Command::Publish(job) => commands::publish(&job),
         Command::Land(job) => commands::land(&job),
     };

@@ -75,8 +75,10 @@ struct Partition {
     seq: u64,
     /// The first epoch that may still come.
     epoch: u64,
-    /// The newest epoch read of what was there at the start, plus one.
+    /// The newest epoch read of what is aimed at, plus one.
     wanted: u64,
+    /// The epoch of the newest record read, plus one.
+    newest: u64,
     statements: VecDeque<Statement>,
     batch: Changes,
 }
@@ -139,6 +141,7 @@ impl Reader {
                 seq: 0,
                 epoch: 0,
                 wanted: 0,
+                newest: 0,
                 statements: VecDeque::new(),
                 batch: Changes::default(),
             };
@@ -203,6 +206,7 @@ impl Reader {
             // A publisher that had stopped in good order may begin again inside an epoch that was taken as complete;
             // what comes then belongs to the next.
             let epoch = epoch_of(head.time, self.epoch).max(partition.epoch);
+            partition.newest = epoch + 1;
             if offset < partition.end {
                 partition.wanted = epoch + 1;
             }
@@ -229,6 +233,23 @@ impl Reader {
         }
         fetched.frontier = self.partitions.values().map(|partition| partition.epoch).min();
         Ok(fetched)
+    }
+
+    /// Aims at the end that is there now, instead of the one that was there at the start: see
+    /// [`caught_up`](Reader::caught_up).
+    ///
+    /// # Errors
+    /// The cluster does not answer.
+    pub fn aim_at_end(&mut self) -> Result<(), LogError> {
+        for (number, partition) in &mut self.partitions {
+            let (_, end) = self
+                .consumer
+                .fetch_watermarks(&self.topic, *number as i32, Duration::from_secs(15))
+                .map_err(|e| LogError(format!("{}/{number}: reading its end: {e}", self.topic)))?;
+            partition.end = end.max(0) as u64;
+            partition.wanted = partition.newest;
+        }
+        Ok(())
     }
 
     /// Once everything that was there at the start has been read: the first epoch that does not have to be durable for
