@@ -551,7 +551,9 @@ fn many_runs_that_begin_at_once_get_generations_of_their_own() {
         runs.into_iter().map(|run| run.join().unwrap()).collect()
     });
     taken.sort_unstable();
-    assert_eq!(taken, [1, 2, 3, 4, 5, 6, 7, 8]);
+    // A generation that is overtaken before it is noticed is nobody's.
+    assert!(taken.is_sorted_by(|a, b| a < b), "{taken:?}");
+    assert_eq!(place.target().begin(job, 2).unwrap().generation, taken[7] + 1);
 }
 
 #[test]
@@ -577,6 +579,7 @@ fn a_newer_run_stops_an_older_one_for_good() {
 #[test]
 fn a_step_under_way_when_a_newer_run_begins_is_whole_or_not_at_all() {
     let mut place = Place::new();
+    place.execute("CREATE TABLE orders (id bigint PRIMARY KEY, note text)");
     let rows: Vec<(String, String)> =
         (0..30_000).map(|id| (id.to_string(), format!(r#"{{"id":{id},"note":"x"}}"#))).collect();
     let nets: Vec<Net> = rows.iter().map(|(k, r)| (Insert, "orders", k.as_str(), r.as_str())).collect();
