@@ -212,8 +212,9 @@ fn every_type_lands_in_a_created_table_with_every_digit() {
 fn every_type_that_mysql_allows_in_a_key_is_found_again_by_it() {
     let mut place = Place::new();
     let keys = TYPES.iter().enumerate().filter(|(_, (ty, _))| !matches!(*ty, "json" | "point"));
-    let tables: Vec<(String, &str, &[(&str, &str)])> =
-        keys.map(|(n, (ty, values))| (format!("t{n}"), *ty, *values)).collect();
+    /// A table's name, its key's type, and that type's values.
+    type KeyedTable = (String, &'static str, &'static [(&'static str, &'static str)]);
+    let tables: Vec<KeyedTable> = keys.map(|(n, (ty, values))| (format!("t{n}"), *ty, *values)).collect();
     let schemas: Vec<_> =
         tables.iter().map(|(table, ty, _)| schema(table, &[("k", ty), ("v", "int")], &["k"])).collect();
     let mut lane = place.run(&Schemas::of(&schemas));

@@ -1,6 +1,6 @@
 //! DTS as a source: what numbering and timing make of a sequence of records, wherever they are kept.
 //!
-//! [`Records`] is fed datum by datum, by the [Kafka reader](DtsReader) or by the reader of a
+//! `Records` is fed datum by datum, by the [Kafka reader](DtsReader) or by the reader of a
 //! [file](crate::source::file::DtsFileReader). It reads only the front of each. Every record, of whatever kind, takes two
 //! numbers (an update that moves a row is two changes), so that numbers depend on nothing but the place where reading
 //! began. Rows between BEGIN and COMMIT share one time and are read again as a whole; rows outside are transactions of

@@ -10,7 +10,7 @@
 //! images be compared as bytes. Tests read what [`encode`] writes with that crate and the published schema.
 //!
 //! What decides about a value is its union branch, not the column's `dataTypeNumber` (TEXT and BLOB share one); the number
-//! only refines it. What DTS does not say is not guessed: see [`column`] for what that means for types.
+//! only refines it. What DTS does not say is not guessed: see [`mod@column`] for what that means for types.
 
 pub mod avro;
 mod charset;

@@ -1,8 +1,8 @@
 //! PostgreSQL, and Hologres, which speaks its protocol.
 //!
 //! One blocking connection a lane, on the lane's own thread; nothing is shared between lanes. Rows go from their JSON into
-//! one typed array a column, and from there to the server in statements of some thousand rows ([`batch`], [`columns`]).
-//! How a step is made to count once is in [`lane`]; what the job keeps at the target in [`progress`].
+//! one typed array a column, and from there to the server in statements of some thousand rows (`batch`, `columns`).
+//! How a step is made to count once is in `lane`; what the job keeps at the target in `progress`.
 //!
 //! Stated limits: `timestamptz` on Hologres keeps milliseconds; a DATETIME in a `timestamptz` column counts as UTC; a
 //! column that the source adds with a default is null in rows that no change touches; connections are not encrypted.
