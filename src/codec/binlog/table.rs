@@ -218,8 +218,8 @@ fn same_bytes(logged: ColumnType, described: ColumnType) -> bool {
 }
 
 fn is_numeric(code: u8) -> bool {
-    use code::{DOUBLE, FLOAT, INT24, LONG, LONGLONG, NEWDECIMAL, SHORT, TINY};
-    matches!(code, TINY | SHORT | INT24 | LONG | LONGLONG | NEWDECIMAL | FLOAT | DOUBLE)
+    use code::{DOUBLE, FLOAT, INT24, LONG, LONGLONG, NEWDECIMAL, SHORT, TINY, YEAR};
+    matches!(code, TINY | SHORT | INT24 | LONG | LONGLONG | NEWDECIMAL | FLOAT | DOUBLE | YEAR)
 }
 
 fn type_of(column: &Physical, unsigned: bool, binary: bool) -> Result<ColumnType, String> {

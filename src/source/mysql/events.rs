@@ -57,6 +57,8 @@ pub(super) struct Follower {
     handed: u64,
     /// Everything that the server had has been taken, as far as one can know.
     live: bool,
+    /// Nothing has come on this connection.
+    fresh: bool,
 }
 
 /// A transaction that has begun.
@@ -82,6 +84,7 @@ impl Follower {
             broken: None,
             handed: 0,
             live: false,
+            fresh: true,
         }
     }
 
@@ -94,6 +97,7 @@ impl Follower {
         }
         self.tables.clear();
         self.live = false;
+        self.fresh = true;
         self.place.clone()
     }
 
@@ -135,8 +139,13 @@ impl Follower {
                 return Ok(());
             }
             t if t == EventType::ROTATE_EVENT as u8 => {
+                // The first names the file that was asked for, and has a checksum that nothing has announced yet.
+                if std::mem::take(&mut self.fresh) && artificial {
+                    return Ok(());
+                }
                 let Some(EventData::RotateEvent(rotate)) = self.data(event)? else { return Ok(()) };
                 self.place = Place::new(rotate.name(), rotate.position());
+                self.open = None;
                 return Ok(());
             }
             t if t == EventType::TRANSACTION_PAYLOAD_EVENT as u8 => self.take_payload(event, now, describe, out)?,
