@@ -23,6 +23,10 @@ const HEARTBEAT: Duration = Duration::from_millis(200);
 
 /// What MySQL answers to a replica that asks for what it can't have.
 const BINLOG_REFUSED: u16 = 1236;
+/// What MariaDB 10.11 answers to the older of two replicas with one number.
+const REPLACED: u16 = 4052;
+const CONNECTING: &str = "connecting";
+const SYNTAX_ERROR: u16 = 1064;
 /// Privileges are missing.
 const NOT_ALLOWED: u16 = 1227;
 
@@ -63,8 +67,9 @@ impl Server {
             .write_timeout(Some(SILENCE_MAX))
             .max_allowed_packet(Some(1 << 30));
         if let Some(file) = &config.password_file {
-            let password = std::fs::read_to_string(file)
-                .map_err(|error| SourceError::Source(format!("password_file {} can't be read: {error}", file.display())))?;
+            let password = std::fs::read_to_string(file).map_err(|error| {
+                SourceError::Source(format!("password_file {} can't be read: {error}", file.display()))
+            })?;
             builder = builder.pass(Some(password.trim_end_matches(['\r', '\n'])));
         }
         // Small numbers are what people give their replicas.
@@ -73,7 +78,7 @@ impl Server {
     }
 
     pub fn connect(&self) -> Result<Conn, Trouble> {
-        Conn::new(self.options.clone()).map_err(|error| self.trouble("connecting", &error))
+        Conn::new(self.options.clone()).map_err(|error| self.trouble(CONNECTING, &error))
     }
 
     /// The same, where nothing is to be waited for.
@@ -117,7 +122,8 @@ impl Server {
         ];
         for (variable, allowed) in wanted {
             let question = format!("SHOW GLOBAL VARIABLES LIKE '{variable}'");
-            let said: Option<(String, String)> = conn.query_first(question).map_err(|e| self.error("a question", &e))?;
+            let said: Option<(String, String)> =
+                conn.query_first(question).map_err(|e| self.error("a question", &e))?;
             // MySQL and MariaDB do not have all of the other's variables.
             let Some((_, value)) = said else { continue };
             if !allowed.iter().any(|allowed| value.eq_ignore_ascii_case(allowed)) {
@@ -138,12 +144,14 @@ impl Server {
     pub fn end(&self, conn: &mut Conn) -> Result<Place, SourceError> {
         // MySQL 8.4 has only the new words for it, MariaDB 10.5 and MySQL 5.7 only the old.
         let mut said: Result<Option<mysql::Row>, _> = conn.query_first("SHOW BINARY LOG STATUS");
-        if said.is_err() {
+        if matches!(&said, Err(mysql::Error::MySqlError(error)) if error.code == SYNTAX_ERROR) {
             said = conn.query_first("SHOW MASTER STATUS");
         }
         let row = said.map_err(|error| self.error("SHOW MASTER STATUS", &error))?;
         let place = row.and_then(|row| Some(Place::new(row.get::<String, _>(0)?, row.get::<u64, _>(1)?)));
-        place.ok_or_else(|| SourceError::Source(format!("the source at {} has no binlog: set log_bin there", self.address)))
+        place.ok_or_else(|| {
+            SourceError::Source(format!("the source at {} has no binlog: set log_bin there", self.address))
+        })
     }
 
     /// The binlog files that the server has kept, oldest first, with their sizes.
@@ -177,8 +185,9 @@ impl Server {
     pub fn earliest(&self, conn: &mut Conn) -> Result<Place, SourceError> {
         let files = self.files(conn)?;
         let oldest = files.into_iter().next();
-        let (file, _) = oldest
-            .ok_or_else(|| SourceError::Source(format!("the source at {} has no binlog: set log_bin there", self.address)))?;
+        let (file, _) = oldest.ok_or_else(|| {
+            SourceError::Source(format!("the source at {} has no binlog: set log_bin there", self.address))
+        })?;
         Ok(Place::new(file, FILE_START))
     }
 
@@ -208,9 +217,8 @@ impl Server {
             )
             .map_err(error)?;
         let filled = |name: &String| columns.iter().any(|column| column.0 == *name && column.3 == "NO");
-        let usable = |index: &&[(String, Option<String>)]| {
-            index.iter().all(|(_, column)| column.as_ref().is_some_and(filled))
-        };
+        let usable =
+            |index: &&[(String, Option<String>)]| index.iter().all(|(_, column)| column.as_ref().is_some_and(filled));
         let key = indexes.chunk_by(|a, b| a.0 == b.0).find(usable).unwrap_or_default();
         let key = key.iter().filter_map(|(_, column)| column.clone()).collect();
         let described = |(name, column_type, charset, _)| DescribedColumn { name, column_type, charset };
@@ -235,14 +243,15 @@ impl Server {
         };
         let (address, user, message) = (&self.address, &self.user, &said.message);
         match said.code {
-            1045 | 1044 | 1698 => {
+            1045 | 1044 | 1698 if what == CONNECTING => {
                 lasting(format!("the source at {address} refuses user '{user}': {message}; check user and password"))
             }
-            NOT_ALLOWED | 1142 => lasting(format!(
+            // MySQL 9 says 1045, of a password, to a replica without privileges.
+            NOT_ALLOWED | 1142 | 1045 => lasting(format!(
                 "user '{user}' may not do {what} at the source at {address}: {message}; GRANT SELECT, REPLICATION SLAVE, \
                  REPLICATION CLIENT ON *.* TO '{user}'"
             )),
-            BINLOG_REFUSED if message.contains("same server_") => lasting(format!(
+            BINLOG_REFUSED | REPLACED if message.contains("same server_") => lasting(format!(
                 "another replica with server_id {} reads from the source at {address}: {message}; is the job running twice? \
                  Otherwise give [source] a server_id of its own",
                 self.server_id
