@@ -1,0 +1,120 @@
+//! A side that is a set of tables in memory: for tests, and for comparing a real side with a model of it.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::{KeyRange, Row, RowSink, Session, Side, SourceTable, TablePlan, TargetColumn, Value, VerifyError};
+use crate::change::{Form, TableName, TableSchema};
+use crate::source::TableFilter;
+
+/// Tables in memory. As a source and as a target it has the same columns.
+#[derive(Clone, Debug, Default)]
+pub struct MemorySide {
+    name: String,
+    tables: Arc<BTreeMap<TableName, (TableSchema, Vec<Row>)>>,
+}
+
+impl MemorySide {
+    /// A side without tables.
+    pub fn new(name: impl Into<String>) -> Self {
+        MemorySide { name: name.into(), tables: Arc::default() }
+    }
+
+    /// Adds a table; a row has the values of the schema's columns, in their order.
+    #[must_use]
+    pub fn table(mut self, schema: TableSchema, rows: Vec<Row>) -> Self {
+        Arc::make_mut(&mut self.tables).insert(schema.name.clone(), (schema, rows));
+        self
+    }
+
+    fn find(&self, table: &TableName) -> Result<&(TableSchema, Vec<Row>), VerifyError> {
+        self.tables.get(table).ok_or_else(|| VerifyError(format!("{} has no table {table}", self.name)))
+    }
+}
+
+impl Side for MemorySide {
+    fn name(&self) -> String {
+        self.name.clone()
+    }
+
+    fn connect(&self) -> Result<Box<dyn Session>, VerifyError> {
+        Ok(Box::new(self.clone()))
+    }
+}
+
+fn leading_is_integer(schema: &TableSchema) -> bool {
+    let leading = schema.key.first().and_then(|name| schema.column(name));
+    leading.is_some_and(|column| column.ty.form() == Form::Integer)
+}
+
+fn number(value: Value) -> Option<i128> {
+    match value {
+        Value::Int(v) => Some(v.into()),
+        Value::UInt(v) => Some(v.into()),
+        _ => None,
+    }
+}
+
+impl Session for MemorySide {
+    fn tables(&mut self, wanted: &TableFilter) -> Result<Vec<SourceTable>, VerifyError> {
+        let tables = self.tables.values().filter(|(schema, _)| wanted.wants(&schema.name.database, &schema.name.table));
+        Ok(tables
+            .map(|(schema, rows)| SourceTable {
+                schema: schema.clone(),
+                rows_estimated: rows.len() as u64,
+                ranges: leading_is_integer(schema),
+            })
+            .collect())
+    }
+
+    fn columns(&mut self, table: &TableName) -> Result<Option<Vec<TargetColumn>>, VerifyError> {
+        let columns = |(schema, _): &(TableSchema, Vec<Row>)| {
+            let ranges = leading_is_integer(schema);
+            schema
+                .columns
+                .iter()
+                .map(|column| TargetColumn {
+                    name: column.name.clone(),
+                    type_name: column.ty.to_string(),
+                    nullable: column.nullable,
+                    ranges,
+                })
+                .collect()
+        };
+        Ok(self.tables.get(table).map(columns))
+    }
+
+    fn boundary(&mut self, plan: &TablePlan, from: Option<i128>, rows: usize) -> Result<Option<i128>, VerifyError> {
+        let (schema, all) = self.find(&plan.name)?;
+        let leading = schema.columns.iter().position(|column| column.name == plan.leading().name);
+        let mut keys: Vec<i128> =
+            leading.map(|leading| all.iter().filter_map(|row| number(row.get(leading))).collect()).unwrap_or_default();
+        keys.retain(|key| from.is_none_or(|from| *key >= from));
+        keys.sort_unstable();
+        let Some(&boundary) = keys.get(rows) else { return Ok(None) };
+        Ok(keys.into_iter().find(|key| *key >= boundary && from.is_none_or(|from| *key > from)))
+    }
+
+    fn read(&mut self, plan: &TablePlan, range: KeyRange, sink: &mut dyn RowSink) -> Result<(), VerifyError> {
+        let (schema, rows) = self.find(&plan.name)?;
+        let place = |name: &str| {
+            schema.columns.iter().position(|column| column.name == name).ok_or_else(|| {
+                VerifyError(format!("{}: table {}, column {name}: there is no such column", self.name, plan.name))
+            })
+        };
+        let places: Vec<usize> = plan.columns.iter().map(|column| place(&column.name)).collect::<Result<_, _>>()?;
+        let leading = places[plan.key[0]];
+        for row in rows {
+            // As SQL does it: what is no number is in the first range.
+            let within = match number(row.get(leading)) {
+                Some(key) => range.contains(key),
+                None => range.from.is_none(),
+            };
+            if within {
+                places.iter().for_each(|&place| sink.value(row.get(place)));
+                sink.end()?;
+            }
+        }
+        Ok(())
+    }
+}
