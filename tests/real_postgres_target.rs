@@ -564,7 +564,7 @@ fn a_newer_run_stops_an_older_one_for_good() {
     place.job = format!("{}_{}", place.job, "long".repeat(9));
     let mut older = place.run(&orders());
     older.apply(&step(1, &[(Insert, "orders", "1", r#"{"id":1,"note":"a"}"#)])).unwrap();
-    let mut newer = place.run(&orders());
+    assert_eq!(place.target().begin(&place.job, 1).unwrap().generation, 2);
     let sessions = format!(
         "SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE 'tidegate/{}%/1/%'",
         &place.job[..19]
@@ -572,6 +572,7 @@ fn a_newer_run_stops_an_older_one_for_good() {
     assert_eq!(place.query(&sessions), ["0"], "the older run's session is ended");
     let delete = step(2, &[(Delete, "orders", "1", r#"{"id":1}"#)]);
     assert!(matches!(older.apply(&delete), Err(TargetError::Fenced { ours: 1, newer: 2, .. })));
+    let mut newer = place.run(&orders());
     newer.apply(&step(2, &[(Update, "orders", "1", r#"{"id":1,"note":"b"}"#)])).unwrap();
     assert!(matches!(older.apply(&delete), Err(TargetError::Fenced { .. })));
     assert_eq!(place.query("SELECT * FROM orders"), ["1|b"]);
@@ -603,6 +604,37 @@ fn a_step_under_way_when_a_newer_run_begins_is_whole_or_not_at_all() {
         place.execute("TRUNCATE orders");
         place.execute(&format!("DELETE FROM tidegate.progress WHERE job = '{}'", place.job));
     }
+}
+
+#[test]
+fn a_generation_can_not_be_taken_while_a_step_of_an_older_one_may_still_commit() {
+    let mut place = Place::new();
+    place.execute("CREATE TABLE orders (id bigint PRIMARY KEY, note text); INSERT INTO orders VALUES (1, 'a')");
+    let mut older = place.run(&orders());
+    // The newer run's user may not end the older one's sessions: the row of the generation alone holds it back.
+    let role = format!("{}_other", place.job);
+    place.execute(&format!("CREATE ROLE {role} LOGIN; GRANT USAGE ON SCHEMA tidegate TO {role}"));
+    place.execute(&format!("GRANT SELECT, INSERT, UPDATE ON ALL TABLES IN SCHEMA tidegate TO {role}"));
+    let owner = url().parse::<postgres::Config>().unwrap().get_user().unwrap().to_string();
+    let other = place.config.url.replace(&format!("{owner}@"), &format!("{role}@"));
+    let newer = PostgresTarget::new(&PostgresConfig { url: other, ..place.config.clone() }).unwrap();
+    place.execute("BEGIN; SELECT * FROM orders FOR UPDATE");
+    let (applied, state) = thread::scope(|scope| {
+        let applying = scope.spawn(move || older.apply(&step(1, &[(Update, "orders", "1", r#"{"id":1,"note":"b"}"#)])));
+        let job = place.job.clone();
+        thread::sleep(Duration::from_millis(300));
+        let beginning = scope.spawn(move || newer.begin(&job, 1));
+        thread::sleep(Duration::from_millis(700));
+        let generation = format!("SELECT generation FROM tidegate.generation WHERE job = '{}'", place.job);
+        let meanwhile = place.query(&generation);
+        place.execute("COMMIT");
+        assert_eq!(meanwhile, ["1"], "the step has passed its check and not committed");
+        (applying.join().unwrap(), beginning.join().unwrap())
+    });
+    place.execute(&format!("DROP OWNED BY {role}; DROP ROLE {role}"));
+    applied.unwrap();
+    let state = state.unwrap();
+    assert_eq!((state.generation, state.lanes[&0].epoch), (2, 1));
 }
 
 /// Counts each row of `orders` that is written, in the writing transaction.
@@ -643,9 +675,18 @@ fn steps_whose_sessions_are_killed_are_applied_exactly_once() {
     assert_eq!(place.recorded(), Some(Progress { epoch: 20, seq: 200 }));
 }
 
-/// A way to the server that is cut at the answer to the first COMMIT.
-fn lossy_way() -> String {
-    let server: postgres::Config = url().parse().unwrap();
+/// When a [`way`] to the server is cut, once.
+#[derive(Clone, Copy)]
+enum Cut {
+    /// At the answer to what has these bytes in it.
+    AtTheAnswerTo(&'static [u8]),
+    /// As soon as these bytes are sent; the server does not hear of it.
+    Behind(&'static [u8]),
+}
+
+/// The URL of a way to the server that is cut once.
+fn way(to: &str, cut: Cut) -> String {
+    let server: postgres::Config = to.parse().unwrap();
     let host = match &server.get_hosts()[0] {
         postgres::config::Host::Tcp(host) => host.clone(),
         other => panic!("PG_URL names no TCP host: {other:?}"),
@@ -653,21 +694,26 @@ fn lossy_way() -> String {
     let upstream = format!("{host}:{}", server.get_ports().first().unwrap_or(&5432));
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
-    let cut = Arc::new(AtomicBool::new(false));
+    let (Cut::AtTheAnswerTo(bytes) | Cut::Behind(bytes)) = cut;
+    let done = Arc::new(AtomicBool::new(false));
     thread::spawn(move || {
         for client in listener.incoming() {
             let (mut client, mut server) = (client.unwrap(), TcpStream::connect(&upstream).unwrap());
             let (mut from_client, mut to_server) = (client.try_clone().unwrap(), server.try_clone().unwrap());
-            let committing = Arc::new(AtomicBool::new(false));
-            let (seen, cut) = (committing.clone(), cut.clone());
+            let seen = Arc::new(AtomicBool::new(false));
+            let (sees, done) = (seen.clone(), done.clone());
             thread::spawn(move || {
                 let mut buffer = vec![0; 1 << 16];
                 while let Ok(read @ 1..) = from_client.read(&mut buffer) {
-                    if buffer[..read].windows(7).any(|w| w == b"COMMIT\0") && !cut.swap(true, Ordering::SeqCst) {
-                        seen.store(true, Ordering::SeqCst);
-                    }
+                    let triggered =
+                        buffer[..read].windows(bytes.len()).any(|w| w == bytes) && !done.swap(true, Ordering::SeqCst);
+                    sees.fetch_or(triggered, Ordering::SeqCst);
                     if to_server.write_all(&buffer[..read]).is_err() {
                         break;
+                    }
+                    if triggered && matches!(cut, Cut::Behind(_)) {
+                        let _ = from_client.shutdown(Shutdown::Both);
+                        return std::mem::forget(to_server);
                     }
                 }
                 let _ = to_server.shutdown(Shutdown::Both);
@@ -675,7 +721,8 @@ fn lossy_way() -> String {
             thread::spawn(move || {
                 let mut buffer = vec![0; 1 << 16];
                 while let Ok(read @ 1..) = server.read(&mut buffer) {
-                    if committing.load(Ordering::SeqCst) || client.write_all(&buffer[..read]).is_err() {
+                    let lost = seen.load(Ordering::SeqCst) && matches!(cut, Cut::AtTheAnswerTo(_));
+                    if lost || client.write_all(&buffer[..read]).is_err() {
                         break;
                     }
                 }
@@ -694,7 +741,7 @@ fn a_commit_whose_answer_is_lost_is_not_applied_again() {
     place.execute(COUNT_WRITES);
     let target = place.target();
     let generation = target.begin(&place.job, 1).unwrap().generation;
-    place.config.url = lossy_way();
+    place.config.url = way(&url(), Cut::AtTheAnswerTo(b"COMMIT\0"));
     let mut lane = place.target().lane(&place.job, 0, generation, orders().find()).unwrap();
     lane.apply(&step(1, &[(Insert, "orders", "1", r#"{"id":1,"note":"a"}"#)])).unwrap();
     lane.apply(&step(2, &[(Update, "orders", "1", r#"{"id":1,"note":"b"}"#)])).unwrap();
@@ -825,4 +872,48 @@ fn without_transactions_a_step_says_first_how_far_it_goes() {
     assert_eq!(place.query("SELECT * FROM orders"), ["1|newest"]);
     let state = place.target().begin(&place.job, 1).unwrap();
     assert_eq!((state.lanes[&0].epoch, state.through.len()), (6, 0));
+}
+
+#[test]
+fn without_transactions_a_statement_of_an_older_run_can_not_come_after_a_newer_one_begins() {
+    let pretended = Pretended::new();
+    let mut place = Place::at(&pretended.url());
+    place.execute("CREATE TABLE orders (id bigint PRIMARY KEY, note varchar(20)); INSERT INTO orders VALUES (1, 'a')");
+    let mut older = place.run(&orders());
+    place.execute("BEGIN; SELECT * FROM orders FOR UPDATE");
+    thread::scope(|scope| {
+        let applying =
+            scope.spawn(move || older.apply(&step(1, &[(Update, "orders", "1", r#"{"id":1,"note":"late"}"#)])));
+        thread::sleep(Duration::from_millis(300));
+        let state = place.target().begin(&place.job, 1).unwrap();
+        assert_eq!((state.generation, state.through[&0].epoch), (2, 1));
+        place.execute("COMMIT");
+        assert!(matches!(applying.join().unwrap(), Err(TargetError::Fenced { .. })));
+    });
+    assert_eq!(place.query("SELECT note FROM orders"), ["a"]);
+}
+
+#[test]
+fn without_transactions_a_lane_ends_its_lost_session_before_it_writes_again() {
+    let pretended = Pretended::new();
+    let mut place = Place::at(&pretended.url());
+    place.execute("CREATE TABLE orders (id bigint PRIMARY KEY, note varchar(20)); INSERT INTO orders VALUES (1, 'a')");
+    let generation = place.target().begin(&place.job, 1).unwrap().generation;
+    place.config.url = way(&pretended.url(), Cut::Behind(b"cut here"));
+    let mut lane = place.target().lane(&place.job, 0, generation, orders().find()).unwrap();
+    place.execute("BEGIN; SELECT * FROM orders FOR UPDATE");
+    let prefix = format!("tidegate/{}/{generation}/0", place.job);
+    thread::scope(|scope| {
+        let applying =
+            scope.spawn(move || lane.apply(&step(1, &[(Update, "orders", "1", r#"{"id":1,"note":"cut here"}"#)])));
+        thread::sleep(Duration::from_millis(900));
+        let waiting = format!(
+            "SELECT count(*) FROM pg_stat_activity WHERE application_name = '{prefix}' AND wait_event_type = 'Lock'"
+        );
+        let meanwhile = place.query(&waiting);
+        place.execute("COMMIT");
+        assert_eq!(meanwhile, ["1"], "the lost session's statement is still waiting beside the new one's");
+        applying.join().unwrap().unwrap();
+    });
+    assert_eq!(place.query("SELECT note FROM orders"), ["cut here"]);
 }
