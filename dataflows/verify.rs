@@ -3,44 +3,93 @@
 
 use std::fs::File;
 use std::io::{BufWriter, Write, stdout};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use anyhow::{Context, bail};
-use tidegate::config::{Config, SourceConfig, TargetConfig};
+use anyhow::{Context, anyhow};
+use tidegate::config::{Config, MysqlConfig, SourceConfig, TargetConfig};
 use tidegate::source::TableFilter;
-use tidegate::verify::{MysqlSide, Options, Outcome, PostgresSide, Printer, Report, SqliteSide, compare};
+use tidegate::verify::{MysqlSide, Observer, Options, Outcome, PostgresSide, Printer, Report, SqliteSide, compare};
 
-/// Compares the tables of the configuration's source with its target's, writes the report to stdout and the SQL that would
-/// mend the target to `repair`.
+/// Compares the tables of the configuration's source with its target's; the `first` process of a cluster writes the report
+/// to stdout and the SQL that would mend the target to `repair`, the others only take part.
 ///
 /// # Errors
 /// The comparison could not be made: exit code 3.
-pub fn run(config: &Config, timely: timely::Config, json: bool, repair: Option<PathBuf>) -> anyhow::Result<Outcome> {
-    let SourceConfig::Mysql(mysql) = config.source()? else {
-        bail!(
-            "verify reads the source's rows, so [source] must be kind = \"mysql\": give the database behind the changes"
-        );
-    };
-    let tables = if config.verify.tables.is_empty() { &mysql.tables } else { &config.verify.tables };
+pub fn run(
+    config: &Config,
+    timely: timely::Config,
+    first: bool,
+    json: bool,
+    repair: Option<&Path>,
+) -> anyhow::Result<Outcome> {
+    let (mysql, tables) = source(config)?;
     let options = Options {
         tables: TableFilter::new(tables).map_err(anyhow::Error::msg)?,
         chunk_rows: config.verify.chunk_rows,
         list: config.verify.list,
+        patience: config.verify.patience,
         repair: repair.is_some(),
     };
-    let repair: Option<Box<dyn Write>> = match repair {
-        None => None,
-        Some(path) => {
-            let file = File::create(&path).with_context(|| format!("the repair file {}", path.display()))?;
-            Some(Box::new(BufWriter::new(file)))
+    let source = MysqlSide::new(mysql)?;
+    let compare = |observer: &mut dyn Observer| match config.target()? {
+        TargetConfig::Postgres(target) => {
+            Ok::<_, anyhow::Error>(compare(source, PostgresSide::new(target)?, &options, timely, observer)?)
+        }
+        TargetConfig::Sqlite(target) => Ok(compare(source, SqliteSide::new(target), &options, timely, observer)?),
+    };
+    if !first {
+        return Ok(compare(&mut ())?.outcome());
+    }
+    let repair = repair.map(Repair::create).transpose()?;
+    let file = repair.as_ref().map(Repair::writer).transpose()?;
+    let mut printer = Printer::new(json, BufWriter::new(stdout()), file);
+    let report: Report = compare(&mut printer)?;
+    printer.finish(&report)?;
+    repair.map(Repair::keep).transpose()?;
+    Ok(report.outcome())
+}
+
+/// The database that the changes come from, and the patterns of the tables to compare.
+fn source(config: &Config) -> anyhow::Result<(&MysqlConfig, &[String])> {
+    let mysql = match (&config.verify.source, &config.source) {
+        (Some(mysql), _) | (None, Some(SourceConfig::Mysql(mysql))) => mysql,
+        _ => {
+            return Err(anyhow!(
+                "verify reads the rows of the database behind the changes: give it in [verify.source], url = \"mysql://…\""
+            ));
         }
     };
-    let source = MysqlSide::new(mysql)?;
-    let mut printer = Printer::new(json, BufWriter::new(stdout()), repair);
-    let report: Report = match config.target()? {
-        TargetConfig::Postgres(target) => compare(source, PostgresSide::new(target)?, &options, timely, &mut printer)?,
-        TargetConfig::Sqlite(target) => compare(source, SqliteSide::new(target), &options, timely, &mut printer)?,
-    };
-    printer.finish(&report)?;
-    Ok(report.outcome())
+    let of_source = config.source.as_ref().map_or(&[][..], SourceConfig::tables);
+    let wanted = [&config.verify.tables, &mysql.tables, of_source].into_iter().find(|tables| !tables.is_empty());
+    Ok((mysql, wanted.unwrap_or_default()))
+}
+
+/// The repair file while it is being written, under another name: half a statement must never be run.
+struct Repair<'a> {
+    path: &'a Path,
+    partial: PathBuf,
+}
+
+impl<'a> Repair<'a> {
+    fn create(path: &'a Path) -> anyhow::Result<Self> {
+        let mut partial = path.as_os_str().to_owned();
+        partial.push(".partial");
+        Ok(Repair { path, partial: partial.into() })
+    }
+
+    fn writer(&self) -> anyhow::Result<Box<dyn Write>> {
+        let file = File::create(&self.partial).with_context(|| format!("--repair {}", self.path.display()))?;
+        Ok(Box::new(BufWriter::new(file)))
+    }
+
+    fn keep(self) -> anyhow::Result<()> {
+        std::fs::rename(&self.partial, self.path).with_context(|| format!("--repair {}", self.path.display()))
+    }
+}
+
+impl Drop for Repair<'_> {
+    fn drop(&mut self) {
+        // Gone already if it was kept.
+        let _ = std::fs::remove_file(&self.partial);
+    }
 }

@@ -292,7 +292,7 @@ mod tests {
             (
                 "bigint",
                 vec![Value::Int(i64::MAX), t("9223372036854775807")],
-                vec![Value::UInt(1 << 63), Value::Double(9.223372036854775807e18)],
+                vec![Value::UInt(1 << 63), Value::Double(9.223_372_036_854_776e18)],
             ),
             (
                 "bigint unsigned",

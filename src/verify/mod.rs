@@ -55,6 +55,8 @@ mod spill;
 mod sqlite;
 mod value;
 
+use std::time::Duration;
+
 use crate::change::{TableName, TableSchema};
 use crate::source::TableFilter;
 
@@ -176,12 +178,20 @@ pub struct Options {
     pub chunk_rows: usize,
     /// How many differing keys are listed per table; all are counted.
     pub list: usize,
+    /// For how long a key that differs is looked at again before it is called different.
+    pub patience: Duration,
     /// Whether SQL that mends the target is wanted for every difference, listed or not.
     pub repair: bool,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Options { tables: TableFilter::default(), chunk_rows: 10_000, list: 100, repair: false }
+        Options {
+            tables: TableFilter::default(),
+            chunk_rows: 10_000,
+            list: 100,
+            patience: Duration::ZERO,
+            repair: false,
+        }
     }
 }

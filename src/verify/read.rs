@@ -108,7 +108,13 @@ impl Sides {
 /// Connections to both sides, made when first needed.
 pub struct Pair {
     sides: Sides,
-    sessions: Option<(Box<dyn Session>, Box<dyn Session>, Rules)>,
+    sessions: Option<Sessions>,
+}
+
+struct Sessions {
+    source: Box<dyn Session>,
+    target: Box<dyn Session>,
+    rules: Rules,
 }
 
 impl Pair {
@@ -124,10 +130,11 @@ impl Pair {
     pub fn sessions(&mut self) -> Result<(&mut dyn Session, &mut dyn Session, Rules), VerifyError> {
         if self.sessions.is_none() {
             let rules = self.sides.target.rules()?;
-            self.sessions = Some((self.sides.source.connect()?, self.sides.target.connect()?, rules));
+            let (source, target) = (self.sides.source.connect()?, self.sides.target.connect()?);
+            self.sessions = Some(Sessions { source, target, rules });
         }
-        let (source, target, rules) = self.sessions.as_mut().expect("just connected");
-        Ok((source.as_mut(), target.as_mut(), *rules))
+        let sessions = self.sessions.as_mut().expect("just connected");
+        Ok((sessions.source.as_mut(), sessions.target.as_mut(), sessions.rules))
     }
 
     /// Reads a chunk from both sides at once.
