@@ -8,7 +8,7 @@ use proptest::prelude::*;
 use tidegate::change::{Column, TableName, TableSchema};
 use tidegate::source::TableFilter;
 use tidegate::verify::{
-    Difference, KeyRange, Kind, MemorySide, Observer, Options, Outcome, Report, Row, RowSink, Session, Side,
+    Difference, KeyRange, Keys, Kind, MemorySide, Observer, Options, Outcome, Report, Row, RowSink, Session, Side,
     SourceTable, TablePlan, TargetColumn, Value, VerifyError, compare,
 };
 
@@ -249,6 +249,20 @@ fn a_column_that_only_one_side_has_is_named() {
 }
 
 #[test]
+fn a_pattern_that_matches_no_table_is_an_error() {
+    let source = MemorySide::new("source").table(orders(), vec![order(1, "a")]);
+    let wanted = |patterns: &[&str]| {
+        let patterns: Vec<String> = patterns.iter().map(|pattern| pattern.to_string()).collect();
+        let options = Options { tables: TableFilter::new(&patterns).unwrap(), ..Options::default() };
+        run(source.clone(), source.clone(), &options)
+    };
+    let error = wanted(&["shop.orders", "shop.itmes", "old.*"]).unwrap_err().to_string();
+    assert!(error.contains("shop.itmes, old.*") && !error.contains("shop.orders"), "{error}");
+    assert!(wanted(&["shop.*", "shop.orders"]).is_ok());
+    assert!(run(MemorySide::new("empty"), source.clone(), &Options::default()).is_err());
+}
+
+#[test]
 fn a_table_without_a_key_is_refused_by_name_before_any_work() {
     let keyless = schema("log", &[("line", "text")], &[]);
     let source = MemorySide::new("source").table(orders(), vec![order(1, "a")]).table(keyless, Vec::new());
@@ -318,28 +332,43 @@ impl<F: Fn(usize) -> Result<Option<MemorySide>, VerifyError> + Send> Session for
         self.inner.boundary(plan, from, rows)
     }
 
-    fn read(&mut self, plan: &TablePlan, range: KeyRange, sink: &mut dyn RowSink) -> Result<(), VerifyError> {
+    fn read(&mut self, plan: &TablePlan, keys: &Keys, sink: &mut dyn RowSink) -> Result<(), VerifyError> {
         let number = self.side.readings.fetch_add(1, Ordering::SeqCst);
         match (self.side.reading)(number)? {
-            Some(mut instead) => instead.read(plan, range, sink),
-            None => self.inner.read(plan, range, sink),
+            Some(mut instead) => instead.read(plan, keys, sink),
+            None => self.inner.read(plan, keys, sink),
         }
     }
 }
 
-#[test]
-fn a_row_that_moves_between_the_two_readings_is_undecided_even_if_it_is_equal_then() {
+/// The report on a target whose row 1 is `note(n)` in its n-th reading, and `new` at the source.
+fn report_on_moving(note: fn(usize) -> &'static str) -> Report {
     let source = MemorySide::new("source").table(orders(), vec![order(1, "new"), order(2, "b")]);
-    let later = [vec![order(1, "new"), order(2, "b")], vec![order(1, "half way"), order(2, "b")]];
-    for rows in later {
-        let behind = MemorySide::new("target").table(orders(), vec![order(1, "old"), order(2, "b")]);
-        let later = MemorySide::new("target").table(orders(), rows);
-        let reading = move |n: usize| Ok((n > 0).then(|| later.clone()));
-        let target = Disturbed { inner: behind, readings: Arc::default(), reading };
-        let report = run(source.clone(), target, &Options::default()).unwrap();
-        assert_eq!((report.tables[0].undecided, report.tables[0].changed), (1, 0));
-        assert_eq!(report.outcome(), Outcome::Undecided);
-    }
+    let target = move |n: usize| MemorySide::new("target").table(orders(), vec![order(1, note(n)), order(2, "b")]);
+    let reading = move |n: usize| Ok(Some(target(n)));
+    run(source, Disturbed { inner: target(0), readings: Arc::default(), reading }, &Options::default()).unwrap()
+}
+
+#[test]
+fn a_row_that_keeps_moving_is_undecided() {
+    let report = report_on_moving(|n| ["one", "two"][n % 2]);
+    assert_eq!((report.tables[0].undecided, report.tables[0].changed), (1, 0));
+    assert_eq!((report.outcome(), report.tables[0].differences[0].kind), (Outcome::Undecided, Kind::Undecided));
+}
+
+#[test]
+fn a_row_that_the_target_gets_late_is_equal() {
+    let report = report_on_moving(|n| if n < 4 { "old" } else { "new" });
+    assert_eq!((report.outcome(), report.tables[0].differences.len()), (Outcome::Identical, 0));
+    assert_eq!((report.tables[0].source_rows, report.tables[0].target_rows), (2, 2), "looks are not counted again");
+}
+
+#[test]
+fn a_row_that_moved_and_then_stood_still_is_different() {
+    let report = report_on_moving(|n| if n < 3 { "old" } else { "wrong" });
+    assert_eq!((report.outcome(), report.tables[0].changed), (Outcome::Different, 1));
+    let late = report_on_moving(|n| if n < 5 { "old" } else { "wrong" });
+    assert_eq!((late.outcome(), late.tables[0].undecided), (Outcome::Undecided, 1), "it moved before the last look");
 }
 
 #[test]
@@ -399,7 +428,7 @@ proptest! {
             let to = side.boundary(&plan, from, chunk_rows).unwrap();
             prop_assert!(to.is_none() || to > from);
             let mut count = Count::default();
-            side.read(&plan, KeyRange { from, to }, &mut count).unwrap();
+            side.read(&plan, &Keys::Range(KeyRange { from, to }), &mut count).unwrap();
             seen += count.0;
             if to.is_none() {
                 break;

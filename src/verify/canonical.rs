@@ -7,7 +7,7 @@
 //! |---|---|
 //! | integers, BIT, YEAR | the number, exactly |
 //! | FLOAT, DOUBLE | their bits, FLOAT as an `f32` on both sides; -0.0 is 0.0, as in SQL |
-//! | DECIMAL | the number, exactly; the scale is the column's, so `1.10` is `1.1` |
+//! | DECIMAL | the number, exactly; the scale is the column's, so `1.10` is `1.1`, but not in a column of text |
 //! | text, ENUM, SET | UTF-8 bytes |
 //! | bytes, geometry | bytes |
 //! | JSON | the parsed document: numbers by value, members in any order, the last of equal names |
@@ -73,6 +73,29 @@ pub fn canonical(ty: ColumnType, value: Value, rules: Rules, out: &mut Vec<u8>) 
         out.truncate(start);
         odd(ty, value, rules, out);
     }
+}
+
+/// As [`canonical`], of a text in a column of text. There two texts of one number are two values, and only the one that the
+/// table of types writes is the number: no blanks, no zeroes in front, exactly the column's scale.
+pub fn canonical_of_text(ty: ColumnType, text: &[u8], rules: Rules, out: &mut Vec<u8>) {
+    let usual = match ty {
+        ColumnType::Decimal { precision: 0, .. } => true,
+        ColumnType::Decimal { scale, .. } => is_usual_number(text, usize::from(scale)),
+        _ => ty.form() != Form::Integer || is_usual_number(text, 0),
+    };
+    if usual { canonical(ty, Value::Text(text), rules, out) } else { sized(ODD, text, out) }
+}
+
+fn is_usual_number(text: &[u8], scale: usize) -> bool {
+    let digits = text.strip_prefix(b"-").unwrap_or(text);
+    let Some(whole_digits) = digits.len().checked_sub(if scale > 0 { scale + 1 } else { 0 }) else { return false };
+    let (whole, fraction) = digits.split_at(whole_digits);
+    let fraction = fraction.strip_prefix(b".").unwrap_or(fraction);
+    let zero = digits.iter().all(|byte| matches!(byte, b'0' | b'.'));
+    fraction.len() == scale
+        && whole.iter().chain(fraction).all(u8::is_ascii_digit)
+        && (whole == b"0" || whole.first().is_some_and(|first| *first != b'0'))
+        && !(zero && digits.len() < text.len())
 }
 
 /// The 128-bit hash of canonical forms.
@@ -383,6 +406,27 @@ mod tests {
             }
             assert_ne!(want, form(ty, Value::Null), "{ty}");
         }
+    }
+
+    #[test]
+    fn in_a_column_of_text_a_number_has_one_text() {
+        let text = |ty: &str, text: &str| {
+            let mut out = Vec::new();
+            canonical_of_text(ty.parse().unwrap(), text.as_bytes(), Rules::default(), &mut out);
+            out
+        };
+        for (ty, usual, others) in [
+            ("bigint unsigned", "18446744073709551615", &["+18446744073709551615", "018446744073709551615"][..]),
+            ("bigint", "0", &["-0", "00", "", "0.0", " 0"]),
+            ("decimal(65,30)", "-0.100000000000000000000000000000", &["-0.1", "-.100000000000000000000000000000"]),
+            ("decimal(50,2)", "1.10", &["1.1", "01.10", "1.100", "1,10", "110"]),
+            ("decimal(50,0)", "-7", &["-7.", "-7.0", "-", "7"]),
+        ] {
+            let want = form(ty, Value::text(usual));
+            assert_eq!(text(ty, usual), want, "{ty} {usual}");
+            others.iter().for_each(|other| assert_ne!(text(ty, other), want, "{ty} {other}"));
+        }
+        assert_eq!(text("varchar", "007"), form("varchar", Value::text("007")));
     }
 
     #[test]

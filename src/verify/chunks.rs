@@ -18,6 +18,28 @@ pub struct KeyRange {
     pub to: Option<i128>,
 }
 
+/// Which rows of a table to read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Keys {
+    /// Those whose leading key column is in the range; all, if it is open at both ends.
+    Range(KeyRange),
+    /// Those whose leading key column is one of these.
+    Leading(Vec<i128>),
+}
+
+impl Keys {
+    /// The condition in SQL on a quoted column, as [`KeyRange::condition`].
+    pub fn condition(&self, column: &str, nullable: bool) -> String {
+        match self {
+            Keys::Range(range) => range.condition(column, nullable),
+            Keys::Leading(keys) => {
+                let keys: Vec<String> = keys.iter().map(i128::to_string).collect();
+                format!(" WHERE {column} IN ({})", keys.join(", "))
+            }
+        }
+    }
+}
+
 impl KeyRange {
     /// Whether the value is in the range.
     pub fn contains(&self, value: i128) -> bool {
@@ -46,6 +68,8 @@ pub struct PlanColumn {
     pub ty: ColumnType,
     /// The target's name of its type; empty if the target has no such table.
     pub target_type: String,
+    /// Whether that is a type of text, where two texts of one number are two values.
+    pub target_text: bool,
     /// Whether it may be null at the target.
     pub target_nullable: bool,
 }
@@ -91,6 +115,7 @@ impl TablePlan {
                     name: column.name.clone(),
                     ty: column.ty,
                     target_type: String::new(),
+                    target_text: false,
                     target_nullable: false,
                 });
                 continue;
@@ -111,6 +136,7 @@ impl TablePlan {
                 name: column.name.clone(),
                 ty,
                 target_type: found.type_name.clone(),
+                target_text: matches!(found.type_name.as_str(), "text" | "varchar" | "bpchar"),
                 target_nullable: found.nullable,
             });
         }
@@ -163,6 +189,13 @@ pub fn plan(
     tables.sort_by(|a, b| a.schema.name.cmp(&b.schema.name));
     if tables.is_empty() {
         return Err(VerifyError("the source has no table that is wanted: see tables in [verify] and [source]".into()));
+    }
+    let unmatched = wanted.unmatched(tables.iter().map(|table| &table.schema.name));
+    if !unmatched.is_empty() {
+        return Err(VerifyError(format!(
+            "the source has no table that matches {}, or its user may not read it: see tables in [verify] and [source]",
+            unmatched.join(", ")
+        )));
     }
     let keyless: Vec<String> =
         tables.iter().filter(|t| t.schema.key.is_empty()).map(|t| t.schema.name.to_string()).collect();

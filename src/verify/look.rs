@@ -1,25 +1,41 @@
-//! The second look: reads a chunk again for the keys that differed, and says what is different about them.
+//! The looks at what differed: reads its keys again, with growing pauses, and says what is different about them.
 //!
-//! The first reading left two hashes for each such key. If a key still differs and has the same hashes again, both of its
-//! rows stood still and the verdict is certain. If anything about it moved between the two readings it is *undecided*,
-//! even if it is equal now: whoever moves rows while they are compared has to compare again.
+//! The first reading left two hashes for each such key. A change on its way from source to target makes a key differ for a
+//! while, so that a key is called *different* only if it stood still, on both sides, through the last pause, which is half
+//! of all the patience there is. A key that is equal at any look is equal: both sides had the same row. One that neither
+//! becomes equal nor stands still is *undecided*.
+//!
+//! The first look reads the chunk again; it learns the leading key columns, if they are integers, and the looks after it
+//! ask for these alone, unless they are most of the chunk.
 
 use std::collections::HashMap;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::canonical::{Rules, canonical, same_within_precision};
-use super::chunks::{Chunk, PlanColumn};
-use super::read::{ChunkSink, Hasher, Pair, Record, RowsRead, unpadded};
+use super::canonical::{Rules, same_within_precision};
+use super::chunks::Chunk;
+use super::read::{ChunkSink, Hasher, Pair, Record, canonical_at};
 use super::report::{ColumnDifference, Difference, Kind};
-use super::{Dialect, Row, RowSink, TablePlan, Value, VerifyError};
+use super::{Dialect, Keys, Row, RowSink, TablePlan, VerifyError};
 
-/// So many keys of a chunk are read again; more are only counted. A range has about `chunk_rows` keys, so this is about
-/// tables that are one chunk, and about targets with many rows where the source has none.
+/// So many keys of a worker wait for another look at a time. More are counted as the first reading found them, and said to
+/// be.
 pub const KEYS_MAX: usize = 200_000;
 
-/// What the first reading left of a key: the hashes of the rows that had no equal on the other side, summed.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+/// Looks before a verdict.
+pub const LOOKS: u32 = 5;
+
+/// So many keys are asked for one by one; for more, the whole chunk is read.
+const KEYS_ASKED: usize = 1000;
+
+/// The pause before a look, from 1: each twice the one before, all of them the patience.
+pub fn pause(patience: Duration, look: u32) -> Duration {
+    patience / (1 << (LOOKS - look.max(2) + 1))
+}
+
+/// What a reading left of a key: the hashes of the rows that had no equal on the other side, summed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Left {
     /// Rows of the source, and the sum of their hashes.
     pub source: (u64, u128),
@@ -54,7 +70,7 @@ pub struct Counts {
     pub extra: u64,
     /// In both, with different rows.
     pub changed: u64,
-    /// Moving between the two readings.
+    /// Neither equal nor standing still.
     pub undecided: u64,
     /// Of those above, the ones counted by the first reading alone: there were too many.
     pub not_read_again: u64,
@@ -72,97 +88,156 @@ impl Counts {
     }
 }
 
-/// A chunk that has been read and consolidated.
-#[derive(Debug)]
+/// A key that differed in the reading before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Watched {
+    left: Left,
+    /// Its leading column, once a row of it has been seen, if that is an integer.
+    leading: Option<i128>,
+}
+
+/// The keys of a chunk that differed.
+#[derive(Clone, Debug)]
 pub struct Suspect {
     /// The chunk.
     pub chunk: Chunk,
-    /// Rows read.
-    pub rows: RowsRead,
-    /// Keys that differ and are to be read again.
-    pub keys: HashMap<u128, Left>,
-    /// Keys beyond [`KEYS_MAX`].
-    pub counts: Counts,
-    /// How many differences with all their columns are wanted.
-    pub list: usize,
+    keys: HashMap<u128, Watched>,
+    looks: u32,
 }
 
-/// Reads the chunk again and says what differs.
-///
-/// # Errors
-/// What either side says.
-pub fn again(
-    pair: &mut Pair,
-    suspect: &Suspect,
-    repair: Option<&Dialect>,
-) -> Result<(Counts, Vec<Difference>), VerifyError> {
-    let keep: HashMap<u128, bool> =
-        suspect.keys.keys().enumerate().map(|(n, key)| (*key, repair.is_some() || n < suspect.list)).collect();
-    let plan = &suspect.chunk.plan;
-    let sink = |target: bool| {
-        let keep = &keep;
-        move |rules| AgainSink {
-            keep,
-            hasher: Hasher::new(plan, rules, target),
-            row: Row::default(),
-            found: HashMap::new(),
-            rules,
-        }
-    };
-    let (source, target) = pair.read(&suspect.chunk, sink(false), sink(true))?;
-    let rules = source.rules;
-    let (mut source, mut target) = (source.found, target.found);
-    let mut counts = suspect.counts;
-    let mut differences = Vec::new();
-    for (key, left) in &suspect.keys {
-        let found =
-            Found { source: source.remove(key).unwrap_or_default(), target: target.remove(key).unwrap_or_default() };
-        let Some(kind) = found.verdict(left, plan, rules) else { continue };
-        counts.add(kind);
-        if keep[key] {
-            differences.extend(found.difference(kind, plan, rules, repair));
+/// What is to be shown of what differs.
+pub struct Wanted<'a> {
+    /// So many more keys of the table are to be listed.
+    pub list: usize,
+    /// The SQL in which every key is to be mended.
+    pub repair: Option<&'a Dialect>,
+}
+
+/// What a last look found.
+pub type Verdict = (Counts, Vec<Difference>);
+
+impl Suspect {
+    /// The keys that the first reading left.
+    pub fn new(chunk: Chunk, keys: HashMap<u128, Left>) -> Self {
+        let keys = keys.into_iter().map(|(key, left)| (key, Watched { left, leading: None })).collect();
+        Suspect { chunk, keys, looks: 0 }
+    }
+
+    /// How many looks there have been.
+    pub fn looks(&self) -> u32 {
+        self.looks
+    }
+
+    /// How many keys still differ.
+    pub fn keys(&self) -> usize {
+        self.keys.len()
+    }
+
+    /// Looks once more; after the last look, or when no key differs any more, there is a verdict.
+    ///
+    /// # Errors
+    /// What either side says.
+    pub fn look(&mut self, pair: &mut Pair, wanted: &Wanted) -> Result<Option<Verdict>, VerifyError> {
+        self.looks += 1;
+        let last = self.looks == LOOKS;
+        let plan = &self.chunk.plan;
+        let shown = if last && wanted.repair.is_none() { wanted.list } else { usize::MAX };
+        let keep: HashMap<u128, bool> =
+            self.keys.keys().enumerate().map(|(n, key)| (*key, last && n < shown)).collect();
+        let sink = |target: bool| {
+            let keep = &keep;
+            move |rules| LookSink {
+                keep,
+                hasher: Hasher::new(plan, rules, target),
+                row: Row::default(),
+                found: HashMap::new(),
+                rules,
+            }
+        };
+        let (source, target) = pair.read(plan, &self.scope(), sink(false), sink(true))?;
+        let rules = source.rules;
+        let (mut source, mut target) = (source.found, target.found);
+        let mut verdict = Verdict::default();
+        self.keys.retain(|key, watched| {
+            let found = Found {
+                source: source.remove(key).unwrap_or_default(),
+                target: target.remove(key).unwrap_or_default(),
+            };
+            let now = found.left();
+            if now == Left::default() || found.equal_within_precision(plan, rules) {
+                return false;
+            }
+            if last {
+                let kind = if now == watched.left { now.kind() } else { Kind::Undecided };
+                verdict.0.add(kind);
+                if keep[key] {
+                    verdict.1.extend(found.difference(kind, plan, rules, wanted.repair));
+                }
+            }
+            *watched = Watched { left: now, leading: found.leading() };
+            true
+        });
+        Ok((last || self.keys.is_empty()).then_some(verdict))
+    }
+
+    fn scope(&self) -> Keys {
+        let few = self.chunk.plan.ranges && self.keys.len() <= KEYS_ASKED;
+        let leading: Option<Vec<i128>> = self.keys.values().map(|watched| watched.leading).collect();
+        match leading.filter(|_| few) {
+            Some(mut keys) => {
+                keys.sort_unstable();
+                keys.dedup();
+                Keys::Leading(keys)
+            }
+            None => Keys::Range(self.chunk.range),
         }
     }
-    Ok((counts, differences))
 }
 
-/// The rows of one key, each with its hash, and with its values if they are wanted.
+/// A row that was looked for.
+struct FoundRow {
+    hash: u128,
+    leading: Option<i128>,
+    /// Its values, if they are wanted.
+    values: Option<Row>,
+}
+
+/// The rows of one key.
 #[derive(Default)]
 struct Found {
-    source: Vec<(u128, Option<Row>)>,
-    target: Vec<(u128, Option<Row>)>,
+    source: Vec<FoundRow>,
+    target: Vec<FoundRow>,
 }
 
 impl Found {
-    /// What the key is, or nothing if its rows are equal as far as the target's precision goes.
-    fn verdict(&self, left: &Left, plan: &TablePlan, rules: Rules) -> Option<Kind> {
-        if let ([(_, Some(source))], [(_, Some(target))]) = (&self.source[..], &self.target[..])
-            && rules.instants_in_ms
-            && self.now() != Left::default()
-            && columns(plan, source, target, rules).is_empty()
-        {
-            return None;
-        }
-        Some(if self.now() == *left { left.kind() } else { Kind::Undecided })
-    }
-
     /// What is left of the key in this reading.
-    fn now(&self) -> Left {
+    fn left(&self) -> Left {
         let mut hashes: HashMap<u128, i64> = HashMap::new();
-        self.source.iter().for_each(|(hash, _)| *hashes.entry(*hash).or_default() += 1);
-        self.target.iter().for_each(|(hash, _)| *hashes.entry(*hash).or_default() -= 1);
+        self.source.iter().for_each(|row| *hashes.entry(row.hash).or_default() += 1);
+        self.target.iter().for_each(|row| *hashes.entry(row.hash).or_default() -= 1);
         let mut left = Left::default();
         hashes.iter().filter(|(_, diff)| **diff != 0).for_each(|(hash, diff)| left.add(*hash, *diff));
         left
     }
 
+    fn leading(&self) -> Option<i128> {
+        self.source.iter().chain(&self.target).next()?.leading
+    }
+
+    fn equal_within_precision(&self, plan: &TablePlan, rules: Rules) -> bool {
+        match (&self.source[..], &self.target[..]) {
+            ([FoundRow { values: Some(source), .. }], [FoundRow { values: Some(target), .. }]) => {
+                rules.instants_in_ms && columns(plan, source, target, rules).is_empty()
+            }
+            _ => false,
+        }
+    }
+
     fn difference(&self, kind: Kind, plan: &TablePlan, rules: Rules, repair: Option<&Dialect>) -> Option<Difference> {
-        let source = first(&self.source);
+        let source = self.source.first().and_then(|row| row.values.as_ref());
         // A target without constraints may hold several rows of a key: show one that differs.
-        let equal = |row: &&(u128, Option<Row>)| self.source.iter().any(|(hash, _)| *hash == row.0);
-        let target =
-            self.target.iter().find(|row| !equal(row)).or(self.target.first()).and_then(|(_, row)| row.as_ref());
-        // A key that is gone from both sides has nothing left to show.
+        let differs = |row: &&FoundRow| !self.source.iter().any(|other| other.hash == row.hash);
+        let target = self.target.iter().find(differs).or(self.target.first()).and_then(|row| row.values.as_ref());
         let row = source.or(target)?;
         let key = plan
             .key
@@ -173,9 +248,10 @@ impl Found {
             (Some(source), Some(target)) => columns(plan, source, target, rules),
             _ => Vec::new(),
         };
+        let targets: Vec<&Row> = self.target.iter().filter_map(|row| row.values.as_ref()).collect();
         let repair = match kind {
             Kind::Undecided => None,
-            _ => repair.map(|dialect| dialect.mend(plan, row, source, self.target.len())),
+            _ => repair.map(|dialect| dialect.mend(plan, source, &targets)),
         };
         Some(Difference {
             table: plan.name.clone(),
@@ -189,55 +265,64 @@ impl Found {
     }
 }
 
-fn first(rows: &[(u128, Option<Row>)]) -> Option<&Row> {
-    rows.first().and_then(|(_, row)| row.as_ref())
-}
-
 /// The columns that differ.
 fn columns(plan: &TablePlan, source: &Row, target: &Row, rules: Rules) -> Vec<ColumnDifference> {
     let mut differing = Vec::new();
+    let (mut a, mut b) = (Vec::new(), Vec::new());
     for (index, column) in plan.columns.iter().enumerate() {
-        let (a, b) = (source.get(index), target.get(index));
-        if same(column, a, b, rules) || same_within_precision(column.ty, a, b, rules) {
-            continue;
+        let (at_source, at_target) = (source.get(index), target.get(index));
+        a.clear();
+        b.clear();
+        canonical_at(false, column, at_source, rules, &mut a);
+        canonical_at(true, column, at_target, rules, &mut b);
+        if a != b && !same_within_precision(column.ty, at_source, at_target, rules) {
+            let (source, target) = (at_source.show(), at_target.show());
+            differing.push(ColumnDifference { name: column.name.clone(), source, target });
         }
-        differing.push(ColumnDifference { name: column.name.clone(), source: a.show(), target: b.show() });
     }
     differing
 }
 
-fn same(column: &PlanColumn, source: Value, target: Value, rules: Rules) -> bool {
-    let (mut a, mut b) = (Vec::new(), Vec::new());
-    canonical(column.ty, source, rules, &mut a);
-    canonical(column.ty, unpadded(column, target), rules, &mut b);
-    a == b
-}
-
-/// Keeps the rows of the keys that are looked for.
-struct AgainSink<'a> {
+/// Keeps the rows of the keys that are looked for, with their values where the map says so.
+struct LookSink<'a> {
     keep: &'a HashMap<u128, bool>,
     hasher: Hasher,
     row: Row,
-    found: HashMap<u128, Vec<(u128, Option<Row>)>>,
+    found: HashMap<u128, Vec<FoundRow>>,
     rules: Rules,
 }
 
-impl RowSink for AgainSink<'_> {
-    fn value(&mut self, value: Value) {
+impl RowSink for LookSink<'_> {
+    fn value(&mut self, value: super::Value) {
         self.hasher.value(value);
         self.row.push(value);
     }
 
     fn end(&mut self) -> Result<(), VerifyError> {
+        let leading = self.hasher.leading();
         let Record { key, row } = self.hasher.end();
         if let Some(keep) = self.keep.get(&key) {
+            let leading = self.row.get(leading).integer();
             // Whether a difference is one of precision only shows in the values.
             let keep = *keep || self.rules.instants_in_ms;
-            self.found.entry(key).or_default().push((row, keep.then(|| self.row.clone())));
+            let values = keep.then(|| self.row.clone());
+            self.found.entry(key).or_default().push(FoundRow { hash: row, leading, values });
         }
         self.row.clear();
         Ok(())
     }
 }
 
-impl ChunkSink for AgainSink<'_> {}
+impl ChunkSink for LookSink<'_> {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_grow_up_to_the_patience() {
+        let patience = Duration::from_secs(16);
+        let pauses: Vec<u64> = (1..=LOOKS).map(|look| pause(patience, look).as_secs()).collect();
+        assert_eq!(pauses, [1, 1, 2, 4, 8]);
+    }
+}

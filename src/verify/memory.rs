@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::{KeyRange, Row, RowSink, Session, Side, SourceTable, TablePlan, TargetColumn, Value, VerifyError};
+use super::{Keys, Row, RowSink, Session, Side, SourceTable, TablePlan, TargetColumn, VerifyError};
 use crate::change::{Form, TableName, TableSchema};
 use crate::source::TableFilter;
 
@@ -47,14 +47,6 @@ fn leading_is_integer(schema: &TableSchema) -> bool {
     leading.is_some_and(|column| column.ty.form() == Form::Integer)
 }
 
-fn number(value: Value) -> Option<i128> {
-    match value {
-        Value::Int(v) => Some(v.into()),
-        Value::UInt(v) => Some(v.into()),
-        _ => None,
-    }
-}
-
 impl Session for MemorySide {
     fn tables(&mut self, wanted: &TableFilter) -> Result<Vec<SourceTable>, VerifyError> {
         let tables = self.tables.values().filter(|(schema, _)| wanted.wants(&schema.name.database, &schema.name.table));
@@ -87,15 +79,16 @@ impl Session for MemorySide {
     fn boundary(&mut self, plan: &TablePlan, from: Option<i128>, rows: usize) -> Result<Option<i128>, VerifyError> {
         let (schema, all) = self.find(&plan.name)?;
         let leading = schema.columns.iter().position(|column| column.name == plan.leading().name);
-        let mut keys: Vec<i128> =
-            leading.map(|leading| all.iter().filter_map(|row| number(row.get(leading))).collect()).unwrap_or_default();
+        let mut keys: Vec<i128> = leading
+            .map(|leading| all.iter().filter_map(|row| row.get(leading).integer()).collect())
+            .unwrap_or_default();
         keys.retain(|key| from.is_none_or(|from| *key >= from));
         keys.sort_unstable();
         let Some(&boundary) = keys.get(rows) else { return Ok(None) };
         Ok(keys.into_iter().find(|key| *key >= boundary && from.is_none_or(|from| *key > from)))
     }
 
-    fn read(&mut self, plan: &TablePlan, range: KeyRange, sink: &mut dyn RowSink) -> Result<(), VerifyError> {
+    fn read(&mut self, plan: &TablePlan, keys: &Keys, sink: &mut dyn RowSink) -> Result<(), VerifyError> {
         let (schema, rows) = self.find(&plan.name)?;
         let place = |name: &str| {
             schema.columns.iter().position(|column| column.name == name).ok_or_else(|| {
@@ -106,9 +99,10 @@ impl Session for MemorySide {
         let leading = places[plan.key[0]];
         for row in rows {
             // As SQL does it: what is no number is in the first range.
-            let within = match number(row.get(leading)) {
-                Some(key) => range.contains(key),
-                None => range.from.is_none(),
+            let within = match (keys, row.get(leading).integer()) {
+                (Keys::Range(range), Some(key)) => range.contains(key),
+                (Keys::Range(range), None) => range.from.is_none(),
+                (Keys::Leading(keys), key) => key.is_some_and(|key| keys.contains(&key)),
             };
             if within {
                 places.iter().for_each(|&place| sink.value(row.get(place)));

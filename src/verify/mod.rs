@@ -7,12 +7,12 @@
 //! Each table is cut into chunks of keys; the chunk's number is the timely time, so that a chunk retires when both
 //! sides of it have been read, and what stays in memory is the chunks in flight and what differs. Every row becomes its
 //! canonical form ([`canonical`]) and two 128-bit hashes, of its key and of the whole; rows that agree cancel, in
-//! whatever order they come. The keys that remain are read a second time, with all columns: a key that still differs,
-//! and whose two rows did not change in between, is *missing*, *extra* or *changed*; one that moved is *undecided*.
+//! whatever order they come. The keys that remain are looked at again, with growing pauses: a key that still differs in the
+//! end, and whose rows stood still, is *missing*, *extra* or *changed*; one that kept moving is *undecided*.
 //!
-//! Where keys can be cut into ranges ([`chunks`]) both sides are asked for the same range of integers. Where they can't
+//! Where keys can be cut into ranges ([`KeyRange`]) both sides are asked for the same range of integers. Where they can't
 //! (a leading key column of text: two servers hardly ever sort text alike), each side is read once, whole, in the order
-//! it likes, and dealt into buckets by hash, on disk if need be ([`spill`]); the buckets are then compared one by one. So
+//! it likes, and dealt into buckets by hash, on disk if need be; the buckets are then compared one by one. So
 //! no order of a server's is ever trusted, and memory is bounded either way.
 //!
 //! A system is a [`Side`]. verify has its own, with decoders of their own: it shares no code with the pipeline but the
@@ -61,7 +61,7 @@ use crate::change::{TableName, TableSchema};
 use crate::source::TableFilter;
 
 pub use canonical::Rules;
-pub use chunks::{KeyRange, TablePlan};
+pub use chunks::{KeyRange, Keys, TablePlan};
 pub use memory::MemorySide;
 pub use mysql::MysqlSide;
 pub use postgres::PostgresSide;
@@ -125,12 +125,12 @@ pub trait Session: Send {
     /// What the server says.
     fn boundary(&mut self, plan: &TablePlan, from: Option<i128>, rows: usize) -> Result<Option<i128>, VerifyError>;
 
-    /// Streams the rows of a range, each once and in any order: for each the values of the plan's columns, in the plan's
+    /// Streams the rows of these keys, each once and in any order: for each the values of the plan's columns, in the plan's
     /// order, then [`RowSink::end`].
     ///
     /// # Errors
     /// What the server says, or what the sink returned.
-    fn read(&mut self, plan: &TablePlan, range: KeyRange, sink: &mut dyn RowSink) -> Result<(), VerifyError>;
+    fn read(&mut self, plan: &TablePlan, keys: &Keys, sink: &mut dyn RowSink) -> Result<(), VerifyError>;
 }
 
 /// Takes rows value by value, so that nothing is allocated for a value.

@@ -9,7 +9,7 @@ use std::time::Duration;
 use mysql::prelude::Queryable;
 use mysql::{Conn, Opts, OptsBuilder, Row as MysqlRow, Value as Wire};
 
-use super::{KeyRange, RowSink, Session, Side, SourceTable, TablePlan, TargetColumn, Value, VerifyError, calendar};
+use super::{Keys, RowSink, Session, Side, SourceTable, TablePlan, TargetColumn, Value, VerifyError, calendar};
 use crate::change::{Column, ColumnType, TableName, TableSchema};
 use crate::config::MysqlConfig;
 use crate::source::TableFilter;
@@ -159,7 +159,7 @@ impl Session for MysqlSession {
             "its tables can't be listed",
             &format!(
                 "SELECT TABLE_SCHEMA, TABLE_NAME, TABLE_ROWS FROM information_schema.TABLES \
-                 WHERE TABLE_TYPE = 'BASE TABLE' AND {SYSTEM}"
+                 WHERE TABLE_TYPE IN ('BASE TABLE', 'SYSTEM VERSIONED') AND {SYSTEM}"
             ),
         )?;
         let mut columns = self.columns_of_all(wanted)?;
@@ -193,9 +193,9 @@ impl Session for MysqlSession {
         }
     }
 
-    fn read(&mut self, plan: &TablePlan, range: KeyRange, sink: &mut dyn RowSink) -> Result<(), VerifyError> {
+    fn read(&mut self, plan: &TablePlan, keys: &Keys, sink: &mut dyn RowSink) -> Result<(), VerifyError> {
         let columns: Vec<String> = plan.columns.iter().map(|column| quoted(&column.name)).collect();
-        let condition = range.condition(&quoted(&plan.leading().name), false);
+        let condition = keys.condition(&quoted(&plan.leading().name), false);
         let sql = format!("SELECT {} FROM {}{condition}", columns.join(", "), table_sql(&plan.name));
         let name = self.name.clone();
         let failed = |error: mysql::Error| VerifyError(format!("{name}: table {}: {error}", plan.name));
@@ -204,7 +204,11 @@ impl Session for MysqlSession {
         let types: Vec<ColumnType> = plan.columns.iter().map(|column| column.ty).collect();
         for row in result.by_ref() {
             give(&row.map_err(failed)?, &types, sink);
-            sink.end()?;
+            if let Err(error) = sink.end() {
+                // Dropped, the result would first read the rest of the table. Whoever returns an error reads no more here.
+                std::mem::forget(result);
+                return Err(error);
+            }
         }
         drop(result);
         self.connection.close(statement).map_err(failed)

@@ -10,8 +10,7 @@ use postgres::{Client, NoTls};
 
 use super::repair::quoted;
 use super::{
-    Dialect, KeyRange, RowSink, Rules, Session, Side, SourceTable, TablePlan, TargetColumn, Value, VerifyError,
-    calendar,
+    Dialect, Keys, RowSink, Rules, Session, Side, SourceTable, TablePlan, TargetColumn, Value, VerifyError, calendar,
 };
 use crate::change::TableName;
 use crate::config::{PostgresConfig, ZeroDates};
@@ -301,7 +300,7 @@ impl Session for PostgresSession {
         Err(VerifyError(format!("{}: table {}: verify reads PostgreSQL as a target only", self.name, plan.name)))
     }
 
-    fn read(&mut self, plan: &TablePlan, range: KeyRange, sink: &mut dyn RowSink) -> Result<(), VerifyError> {
+    fn read(&mut self, plan: &TablePlan, keys: &Keys, sink: &mut dyn RowSink) -> Result<(), VerifyError> {
         let decoders: Vec<Decoder> = plan.columns.iter().map(|column| Decoder::of(&column.target_type)).collect();
         let expressions: Vec<String> = plan
             .columns
@@ -314,7 +313,7 @@ impl Session for PostgresSession {
             "SELECT {} FROM {}{}",
             expressions.join(", "),
             self.dialect.table(&plan.name),
-            range.condition(&quoted(&leading.name), leading.target_nullable)
+            keys.condition(&quoted(&leading.name), leading.target_nullable)
         );
         let (name, table) = (self.name.clone(), &plan.name);
         let failed = |error: postgres::Error| VerifyError(format!("{name}: table {table}: {}", said(&error)));

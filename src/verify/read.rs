@@ -15,7 +15,7 @@ use timely::scheduling::SyncActivator;
 use super::canonical::{self, Rules};
 use super::chunks::{Chunk, PlanColumn};
 use super::spill::{BUCKETS, Spill};
-use super::{RowSink, Session, Side, TablePlan, Value, VerifyError};
+use super::{Keys, RowSink, Session, Side, TablePlan, Value, VerifyError};
 
 /// Readers per worker, each with a connection to each side.
 pub const READERS: usize = 2;
@@ -137,13 +137,14 @@ impl Pair {
         Ok((sessions.source.as_mut(), sessions.target.as_mut(), sessions.rules))
     }
 
-    /// Reads a chunk from both sides at once.
+    /// Reads keys of a table from both sides at once.
     ///
     /// # Errors
     /// What either side says.
     pub fn read<S: ChunkSink + Send, T: ChunkSink + Send>(
         &mut self,
-        chunk: &Chunk,
+        plan: &TablePlan,
+        keys: &Keys,
         source_sink: impl FnOnce(Rules) -> S,
         target_sink: impl FnOnce(Rules) -> T,
     ) -> Result<(S, T), VerifyError> {
@@ -152,13 +153,13 @@ impl Pair {
         std::thread::scope(|scope| {
             let target_sink = &mut target_sink;
             let target = std::thread::Builder::new().name("verify-target".into()).spawn_scoped(scope, move || {
-                if chunk.plan.target_exists {
-                    target.read(&chunk.plan, chunk.range, target_sink)?;
+                if plan.target_exists {
+                    target.read(plan, keys, target_sink)?;
                 }
                 target_sink.complete()
             });
             let target = target.map_err(|error| VerifyError(format!("no thread for reading the target: {error}")))?;
-            let source = source.read(&chunk.plan, chunk.range, &mut source_sink).and_then(|()| source_sink.complete());
+            let source = source.read(plan, keys, &mut source_sink).and_then(|()| source_sink.complete());
             let target = target.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
             source.and(target)
         })?;
@@ -208,11 +209,14 @@ impl Hasher {
     /// The next value of the row.
     #[inline]
     pub fn value(&mut self, value: Value) {
-        let column = &self.columns[self.column];
-        let value = if self.target { unpadded(column, value) } else { value };
-        canonical::canonical(column.ty, value, self.rules, &mut self.row);
+        canonical_at(self.target, &self.columns[self.column], value, self.rules, &mut self.row);
         self.ends.push(self.row.len());
         self.column += 1;
+    }
+
+    /// The place of the leading key column.
+    pub fn leading(&self) -> usize {
+        self.key[0]
     }
 
     /// The row's hashes; the next value begins another row.
@@ -231,14 +235,17 @@ impl Hasher {
     }
 }
 
-/// A value of the target without the blanks that PostgreSQL's CHAR pads with and that do not count.
+/// Appends the canonical form of a column's value at the target, or at the source.
 #[inline]
-pub fn unpadded<'a>(column: &PlanColumn, value: Value<'a>) -> Value<'a> {
+pub fn canonical_at(target: bool, column: &PlanColumn, value: Value, rules: Rules, out: &mut Vec<u8>) {
     match value {
-        Value::Text(text) if column.target_type == "bpchar" => {
-            Value::Text(&text[..text.iter().rposition(|byte| *byte != b' ').map_or(0, |last| last + 1)])
+        Value::Text(text) if target && column.target_text => {
+            // PostgreSQL's CHAR pads with blanks, which do not count.
+            let last = text.iter().rposition(|byte| *byte != b' ' || column.target_type != "bpchar");
+            let text = &text[..last.map_or(0, |last| last + 1)];
+            canonical::canonical_of_text(column.ty, text, rules, out);
         }
-        value => value,
+        value => canonical::canonical(column.ty, value, rules, out),
     }
 }
 
@@ -370,7 +377,7 @@ fn read_range(pair: &mut Pair, chunk: &Chunk, outlet: &Outlet) -> Result<RowsRea
         let batches = Batches::new(outlet, chunk.number, if target { -1 } else { 1 });
         move |rules| StreamSink { hasher: Hasher::new(&chunk.plan, rules, target), batches }
     };
-    let (source, target) = pair.read(chunk, sink(false), sink(true))?;
+    let (source, target) = pair.read(&chunk.plan, &Keys::Range(chunk.range), sink(false), sink(true))?;
     Ok(RowsRead { source: source.batches.rows, target: target.batches.rows })
 }
 
@@ -382,7 +389,7 @@ fn read_whole(pair: &mut Pair, chunk: &Chunk, chunk_rows: usize, outlet: &Outlet
             spill: Spill::new(),
         }
     };
-    let (source, target) = pair.read(chunk, sink(false), sink(true))?;
+    let (source, target) = pair.read(&chunk.plan, &Keys::Range(chunk.range), sink(false), sink(true))?;
     let sides = [(source.spill, 1), (target.spill, -1)];
     let rows = RowsRead { source: sides[0].0.rows(), target: sides[1].0.rows() };
     // A step is a few buckets: about as many rows as some chunks, so that small tables take one.

@@ -1,17 +1,18 @@
 //! The dataflow: chunks, read on all workers, consolidated by differential, looked at again, reported.
 //!
 //! Time is the chunk's number (shifted, see [`STEP_BITS`]). The first worker plans and cuts; it lets as many chunks out as
-//! [`CHUNKS_IN_FLIGHT`] allows, counted from the frontier behind the report, so that everything between is bounded. A
-//! chunk is read on the worker of its number, its rows meet on the worker of their key, and what is left of it comes back
-//! to the worker of its number for the second look. No operator waits for a side: readers have threads of their own.
+//! [`CHUNKS_IN_FLIGHT`] allows, counted from the frontier behind the pairing up, so that everything between is
+//! bounded. A chunk is read on the worker of its number, its rows meet on the worker of their key, and what is left of it
+//! comes back to the worker of its number to be looked at again. No operator waits for a side: readers have threads of their own.
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, HashMap};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, Sender};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 use differential_dataflow::{AsCollection, VecCollection};
 use serde::{Deserialize, Serialize};
 use timely::container::CapacityContainerBuilder;
@@ -23,12 +24,12 @@ use timely::dataflow::{Scope, StreamVec};
 use timely::scheduling::Activator;
 
 use super::chunks::{self, Chunk};
-use super::look::{self, Counts, KEYS_MAX, Left, Suspect};
+use super::look::{self, Counts, KEYS_MAX, Left, Suspect, Verdict, Wanted};
 use super::read::{self, FromReader, Pair, READERS, Record, RowsRead, STEP_BITS, Sides, Update};
-use super::report::{Collector, Difference, Finding, Observer, Report};
+use super::report::{Collector, Finding, Observer, Report};
 use super::{Options, Side, VerifyError};
 
-/// Chunks per worker that are being read, consolidated or looked at again.
+/// Chunks per worker that are being read and consolidated.
 const CHUNKS_IN_FLIGHT: u64 = 2 * READERS as u64;
 
 /// Messages of its readers that a worker takes before it gives the other operators a turn.
@@ -55,10 +56,12 @@ pub fn compare(
     };
     let workers = timely::execute(timely, move |worker| {
         worker.dataflow(|scope| {
-            let chunks = job.cut(scope);
+            let (let_out, room) = (LetOut::default(), Rc::new(Cell::new(KEYS_MAX)));
+            let chunks = job.cut(scope, &let_out);
             let (rows, chunks_read) = job.read(chunks);
             let differing = rows.consolidate();
-            let findings = job.look_again(differing, chunks_read);
+            let paired = job.pair_up(differing, chunks_read, Rc::clone(&room));
+            let findings = job.look_again(paired, let_out, room);
             job.report(findings);
         });
     });
@@ -94,26 +97,30 @@ struct ChunkRead {
     result: Result<RowsRead, String>,
 }
 
-/// How far the report is, and whom to wake when it gets further. Only of use on the first worker.
+/// How many chunks are paired up, and whom to wake when it is more. Only of use on the first worker.
 #[derive(Clone, Default)]
-struct Reported {
+struct LetOut {
     chunks: Rc<Cell<u64>>,
     wake: Rc<RefCell<Option<Activator>>>,
 }
 
-thread_local! {
-    /// The cutting and the reporting operator of the first worker share it; each worker has a thread of its own.
-    static REPORTED: Reported = Reported::default();
+impl LetOut {
+    fn advance(&self, chunks: u64) {
+        if chunks > self.chunks.replace(chunks)
+            && let Some(wake) = &*self.wake.borrow()
+        {
+            wake.activate();
+        }
+    }
 }
 
 impl Job {
     /// The chunks of all tables, each at its own time, from the first worker.
-    fn cut<'scope>(&self, scope: Scope<'scope, u64>) -> StreamVec<'scope, u64, Chunk> {
+    fn cut<'scope>(&self, scope: Scope<'scope, u64>, let_out: &LetOut) -> StreamVec<'scope, u64, Chunk> {
         let window = CHUNKS_IN_FLIGHT * scope.peers() as u64;
         source::<_, CapacityContainerBuilder<Vec<Chunk>>, _, _>(scope, "Cut", |capability, info| {
-            let reported = REPORTED.with(Reported::clone);
-            reported.chunks.set(0);
-            *reported.wake.borrow_mut() = Some(scope.activator_for(Rc::clone(&info.address)));
+            let let_out = let_out.clone();
+            *let_out.wake.borrow_mut() = Some(scope.activator_for(Rc::clone(&info.address)));
             let mut first = (scope.index() == 0).then(|| {
                 let wake = scope.worker().sync_activator_for(info.address.to_vec());
                 (
@@ -126,7 +133,7 @@ impl Job {
             let mut emitted = 0;
             move |output| {
                 let Some((capability, chunks)) = &mut first else { return };
-                while emitted < reported.chunks.get() + window {
+                while emitted < let_out.chunks.get() + window {
                     match chunks.try_recv() {
                         Ok(chunk) => {
                             capability.downgrade(&(chunk.number << STEP_BITS));
@@ -233,37 +240,31 @@ impl Job {
         (rows.as_collection(), read)
     }
 
-    /// What the differing keys of each chunk are, once the chunk is complete.
-    fn look_again<'scope>(
+    /// Each chunk when it is complete, with the keys that differ.
+    fn pair_up<'scope>(
         &self,
         differing: VecCollection<'scope, u64, Record, i64>,
         chunks_read: StreamVec<'scope, u64, ChunkRead>,
-    ) -> StreamVec<'scope, u64, Finding> {
-        let scope = chunks_read.scope();
+        room: Rc<Cell<usize>>,
+    ) -> StreamVec<'scope, u64, Paired> {
         let by_chunk = Exchange::new(|update: &Update| update.1 >> STEP_BITS);
-        let name = "LookAgain";
-        chunks_read.binary_frontier(differing.inner, Pipeline, by_chunk, name, |_, info| {
-            let wake = scope.worker().sync_activator_for(info.address.to_vec());
-            let (to_look, looked) = self.spawn_look(move || {
-                let _ = wake.activate();
-            });
-            let mut chunks: BTreeMap<u64, Looking> = BTreeMap::new();
+        chunks_read.binary_frontier(differing.inner, Pipeline, by_chunk, "PairUp", |_, _| {
+            let mut chunks: BTreeMap<u64, Pairing> = BTreeMap::new();
             let mut steps: BTreeMap<u64, Vec<(Record, i64)>> = BTreeMap::new();
-            let mut lists = Lists { list: self.options.list, left: HashMap::new() };
-            move |(read, _), (differing, frontier), output| {
+            move |(read, read_frontier), (differing, frontier), output| {
                 let port = output.output_index();
                 read.for_each(|capability, data| {
                     for read in data.drain(..) {
                         let chunk = chunks
                             .entry(read.chunk.number)
-                            .or_insert_with(|| Looking::new(capability.delayed(&read.time, port)));
+                            .or_insert_with(|| Pairing::new(capability.delayed(&read.time, port)));
                         chunk.read = Some((read.chunk, read.result));
                     }
                 });
                 differing.for_each(|capability, data| {
                     for (record, time, diff) in data.drain(..) {
-                        let capability = || Looking::new(capability.delayed(&time, port));
-                        chunks.entry(time >> STEP_BITS).or_insert_with(capability);
+                        let pairing = || Pairing::new(capability.delayed(&time, port));
+                        chunks.entry(time >> STEP_BITS).or_insert_with(pairing);
                         steps.entry(time).or_default().push((record, diff));
                     }
                 });
@@ -271,145 +272,197 @@ impl Job {
                     && !frontier.less_equal(step.key())
                 {
                     let (time, rows) = step.remove_entry();
-                    chunks.get_mut(&(time >> STEP_BITS)).expect("made with its first row").pair_up(rows);
+                    let chunk = chunks.get_mut(&(time >> STEP_BITS)).expect("made with its first row");
+                    chunk.pair_up(rows, &room);
                 }
-                for (number, chunk) in &mut chunks {
-                    if frontier.less_than(&((number + 1) << STEP_BITS)) {
-                        break;
-                    }
-                    if let Some(suspect) = chunk.complete(&mut lists) {
-                        to_look.send((*number, suspect)).expect("the looking thread lives as long as this channel");
-                    }
-                }
-                for (number, table, rows, result) in looked.try_iter() {
-                    let chunk = chunks.remove(&number).expect("a chunk is looked at once");
-                    let mut session = output.session(&chunk.capability);
-                    match result {
-                        Ok((counts, differences)) => {
-                            let difference = |difference| Finding::Difference(table, Box::new(difference));
-                            session.give_iterator(differences.into_iter().map(difference));
-                            session.give(Finding::Compared { table, rows, counts });
-                        }
-                        Err(VerifyError(reason)) => session.give(Finding::Failed(reason)),
-                    }
+                while let Some(chunk) = chunks.first_entry()
+                    && let next = (chunk.key() + 1) << STEP_BITS
+                    && !frontier.less_than(&next)
+                    && !read_frontier.less_than(&next)
+                {
+                    let chunk = chunk.remove();
+                    let paired = chunk.read.map(|(chunk_read, result)| Paired {
+                        time: *chunk.capability.time(),
+                        table: chunk_read.table,
+                        result,
+                        counts: chunk.counts,
+                        suspect: (!chunk.keys.is_empty()).then(|| Suspect::new(chunk_read, chunk.keys)),
+                    });
+                    output.session(&chunk.capability).give(paired.expect("no more can come of this time"));
                 }
             }
         })
     }
 
-    /// The thread that looks again for one worker.
-    #[allow(clippy::type_complexity)]
-    fn spawn_look(
+    /// What the differing keys of each chunk are. Chunks behind it are let go as soon as they are paired up: the looks at
+    /// their keys, with the pauses between, hold up nothing but the verdict.
+    fn look_again<'scope>(
         &self,
-        wake: impl Fn() + Send + 'static,
-    ) -> (Sender<(u64, Result<Suspect, VerifyError>)>, Receiver<(u64, usize, RowsRead, LookResult)>) {
-        let (to_look, suspects) = crossbeam_channel::unbounded::<(u64, Result<Suspect, VerifyError>)>();
-        let (to, looked) = crossbeam_channel::unbounded();
-        let sides = self.sides.clone();
-        let dialect = sides.target.dialect().filter(|_| self.options.repair);
-        let look = move || {
-            let mut pair = Pair::new(sides);
-            for (number, suspect) in suspects {
-                let message = match suspect {
-                    Err(error) => (number, 0, RowsRead::default(), Err(error)),
-                    Ok(suspect) if suspect.keys.is_empty() => {
-                        (number, suspect.chunk.table, suspect.rows, Ok((suspect.counts, Vec::new())))
+        paired: StreamVec<'scope, u64, Paired>,
+        let_out: LetOut,
+        room: Rc<Cell<usize>>,
+    ) -> StreamVec<'scope, u64, Finding> {
+        let scope = paired.scope();
+        paired.unary_frontier(Pipeline, "LookAgain", |_, info| {
+            let wake = scope.worker().sync_activator_for(info.address.to_vec());
+            let (to_look, looked) = self.spawn_look(move || {
+                let _ = wake.activate();
+            });
+            let mut capabilities: HashMap<u64, (Capability<u64>, usize)> = HashMap::new();
+            move |(input, frontier), output| {
+                let port = output.output_index();
+                input.for_each(|capability, data| {
+                    for Paired { time, table, result, counts, suspect } in data.drain(..) {
+                        let capability = capability.delayed(&time, port);
+                        output.session(&capability).give(match result {
+                            Ok(rows) => Finding::Compared { table, rows, counts },
+                            Err(reason) => Finding::Failed(reason),
+                        });
+                        if let Some(suspect) = suspect {
+                            capabilities.insert(suspect.chunk.number, (capability, suspect.keys()));
+                            to_look.send(suspect).expect("the looking thread lives as long as this channel");
+                        }
                     }
-                    Ok(suspect) => {
-                        let result = look::again(&mut pair, &suspect, dialect.as_ref());
-                        (number, suspect.chunk.table, suspect.rows, result)
+                });
+                for Looked { number, table, result } in looked.try_iter() {
+                    let (capability, keys) = capabilities.remove(&number).expect("a chunk has one verdict");
+                    room.set(room.get() + keys);
+                    let mut session = output.session(&capability);
+                    match result {
+                        Ok((counts, differences)) => {
+                            let difference = |difference| Finding::Difference(table, Box::new(difference));
+                            session.give_iterator(differences.into_iter().map(difference));
+                            session.give(Finding::Compared { table, rows: RowsRead::default(), counts });
+                        }
+                        Err(VerifyError(reason)) => session.give(Finding::Failed(reason)),
                     }
-                };
-                if to.send(message).is_err() {
-                    return;
                 }
-                wake();
+                let done = frontier.frontier().first().map_or(u64::MAX >> STEP_BITS, |time| time >> STEP_BITS);
+                let_out.advance(done);
             }
-        };
+        })
+    }
+
+    /// The thread that looks again for one worker.
+    fn spawn_look(&self, wake: impl Fn() + Send + 'static) -> (Sender<Suspect>, Receiver<Looked>) {
+        let (to_look, suspects) = crossbeam_channel::unbounded();
+        let (to, looked) = crossbeam_channel::unbounded();
+        let (sides, options) = (self.sides.clone(), self.options.clone());
         std::thread::Builder::new()
             .name("verify-look".into())
-            .spawn(look)
+            .spawn(move || look_at(&sides, &options, &suspects, &to, wake))
             .expect("a thread for looking can be started");
         (to_look, looked)
     }
 
-    /// Hands all findings to the first process, and lets the next chunks out.
+    /// Hands all findings to the first process.
     fn report(&self, findings: StreamVec<'_, u64, Finding>) {
         let to = self.findings.clone();
-        let reported = REPORTED.with(Reported::clone);
-        findings.sink(Exchange::new(|_: &Finding| 0), "Report", move |(input, frontier)| {
+        findings.sink(Exchange::new(|_: &Finding| 0), "Report", move |(input, _)| {
             input.for_each(|_, findings| {
                 for finding in findings.drain(..) {
                     // Whoever asked for the report waits until all senders are gone.
                     let _ = to.send(finding);
                 }
             });
-            let done = frontier.frontier().first().map_or(u64::MAX >> STEP_BITS, |time| time >> STEP_BITS);
-            if done > reported.chunks.replace(done)
-                && let Some(wake) = &*reported.wake.borrow()
-            {
-                wake.activate();
-            }
         });
     }
 }
 
-type LookResult = Result<(Counts, Vec<Difference>), VerifyError>;
-
-/// How many more differences of each table this worker lists. Each worker may list as many as are wanted in all, since
-/// which worker finds them is chance; the report takes the first.
-struct Lists {
-    list: usize,
-    left: HashMap<usize, usize>,
+/// What the looks at a chunk came to.
+struct Looked {
+    number: u64,
+    table: usize,
+    result: Result<Verdict, VerifyError>,
 }
 
-impl Lists {
-    fn take(&mut self, table: usize, wanted: usize) -> usize {
-        let left = self.left.entry(table).or_insert(self.list);
-        let taken = wanted.min(*left);
-        *left -= taken;
-        taken
+/// A stop is noticed after so long, even in the longest pause.
+const STOP_NOTICED: Duration = Duration::from_millis(100);
+
+/// Looks at each suspect when its pause is over, until the channel is closed.
+fn look_at(sides: &Sides, options: &Options, suspects: &Receiver<Suspect>, to: &Sender<Looked>, wake: impl Fn()) {
+    let mut pair = Pair::new(sides.clone());
+    let dialect = sides.target.dialect().filter(|_| options.repair);
+    // How many more differences of each table this worker lists. Each worker may list as many as are wanted in all, since
+    // which worker finds them is chance; the report takes the first.
+    let mut listed: HashMap<usize, usize> = HashMap::new();
+    let mut waiting: BTreeMap<(Instant, u64), Suspect> = BTreeMap::new();
+    let due =
+        |suspect: &Suspect| (Instant::now() + look::pause(options.patience, suspect.looks() + 1), suspect.chunk.number);
+    loop {
+        let until_next = waiting.first_key_value().map(|((due, _), _)| due.saturating_duration_since(Instant::now()));
+        match suspects.recv_timeout(until_next.unwrap_or(STOP_NOTICED).min(STOP_NOTICED)) {
+            Ok(suspect) => drop(waiting.insert(due(&suspect), suspect)),
+            Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) => return,
+        }
+        let stopped = sides.go_on().is_err();
+        while let Some(first) = waiting.first_entry()
+            && (stopped || first.key().0 <= Instant::now())
+        {
+            let mut suspect = first.remove();
+            let table = suspect.chunk.table;
+            let list = listed.get(&table).map_or(options.list, |listed| options.list.saturating_sub(*listed));
+            let wanted = Wanted { list, repair: dialect.as_ref() };
+            let result = match sides.go_on().and_then(|()| suspect.look(&mut pair, &wanted)) {
+                Ok(None) => {
+                    waiting.insert(due(&suspect), suspect);
+                    continue;
+                }
+                Ok(Some(verdict)) => {
+                    *listed.entry(table).or_default() += verdict.1.len();
+                    Ok(verdict)
+                }
+                Err(error) => Err(error),
+            };
+            if to.send(Looked { number: suspect.chunk.number, table, result }).is_err() {
+                return;
+            }
+            wake();
+        }
     }
 }
 
-/// A chunk on its way through the second look.
-struct Looking {
+/// A chunk that has been read and consolidated.
+#[derive(Clone, Debug)]
+struct Paired {
+    /// A time of the chunk.
+    time: u64,
+    table: usize,
+    result: Result<RowsRead, String>,
+    /// Keys that differ and are too many to be looked at again.
+    counts: Counts,
+    /// Those that are not.
+    suspect: Option<Suspect>,
+}
+
+/// A chunk on its way there.
+struct Pairing {
     capability: Capability<u64>,
     read: Option<(Chunk, Result<RowsRead, String>)>,
     keys: HashMap<u128, Left>,
     counts: Counts,
 }
 
-impl Looking {
+impl Pairing {
     fn new(capability: Capability<u64>) -> Self {
-        Looking { capability, read: None, keys: HashMap::new(), counts: Counts::default() }
+        Pairing { capability, read: None, keys: HashMap::new(), counts: Counts::default() }
     }
 
     /// Takes what consolidation left of a step. All rows of a key are in one step.
-    fn pair_up(&mut self, rows: Vec<(Record, i64)>) {
+    fn pair_up(&mut self, rows: Vec<(Record, i64)>, room: &Cell<usize>) {
         let mut keys: HashMap<u128, Left> = HashMap::new();
         for (record, diff) in rows {
             keys.entry(record.key).or_default().add(record.row, diff);
         }
         for (key, left) in keys {
-            if self.keys.len() < KEYS_MAX {
+            if let Some(less) = room.get().checked_sub(1) {
+                room.set(less);
                 self.keys.insert(key, left);
             } else {
                 self.counts.add(left.kind());
                 self.counts.not_read_again += 1;
             }
         }
-    }
-
-    /// If the chunk has been read, and not been handed out yet: what has to be looked at again.
-    fn complete(&mut self, lists: &mut Lists) -> Option<Result<Suspect, VerifyError>> {
-        let (chunk, result) = self.read.take()?;
-        let rows = match result {
-            Ok(rows) => rows,
-            Err(reason) => return Some(Err(VerifyError(reason))),
-        };
-        let keys = std::mem::take(&mut self.keys);
-        let list = lists.take(chunk.table, keys.len());
-        Some(Ok(Suspect { chunk, rows, keys, counts: self.counts, list }))
     }
 }

@@ -35,29 +35,29 @@ impl Dialect {
         }
     }
 
-    /// The statements for a key: `row` is a row that has it, `source` what it should be, `target_rows` how many it has.
-    pub fn mend(&self, plan: &TablePlan, row: &Row, source: Option<&Row>, target_rows: usize) -> String {
-        match source {
-            None => self.delete(plan, row),
-            // Without a constraint that an upsert could meet, a key has several rows.
-            Some(source) if target_rows > 1 => format!("{}\n{}", self.delete(plan, row), self.upsert(plan, source)),
-            Some(source) => self.upsert(plan, source),
+    /// The statements for a key: `source` is what its row should be, `targets` are the rows that it has.
+    pub fn mend(&self, plan: &TablePlan, source: Option<&Row>, targets: &[&Row]) -> String {
+        let mut deletes: Vec<String> = targets.iter().map(|row| self.delete(plan, row)).collect();
+        deletes.dedup();
+        let Some(source) = source else { return deletes.join("\n") };
+        // An upsert meets one row, and only if that spells the key as the source does.
+        match &deletes[..] {
+            [] => self.upsert(plan, source),
+            [one] if targets.len() == 1 && *one == self.delete(plan, source) => self.upsert(plan, source),
+            _ => format!("{}\n{}", deletes.join("\n"), self.upsert(plan, source)),
         }
     }
 
     fn delete(&self, plan: &TablePlan, row: &Row) -> String {
-        let keys: Vec<String> = plan
-            .key
-            .iter()
-            .map(|&column| {
-                let name = quoted(&plan.columns[column].name);
-                match row.get(column) {
-                    Value::Null => format!("{name} IS NULL"),
-                    value => format!("{name} = {}", self.literal(plan.columns[column].ty.form(), value)),
-                }
-            })
-            .collect();
-        format!("DELETE FROM {} WHERE {};", self.table(&plan.name), keys.join(" AND "))
+        let part = |&column: &usize| {
+            let name = quoted(&plan.columns[column].name);
+            match self.literal(plan.columns[column].ty.form(), row.get(column)) {
+                null if null == "NULL" => format!("{name} IS NULL"),
+                literal => format!("{name} = {literal}"),
+            }
+        };
+        let key: Vec<String> = plan.key.iter().map(part).collect();
+        format!("DELETE FROM {} WHERE {};", self.table(&plan.name), key.join(" AND "))
     }
 
     fn upsert(&self, plan: &TablePlan, row: &Row) -> String {
@@ -110,6 +110,7 @@ mod tests {
             name: name.into(),
             ty: ty.parse().unwrap(),
             target_type: String::new(),
+            target_text: false,
             target_nullable: true,
         };
         TablePlan {
@@ -129,12 +130,12 @@ mod tests {
         let row = Row::new(&[Value::Int(-7), Value::text("it's"), Value::Bytes(b"\0'"), Value::text("0000-00-00")]);
         let postgres = Dialect::Postgres { schema: "ods_{database}".into() };
         assert_eq!(
-            postgres.mend(&plan(), &row, Some(&row), 1),
+            postgres.mend(&plan(), Some(&row), &[&row]),
             "INSERT INTO \"ods_shop\".\"or\"\"ders\" (\"id\", \"say\", \"raw\", \"day\") VALUES ('-7', 'it''s', '\\x0027', NULL) \
              ON CONFLICT (\"id\") DO UPDATE SET \"say\" = excluded.\"say\", \"raw\" = excluded.\"raw\", \"day\" = excluded.\"day\";"
         );
-        assert_eq!(Dialect::Sqlite.mend(&plan(), &row, None, 1), "DELETE FROM \"or\"\"ders\" WHERE \"id\" = '-7';");
-        let twice = Dialect::Sqlite.mend(&plan(), &row, Some(&row), 2);
+        assert_eq!(Dialect::Sqlite.mend(&plan(), None, &[&row]), "DELETE FROM \"or\"\"ders\" WHERE \"id\" = '-7';");
+        let twice = Dialect::Sqlite.mend(&plan(), Some(&row), &[&row, &row]);
         assert!(twice.starts_with("DELETE FROM") && twice.contains("X'0027', '0000-00-00')"), "{twice}");
     }
 }

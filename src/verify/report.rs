@@ -19,7 +19,7 @@ pub enum Kind {
     Extra,
     /// Both have it, with different rows.
     Changed,
-    /// It did not stand still while it was compared.
+    /// It neither became equal nor stood still while it was compared.
     Undecided,
 }
 
@@ -127,9 +127,10 @@ pub struct TableReport {
     pub extra: u64,
     /// Keys whose rows differ.
     pub changed: u64,
-    /// Keys that did not stand still.
+    /// Keys that neither became equal nor stood still.
     pub undecided: u64,
-    /// Keys, among those above, that were too many to be read a second time: they are not listed nor mended.
+    /// Keys, among those above, that were too many to be read a second time: they are neither listed nor mended, and alone
+    /// they decide nothing.
     pub not_read_again: u64,
     /// Whether the target has the table.
     pub target_exists: bool,
@@ -169,11 +170,12 @@ impl TableReport {
     }
 
     fn decide(&mut self) {
-        let different = self.missing + self.extra + self.changed > 0
+        // What only the first reading saw may have been on its way.
+        let different = self.missing + self.extra + self.changed > self.not_read_again
             || !self.target_exists
             || self.not_compared.is_some()
             || !self.missing_columns.is_empty();
-        self.outcome = match (different, self.undecided) {
+        self.outcome = match (different, self.undecided + self.not_read_again) {
             (true, _) => Outcome::Different,
             (false, 0) => Outcome::Identical,
             _ => Outcome::Undecided,

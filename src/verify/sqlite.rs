@@ -6,7 +6,7 @@ use rusqlite::types::ValueRef;
 use rusqlite::{Connection, OpenFlags, OptionalExtension};
 
 use super::repair::quoted;
-use super::{Dialect, KeyRange, RowSink, Session, Side, SourceTable, TablePlan, TargetColumn, Value, VerifyError};
+use super::{Dialect, Keys, RowSink, Session, Side, SourceTable, TablePlan, TargetColumn, Value, VerifyError};
 use crate::change::TableName;
 use crate::config::SqliteConfig;
 use crate::source::TableFilter;
@@ -85,7 +85,7 @@ impl Session for SqliteSession {
         Err(VerifyError(format!("{}: table {}: verify reads SQLite as a target only", self.name, plan.name)))
     }
 
-    fn read(&mut self, plan: &TablePlan, range: KeyRange, sink: &mut dyn RowSink) -> Result<(), VerifyError> {
+    fn read(&mut self, plan: &TablePlan, keys: &Keys, sink: &mut dyn RowSink) -> Result<(), VerifyError> {
         let failed = |error: rusqlite::Error| VerifyError(format!("{}: table {}: {error}", self.name, plan.name));
         let columns: Vec<String> = plan.columns.iter().map(|column| quoted(&column.name)).collect();
         let leading = plan.leading();
@@ -93,7 +93,7 @@ impl Session for SqliteSession {
             "SELECT {} FROM {}{}",
             columns.join(", "),
             quoted(&plan.name.table),
-            range.condition(&quoted(&leading.name), leading.target_nullable)
+            keys.condition(&quoted(&leading.name), leading.target_nullable)
         );
         let mut statement = self.connection.prepare_cached(&sql).map_err(failed)?;
         let mut rows = statement.query([]).map_err(failed)?;

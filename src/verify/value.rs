@@ -35,6 +35,15 @@ impl<'a> Value<'a> {
         Value::Text(text.as_bytes())
     }
 
+    /// The number, if it is held as an integer.
+    pub fn integer(&self) -> Option<i128> {
+        match *self {
+            Value::Int(v) => Some(v.into()),
+            Value::UInt(v) => Some(v.into()),
+            _ => None,
+        }
+    }
+
     /// The value for a reader: `None` for NULL; bytes in hexadecimal behind `\x`; text that is no UTF-8 with marks.
     pub fn show(&self) -> Option<String> {
         Some(match *self {
