@@ -241,6 +241,11 @@ fn bytes_value(ty: ColumnType, bytes: &[u8]) -> Value<'_> {
     match ty {
         ColumnType::Bit(_) => Value::UInt(bytes.iter().fold(0, |bits, byte| bits << 8 | u64::from(*byte))),
         ColumnType::Varbinary | ColumnType::Blob | ColumnType::Geometry => Value::Bytes(bytes),
+        // ZEROFILL is for the eye.
+        ColumnType::Decimal { .. } => {
+            let fill = bytes.windows(2).take_while(|two| two[0] == b'0' && two[1].is_ascii_digit()).count();
+            Value::Text(&bytes[fill..])
+        }
         _ => Value::Text(bytes),
     }
 }

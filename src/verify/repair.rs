@@ -5,7 +5,7 @@
 
 use super::value::hex;
 use super::{Row, TablePlan, Value, calendar};
-use crate::change::{Form, TableName};
+use crate::change::{ColumnType, Form, TableName};
 
 /// What SQL a target speaks, and how it calls its tables.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -51,7 +51,7 @@ impl Dialect {
     fn delete(&self, plan: &TablePlan, row: &Row) -> String {
         let part = |&column: &usize| {
             let name = quoted(&plan.columns[column].name);
-            match self.literal(plan.columns[column].ty.form(), row.get(column)) {
+            match self.literal(plan.columns[column].ty, row.get(column)) {
                 null if null == "NULL" => format!("{name} IS NULL"),
                 literal => format!("{name} = {literal}"),
             }
@@ -62,12 +62,8 @@ impl Dialect {
 
     fn upsert(&self, plan: &TablePlan, row: &Row) -> String {
         let names: Vec<String> = plan.columns.iter().map(|column| quoted(&column.name)).collect();
-        let values: Vec<String> = plan
-            .columns
-            .iter()
-            .zip(row.values())
-            .map(|(column, value)| self.literal(column.ty.form(), value))
-            .collect();
+        let values: Vec<String> =
+            plan.columns.iter().zip(row.values()).map(|(column, value)| self.literal(column.ty, value)).collect();
         let key: Vec<&str> = plan.key.iter().map(|&column| names[column].as_str()).collect();
         let rest: Vec<String> = (0..names.len())
             .filter(|column| !plan.key.contains(column))
@@ -83,8 +79,8 @@ impl Dialect {
         )
     }
 
-    fn literal(&self, form: Form, value: Value) -> String {
-        let dated = matches!(form, Form::Date | Form::DateTime | Form::Instant);
+    fn literal(&self, ty: ColumnType, value: Value) -> String {
+        let dated = matches!(ty.form(), Form::Date | Form::DateTime | Form::Instant);
         match (self, value) {
             (_, Value::Null) => "NULL".into(),
             (Dialect::Postgres { .. }, Value::Bytes(bytes)) => format!("'{}'", hex(bytes)),
@@ -95,8 +91,24 @@ impl Dialect {
             (Dialect::Sqlite, Value::Text(text)) if text.contains(&0) => {
                 format!("CAST(X'{}' AS TEXT)", &hex(text)[2..])
             }
+            (_, Value::DateTime(_) | Value::Instant(_) | Value::Time(_)) => format!("'{}'", moment(ty, value)),
             (_, value) => format!("'{}'", value.show().unwrap_or_default().replace('\'', "''")),
         }
+    }
+}
+
+/// A moment with as many digits of a second as its column has: a target that keeps text keeps them.
+fn moment(ty: ColumnType, value: Value) -> String {
+    let digits = match ty {
+        ColumnType::Time(digits) | ColumnType::DateTime(digits) | ColumnType::Timestamp(digits) => usize::from(digits),
+        _ => 6,
+    };
+    let shown = value.show().unwrap_or_default();
+    let (text, zone) = shown.strip_suffix('Z').map_or((&shown[..], ""), |text| (text, "Z"));
+    let (whole, fraction) = text.split_once('.').unwrap_or((text, ""));
+    match digits.max(fraction.trim_end_matches('0').len()) {
+        0 => format!("{whole}{zone}"),
+        digits => format!("{whole}.{}{zone}", &format!("{fraction:0<6}")[..digits]),
     }
 }
 
@@ -122,6 +134,19 @@ mod tests {
             extra_columns: Vec::new(),
             rows_estimated: 0,
             ranges: true,
+        }
+    }
+
+    #[test]
+    fn a_moment_has_the_digits_of_its_column() {
+        for (ty, value, want) in [
+            ("datetime(3)", Value::DateTime(500_000), "1970-01-01 00:00:00.500"),
+            ("datetime", Value::DateTime(0), "1970-01-01 00:00:00"),
+            ("timestamp(6)", Value::Instant(1), "1970-01-01T00:00:00.000001Z"),
+            ("time(1)", Value::Time(0), "00:00:00.0"),
+            ("time", Value::Time(250_000), "00:00:00.25"),
+        ] {
+            assert_eq!(moment(ty.parse().unwrap(), value), want);
         }
     }
 
