@@ -187,15 +187,15 @@ pub fn plan(
 ) -> Result<Vec<TablePlan>, VerifyError> {
     let mut tables = source.tables(wanted)?;
     tables.sort_by(|a, b| a.schema.name.cmp(&b.schema.name));
-    if tables.is_empty() {
-        return Err(VerifyError("the source has no table that is wanted: see tables in [verify] and [source]".into()));
-    }
     let unmatched = wanted.unmatched(tables.iter().map(|table| &table.schema.name));
     if !unmatched.is_empty() {
         return Err(VerifyError(format!(
             "the source has no table that matches {}, or its user may not read it: see tables in [verify] and [source]",
             unmatched.join(", ")
         )));
+    }
+    if tables.is_empty() {
+        return Err(VerifyError("the source has no table, or its user may not read any".into()));
     }
     let keyless: Vec<String> =
         tables.iter().filter(|t| t.schema.key.is_empty()).map(|t| t.schema.name.to_string()).collect();

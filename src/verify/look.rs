@@ -242,7 +242,9 @@ impl Found {
         let key = plan
             .key
             .iter()
-            .map(|&column| (plan.columns[column].name.clone(), row.get(column).show().unwrap_or_default()))
+            .map(|&column| &plan.columns[column])
+            .zip(plan.key.iter().map(|&column| row.get(column)))
+            .map(|(column, value)| (column.name.clone(), value.show_in(column.ty).unwrap_or_default()))
             .collect();
         let columns = match (source, target) {
             (Some(source), Some(target)) => columns(plan, source, target, rules),
@@ -276,7 +278,7 @@ fn columns(plan: &TablePlan, source: &Row, target: &Row, rules: Rules) -> Vec<Co
         canonical_at(false, column, at_source, rules, &mut a);
         canonical_at(true, column, at_target, rules, &mut b);
         if a != b && !same_within_precision(column.ty, at_source, at_target, rules) {
-            let (source, target) = (at_source.show(), at_target.show());
+            let (source, target) = (at_source.show_in(column.ty), at_target.show_in(column.ty));
             differing.push(ColumnDifference { name: column.name.clone(), source, target });
         }
     }

@@ -1,6 +1,7 @@
 //! A value as a side's own decoder hands it out, before it has a canonical form, and a row of such values kept.
 
 use super::calendar;
+use crate::change::ColumnType;
 
 /// A value read from a side. What it *means* is the column's type at the source; this is only what was on the wire.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -42,6 +43,25 @@ impl<'a> Value<'a> {
             Value::UInt(v) => Some(v.into()),
             _ => None,
         }
+    }
+
+    /// [`show`](Value::show), a moment with as many digits of a second as its column has: a target that keeps text keeps
+    /// them.
+    pub fn show_in(&self, ty: ColumnType) -> Option<String> {
+        let shown = self.show()?;
+        let digits = match (self, ty) {
+            (
+                Value::Time(_) | Value::DateTime(_) | Value::Instant(_),
+                ColumnType::Time(digits) | ColumnType::DateTime(digits) | ColumnType::Timestamp(digits),
+            ) => usize::from(digits),
+            _ => return Some(shown),
+        };
+        let (text, zone) = shown.strip_suffix('Z').map_or((&shown[..], ""), |text| (text, "Z"));
+        let (whole, fraction) = text.split_once('.').unwrap_or((text, ""));
+        Some(match digits.max(fraction.trim_end_matches('0').len()) {
+            0 => format!("{whole}{zone}"),
+            digits => format!("{whole}.{}{zone}", &format!("{fraction:0<6}")[..digits]),
+        })
     }
 
     /// The value for a reader: `None` for NULL; bytes in hexadecimal behind `\x`; text that is no UTF-8 with marks.
@@ -177,6 +197,20 @@ mod tests {
         row.clear();
         values.iter().for_each(|v| row.push(*v));
         assert_eq!(row.values().collect::<Vec<_>>(), values);
+    }
+
+    #[test]
+    fn a_moment_is_shown_with_the_digits_of_its_column() {
+        for (ty, value, want) in [
+            ("datetime(3)", Value::DateTime(500_000), "1970-01-01 00:00:00.500"),
+            ("datetime", Value::DateTime(0), "1970-01-01 00:00:00"),
+            ("timestamp(6)", Value::Instant(1), "1970-01-01T00:00:00.000001Z"),
+            ("time(1)", Value::Time(0), "00:00:00.0"),
+            ("time", Value::Time(250_000), "00:00:00.25"),
+            ("text", Value::text("0.5"), "0.5"),
+        ] {
+            assert_eq!(value.show_in(ty.parse().unwrap()).unwrap(), want);
+        }
     }
 
     #[test]

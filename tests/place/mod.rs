@@ -111,23 +111,28 @@ impl Place {
     }
 
     /// Verifies in text and in JSON, on one worker and on two, and holds the report against what is planted; then mends
-    /// the target and verifies again. `wanted` are table, kind, key (`column=value`) and columns that differ.
+    /// the target and verifies again. `wanted` are table, kind, key (`a=1|b=2`) in the key's order, and columns that differ
+    /// (`a|b`).
     pub fn finds_and_mends(&mut self, wanted: &[(&str, &str, &str, &str)]) {
-        let want: BTreeSet<Found> = wanted
-            .iter()
-            .map(|(table, kind, key, columns)| {
-                [format!("{}.{table}", self.name), kind.to_string(), key.to_string(), columns.to_string()]
-            })
-            .collect();
+        let sorted = |key: &str| {
+            let mut parts: Vec<&str> = key.split('|').collect();
+            parts.sort_unstable();
+            parts.join("|")
+        };
+        let full = |table: &str| format!("{}.{table}", self.name);
+        let found = |&(table, kind, key, columns): &(&str, &str, &str, &str)| {
+            [full(table), kind.to_string(), sorted(key), columns.to_string()]
+        };
+        let want: BTreeSet<Found> = wanted.iter().map(found).collect();
         let repair = self.file("repair.sql");
         let verified = self.verify(&["--json", "--repair", repair.to_str().unwrap()]);
         assert_eq!(verified.code, 1, "{}{}", verified.out, verified.err);
         assert_eq!(verified.found(), want);
         let text = self.verify(&["-w", "2"]);
         assert_eq!(text.code, 1);
-        for [table, kind, key, _] in &want {
-            let key = key.split(' ').map(|part| part.replacen('=', "='", 1) + "'").collect::<Vec<_>>().join(" ");
-            let line = format!("{kind} {table} {key}");
+        for (table, kind, key, _) in wanted {
+            let key = key.split('|').map(|part| part.replacen('=', "='", 1) + "'").collect::<Vec<_>>().join(" ");
+            let line = format!("{kind} {} {key}", full(table));
             assert!(text.out.lines().any(|l| l == line), "no line '{line}' in\n{}", text.out);
         }
         let kinds = ["missing ", "extra ", "changed ", "undecided "];
@@ -186,7 +191,7 @@ impl Verified {
             let key: Vec<String> = key.map(|(name, value)| format!("{name}={}", text(value))).collect();
             let columns = line["columns"].as_array().unwrap().iter().map(|column| text(&column["column"]));
             let columns: Vec<String> = columns.collect();
-            [text(&line["table"]), text(&line["kind"]), key.join(" "), columns.join(" ")]
+            [text(&line["table"]), text(&line["kind"]), key.join("|"), columns.join("|")]
         };
         self.lines().iter().filter(|line| line["type"] == "difference").map(one).collect()
     }
