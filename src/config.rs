@@ -564,6 +564,16 @@ mod tests {
     }
 
     #[test]
+    fn verify_may_have_a_source_of_its_own() {
+        let config =
+            parse("job = \"x\"\n[verify]\npatience = \"2s\"\n[verify.source]\nurl = \"mysql://u:${PW}@h/\"\n").unwrap();
+        assert_eq!(config.verify.source.unwrap().url, "mysql://u:s3cret@h/");
+        assert_eq!(config.verify.patience, Duration::from_secs(2));
+        let error = parse("job = \"x\"\n[verify]\ntables = [\"orders\"]\n").unwrap_err().to_string();
+        assert!(error.starts_with("t.toml:3: 'orders' is no table pattern"), "{error}");
+    }
+
+    #[test]
     fn mistakes_name_file_and_line() {
         for (text, want) in [
             ("job = \"x\"\n\n[land]\nepcoh = \"3s\"\n", "t.toml:4: unknown field `epcoh`"),

@@ -174,6 +174,9 @@ pub struct Chunk {
     pub plan: TablePlan,
     /// Its keys.
     pub range: KeyRange,
+    /// Whether it may have many more rows than a chunk should, so that they are dealt into buckets: a table without ranges,
+    /// or the rows of one value of the leading key column.
+    pub many_rows: bool,
 }
 
 /// Plans all tables: those of the source that are wanted, with what the target has for them.
@@ -226,8 +229,14 @@ pub fn cut(
     for (table, plan) in plans.iter().enumerate().filter(|(_, plan)| plan.comparable()) {
         let mut from = None;
         loop {
-            let to = if plan.ranges { source.boundary(plan, from, chunk_rows)? } else { None };
-            if !emit(Chunk { number, table, plan: plan.clone(), range: KeyRange { from, to } }) {
+            let mut many_rows = !plan.ranges;
+            let mut to = if plan.ranges { source.boundary(plan, from, chunk_rows)? } else { None };
+            if let (Some(value), true) = (to, from == to) {
+                // More rows than a chunk has share one value: the next value begins the next chunk.
+                many_rows = true;
+                to = source.boundary(plan, Some(value + 1), 0)?;
+            }
+            if !emit(Chunk { number, table, plan: plan.clone(), range: KeyRange { from, to }, many_rows }) {
                 return Ok(());
             }
             number += 1;

@@ -84,8 +84,7 @@ impl Session for MemorySide {
             .unwrap_or_default();
         keys.retain(|key| from.is_none_or(|from| *key >= from));
         keys.sort_unstable();
-        let Some(&boundary) = keys.get(rows) else { return Ok(None) };
-        Ok(keys.into_iter().find(|key| *key >= boundary && from.is_none_or(|from| *key > from)))
+        Ok(keys.get(rows).copied())
     }
 
     fn read(&mut self, plan: &TablePlan, keys: &Keys, sink: &mut dyn RowSink) -> Result<(), VerifyError> {

@@ -117,9 +117,8 @@ pub trait Session: Send {
     /// What the server says.
     fn columns(&mut self, table: &TableName) -> Result<Option<Vec<TargetColumn>>, VerifyError>;
 
-    /// As a source: the value of the leading key column `rows` rows after the first one that is at least `from`, or a
-    /// greater one if that is `from` itself; `None` if there are no more. Asked only of columns that
-    /// [`SourceTable::ranges`] allows.
+    /// As a source: the value of the leading key column `rows` rows after the first one that is at least `from`; `None` if
+    /// there are no more. Asked only of columns that [`SourceTable::ranges`] allows.
     ///
     /// # Errors
     /// What the server says.

@@ -184,13 +184,7 @@ impl Session for MysqlSession {
         let (table, key) = (table_sql(&plan.name), quoted(&plan.leading().name));
         let at_least = from.map(|from| format!("WHERE {key} >= {from} ")).unwrap_or_default();
         let sql = format!("SELECT {key} FROM {table} {at_least}ORDER BY {key} LIMIT 1 OFFSET {rows}");
-        match (self.number(plan, sql)?, from) {
-            // More rows than a chunk has share one value: the next value begins the next chunk.
-            (Some(found), Some(from)) if found == from => {
-                self.number(plan, format!("SELECT {key} FROM {table} WHERE {key} > {from} ORDER BY {key} LIMIT 1"))
-            }
-            (found, _) => Ok(found),
-        }
+        self.number(plan, sql)
     }
 
     fn read(&mut self, plan: &TablePlan, keys: &Keys, sink: &mut dyn RowSink) -> Result<(), VerifyError> {

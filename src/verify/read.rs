@@ -323,7 +323,7 @@ impl ChunkSink for StreamSink<'_> {
     }
 }
 
-/// Deals the rows of a whole table into buckets.
+/// Deals the rows of a large chunk into buckets.
 struct SpillSink<'a> {
     sides: &'a Sides,
     hasher: Hasher,
@@ -354,10 +354,10 @@ pub fn spawn(sides: &Sides, chunk_rows: usize, chunks: &Receiver<Chunk>, wake: S
         let (outlet, chunks, mut pair) = (outlet.clone(), chunks.clone(), Pair::new(sides.clone()));
         let reader = move || {
             for chunk in chunks {
-                let result = if chunk.plan.ranges {
-                    read_range(&mut pair, &chunk, &outlet)
+                let result = if chunk.many_rows {
+                    read_dealt(&mut pair, &chunk, chunk_rows, &outlet)
                 } else {
-                    read_whole(&mut pair, &chunk, chunk_rows, &outlet)
+                    read_streamed(&mut pair, &chunk, &outlet)
                 };
                 if outlet.send(FromReader::Done { number: chunk.number, result }).is_err() {
                     return;
@@ -372,7 +372,7 @@ pub fn spawn(sides: &Sides, chunk_rows: usize, chunks: &Receiver<Chunk>, wake: S
     from_readers
 }
 
-fn read_range(pair: &mut Pair, chunk: &Chunk, outlet: &Outlet) -> Result<RowsRead, VerifyError> {
+fn read_streamed(pair: &mut Pair, chunk: &Chunk, outlet: &Outlet) -> Result<RowsRead, VerifyError> {
     let sink = |target: bool| {
         let batches = Batches::new(outlet, chunk.number, if target { -1 } else { 1 });
         move |rules| StreamSink { hasher: Hasher::new(&chunk.plan, rules, target), batches }
@@ -381,7 +381,7 @@ fn read_range(pair: &mut Pair, chunk: &Chunk, outlet: &Outlet) -> Result<RowsRea
     Ok(RowsRead { source: source.batches.rows, target: target.batches.rows })
 }
 
-fn read_whole(pair: &mut Pair, chunk: &Chunk, chunk_rows: usize, outlet: &Outlet) -> Result<RowsRead, VerifyError> {
+fn read_dealt(pair: &mut Pair, chunk: &Chunk, chunk_rows: usize, outlet: &Outlet) -> Result<RowsRead, VerifyError> {
     let sink = |target: bool| {
         move |rules| SpillSink {
             sides: &outlet.sides,

@@ -227,12 +227,11 @@ pub trait Observer {
         Ok(())
     }
 
-    /// A key differs. Not more are told than are listed, unless repair is asked for: then all are, and `listed` says
-    /// which.
+    /// A key differs. Not many more are told than are listed, unless repair is asked for: then all are.
     ///
     /// # Errors
     /// As above.
-    fn difference(&mut self, _difference: &Difference, _listed: bool) -> Result<(), VerifyError> {
+    fn difference(&mut self, _difference: &Difference) -> Result<(), VerifyError> {
         Ok(())
     }
 
@@ -271,10 +270,9 @@ impl<'a> Collector<'a> {
                 Ok(())
             }
             Finding::Difference(table, difference) => {
+                self.observer.difference(&difference)?;
                 let listed = &mut self.report.tables[table].differences;
-                let list = listed.len() < self.list;
-                self.observer.difference(&difference, list)?;
-                if list {
+                if listed.len() < self.list {
                     listed.push(*difference);
                 }
                 Ok(())
@@ -328,20 +326,27 @@ impl<'a> Printer<'a> {
         // indicatif draws nothing where stderr is no terminal.
         let bar = indicatif::ProgressBar::new(0);
         let style = indicatif::ProgressStyle::with_template(
-            "{elapsed_precise} {wide_bar} {human_pos} of about {human_len} rows, {per_sec}, {eta} left",
+            "{elapsed_precise} {wide_bar} {human_pos} of about {human_len} rows, {rate} rows/s, {eta} left",
         )
-        .expect("the template is constant");
+        .expect("the template is constant")
+        .with_key("rate", |state: &indicatif::ProgressState, to: &mut dyn std::fmt::Write| {
+            // A rate that does not fit on the terminal is no reason to stop.
+            let _ = write!(to, "{}", indicatif::HumanCount(state.per_sec() as u64));
+        });
         bar.set_style(style);
         Printer { json, out: Box::new(out), repair, bar, started: std::time::Instant::now() }
     }
 
-    /// Writes the tables and the verdict.
+    /// Writes the differences by table and key, the tables and the verdict.
     ///
     /// # Errors
     /// The output can't be written.
     pub fn finish(mut self, report: &Report) -> io::Result<()> {
         self.bar.finish_and_clear();
         let seconds = self.started.elapsed().as_secs_f64();
+        for difference in report.tables.iter().flat_map(|table| &table.differences) {
+            self.print(difference)?;
+        }
         if self.json {
             self.finish_json(report, seconds)?;
         } else {
@@ -423,8 +428,9 @@ impl<'a> Printer<'a> {
         };
         writeln!(
             self.out,
-            "{verdict} ({} tables, {rows} rows in {seconds:.1} s, {:.0} rows/s)",
+            "{verdict} ({} table{}, {rows} rows in {seconds:.1} s, {:.0} rows/s)",
             report.tables.len(),
+            if report.tables.len() == 1 { "" } else { "s" },
             rows as f64 / seconds.max(1e-9)
         )
     }
@@ -499,16 +505,12 @@ impl Observer for Printer<'_> {
         Ok(())
     }
 
-    fn difference(&mut self, difference: &Difference, listed: bool) -> Result<(), VerifyError> {
-        let failed = |what: &str, error: io::Error| VerifyError(format!("{what} can't be written: {error}"));
-        if listed {
-            let bar = self.bar.clone();
-            bar.suspend(|| self.print(difference)).map_err(|error| failed("the report", error))?;
+    fn difference(&mut self, difference: &Difference) -> Result<(), VerifyError> {
+        match (&mut self.repair, &difference.repair) {
+            (Some(file), Some(sql)) => writeln!(file, "{sql}")
+                .map_err(|error| VerifyError(format!("the repair file can't be written: {error}"))),
+            _ => Ok(()),
         }
-        if let (Some(file), Some(sql)) = (&mut self.repair, &difference.repair) {
-            writeln!(file, "{sql}").map_err(|error| failed("the repair file", error))?;
-        }
-        Ok(())
     }
 
     fn progress(&mut self, rows: RowsRead) {
