@@ -59,7 +59,7 @@ pub fn publish(job: &Job) -> anyhow::Result<()> {
         let (index, peers) = (worker.index(), worker.peers());
         let start = if index == 0 { Some(&known.start) } else { None };
         let source = config.source()?;
-        let reader = start.map(|start: &Start| connect::reader(source, start, until_end)).transpose()?;
+        let reader = start.map(|start: &Start| connect::reader(source, &config.job, start, until_end)).transpose()?;
         let starts = known.partitions.into_iter().filter(|(partition, _)| own(*partition, index, peers)).collect();
         let durable = build_publish(
             worker,

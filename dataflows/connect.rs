@@ -3,19 +3,21 @@
 use std::sync::Arc;
 
 use anyhow::anyhow;
+use tidegate::codec::binlog::BinlogDecoder;
 use tidegate::codec::dts::DtsDecoder;
 use tidegate::config::{SourceConfig, TargetConfig};
 use tidegate::source::dts::DtsReader;
 use tidegate::source::file::{DtsFileReader, JsonlDecoder, JsonlReader};
+use tidegate::source::mysql::MysqlReader;
 use tidegate::source::{Decoder, Reader, Start, TableFilter};
 use tidegate::target::Target;
 use tidegate::target::postgres::PostgresTarget;
 use tidegate::target::sqlite::SqliteTarget;
 
 /// The reader of a source.
-pub fn reader(source: &SourceConfig, start: &Start, until_end: bool) -> anyhow::Result<Box<dyn Reader>> {
+pub fn reader(source: &SourceConfig, job: &str, start: &Start, until_end: bool) -> anyhow::Result<Box<dyn Reader>> {
     Ok(match source {
-        SourceConfig::Mysql(_) => return Err(no_binlog()),
+        SourceConfig::Mysql(mysql) => Box::new(MysqlReader::open(mysql, job, start, until_end)?),
         SourceConfig::Dts(dts) => Box::new(DtsReader::open(dts, start, until_end)?),
         SourceConfig::DtsFile(file) => Box::new(DtsFileReader::open(file, start)?),
         SourceConfig::Jsonl(file) => Box::new(JsonlReader::open(file, start)?),
@@ -26,14 +28,10 @@ pub fn reader(source: &SourceConfig, start: &Start, until_end: bool) -> anyhow::
 pub fn decoder(source: &SourceConfig) -> anyhow::Result<Box<dyn Decoder>> {
     let filter = TableFilter::new(source.tables()).map_err(|e| anyhow!(e))?;
     Ok(match source {
-        SourceConfig::Mysql(_) => return Err(no_binlog()),
+        SourceConfig::Mysql(_) => Box::new(BinlogDecoder::new(false)),
         SourceConfig::Dts(_) | SourceConfig::DtsFile(_) => Box::new(DtsDecoder::new(filter, false)),
         SourceConfig::Jsonl(_) => Box::new(JsonlDecoder::new(filter, false)),
     })
-}
-
-fn no_binlog() -> anyhow::Error {
-    anyhow!("this version does not read the binlog itself: use a DTS subscription (kind = \"dts\")")
 }
 
 /// A target.

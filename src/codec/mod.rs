@@ -1,4 +1,6 @@
 //! Formats: from the bytes of others to rows, and from rows to bytes for others.
 
+pub mod binlog;
+mod charset;
 pub mod dts;
 pub mod row;

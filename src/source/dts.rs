@@ -9,12 +9,9 @@
 mod kafka;
 
 use crate::codec::dts::{Front, Operation, SEQS_PER_RECORD, table_of, unknown_operation};
-use crate::source::{Clock, Mark, Raws, Resume, SourceError, Start, TableFilter};
+use crate::source::{Clock, FIRST_SEQ, Mark, Raws, Resume, SourceError, Start, TableFilter};
 
 pub use kafka::DtsReader;
-
-/// The number of the first record that is ever read. Zero stands for "nothing yet".
-const FIRST_SEQ: u64 = 2;
 
 /// Where reading begins: a place in the source, the number of the first record, and the newest time given out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

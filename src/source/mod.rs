@@ -11,6 +11,7 @@
 mod clock;
 pub mod dts;
 pub mod file;
+pub mod mysql;
 
 use bytemuck::{Pod, Zeroable};
 use serde::{Deserialize, Serialize};
@@ -18,6 +19,9 @@ use serde::{Deserialize, Serialize};
 use crate::change::{Changes, Rows, TableName, TableSchema};
 
 pub use clock::{Clock, now_ms};
+
+/// The number of the first record that is ever read. Zero stands for "nothing yet".
+const FIRST_SEQ: u64 = 2;
 
 /// The fixed-size part of a record as the source handed it out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
@@ -53,8 +57,13 @@ pub struct Raw<'a> {
 impl Raws {
     /// Appends a record.
     pub fn push_raw(&mut self, seq: u64, time: u64, position: &str, context: &[u8], body: &[u8]) {
+        self.push_raw_parts(seq, time, position, context, &[body, b""]);
+    }
+
+    /// Appends a record whose body is the concatenation of both parts.
+    pub fn push_raw_parts(&mut self, seq: u64, time: u64, position: &str, context: &[u8], body: &[&[u8]; 2]) {
         let head = RawHead { seq, time, position_len: position.len() as u32, context_len: context.len() as u32 };
-        self.push_parts(head, &[position.as_bytes(), context, body]);
+        self.push_parts(head, &[position.as_bytes(), context, body[0], body[1]]);
     }
 
     /// All records in order.

@@ -13,12 +13,13 @@
 //! A value's text depends on the value alone, never on what the column has learned.
 
 use crate::change::ColumnType;
+use crate::codec::charset;
 use crate::codec::row::{
     Civil, civil_from_unix, column_prefix, write_bytes, write_date, write_datetime, write_f32, write_f64,
     write_instant, write_integer, write_null, write_text, write_time, write_unsigned,
 };
 
-use super::{DateTime, Value, charset};
+use super::{DateTime, Value};
 
 /// MySQL's protocol type numbers, as far as they decide something here.
 mod number {

@@ -13,7 +13,6 @@
 //! only refines it. What DTS does not say is not guessed: see [`mod@column`] for what that means for types.
 
 pub mod avro;
-mod charset;
 pub mod column;
 mod decoder;
 mod encode;

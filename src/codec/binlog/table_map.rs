@@ -1,0 +1,221 @@
+//! The TABLE_MAP event: how the rows after it lie in bytes, and, with `binlog_row_metadata=FULL`, what they are called.
+//!
+//! Layout: "Table_map_event" in MySQL's source documentation. The optional part is a run of (type, length, value) fields;
+//! unknown ones are passed over, as a replica would.
+
+use super::bytes::{Bytes, Malformed, identifier};
+
+/// The body of a TABLE_MAP event, read but not interpreted.
+#[derive(Clone, Copy, Debug)]
+pub struct TableMap<'a> {
+    /// The number by which rows events refer to it.
+    pub table_id: u64,
+    /// The database's name.
+    pub database: &'a str,
+    /// The table's name.
+    pub table: &'a str,
+    pub(super) types: &'a [u8],
+    metadata: &'a [u8],
+    nullable: &'a [u8],
+    optional: &'a [u8],
+}
+
+/// A column as the fixed part of a TABLE_MAP event describes it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Physical {
+    /// The type's number; ENUM and SET stand out from the strings that they are wrapped in.
+    pub code: u8,
+    /// The type's own metadata; for wrapped types and CHAR the length in bytes.
+    pub meta: u16,
+    pub nullable: bool,
+}
+
+/// What the optional part says, with one entry for each column that a field is about.
+#[derive(Debug, Default)]
+pub(super) struct Optional<'a> {
+    /// Whether numeric columns are unsigned, the highest bit first.
+    pub unsigned: Option<&'a [u8]>,
+    /// Collations of the character columns.
+    pub text: Collations<'a>,
+    /// Collations of the ENUM and SET columns.
+    pub choice: Collations<'a>,
+    pub names: Vec<&'a str>,
+    /// Members of each ENUM column, in its character set.
+    pub enums: Vec<Vec<&'a [u8]>>,
+    /// Members of each SET column, in its character set.
+    pub sets: Vec<Vec<&'a [u8]>>,
+    /// The primary key's columns.
+    pub key: Vec<usize>,
+}
+
+/// Collations of some columns: a default with exceptions, or one for each.
+#[derive(Debug, Default)]
+pub(super) enum Collations<'a> {
+    #[default]
+    Unknown,
+    Default(usize, Vec<(usize, usize)>),
+    Each(Bytes<'a>),
+}
+
+pub(super) mod code {
+    pub const DECIMAL: u8 = 0;
+    pub const TINY: u8 = 1;
+    pub const SHORT: u8 = 2;
+    pub const LONG: u8 = 3;
+    pub const FLOAT: u8 = 4;
+    pub const DOUBLE: u8 = 5;
+    pub const TIMESTAMP: u8 = 7;
+    pub const LONGLONG: u8 = 8;
+    pub const INT24: u8 = 9;
+    pub const DATE: u8 = 10;
+    pub const TIME: u8 = 11;
+    pub const DATETIME: u8 = 12;
+    pub const YEAR: u8 = 13;
+    pub const NEWDATE: u8 = 14;
+    pub const VARCHAR: u8 = 15;
+    pub const BIT: u8 = 16;
+    pub const TIMESTAMP2: u8 = 17;
+    pub const DATETIME2: u8 = 18;
+    pub const TIME2: u8 = 19;
+    pub const BLOB_COMPRESSED: u8 = 140;
+    pub const VARCHAR_COMPRESSED: u8 = 141;
+    pub const VECTOR: u8 = 242;
+    pub const JSON: u8 = 245;
+    pub const NEWDECIMAL: u8 = 246;
+    pub const ENUM: u8 = 247;
+    pub const SET: u8 = 248;
+    pub const BLOB: u8 = 252;
+    pub const VAR_STRING: u8 = 253;
+    pub const STRING: u8 = 254;
+    pub const GEOMETRY: u8 = 255;
+}
+
+impl<'a> TableMap<'a> {
+    /// Reads the body of a TABLE_MAP event, without header and checksum.
+    ///
+    /// # Errors
+    /// The body ends too soon or a name is no text.
+    pub fn read(body: &'a [u8]) -> Result<Self, Malformed> {
+        let mut bytes = Bytes(body);
+        let table_id = bytes.little(6)?;
+        bytes.take(2)?; // flags
+        let mut name = || {
+            let length = bytes.byte()?;
+            let name = identifier(bytes.take(length.into())?)?;
+            bytes.byte().map(|_zero| name)
+        };
+        let (database, table) = (name()?, name()?);
+        let columns = bytes.length()?;
+        let types = bytes.take(columns)?;
+        let metadata = bytes.sized()?;
+        let nullable = bytes.take(columns.div_ceil(8))?;
+        Ok(TableMap { table_id, database, table, types, metadata, nullable, optional: bytes.0 })
+    }
+
+    /// Whether names and primary key stand in it.
+    ///
+    /// # Errors
+    /// The optional part is malformed.
+    pub fn is_full(&self) -> Result<bool, Malformed> {
+        let optional = self.optional()?;
+        Ok(optional.names.len() == self.types.len() && !optional.key.is_empty())
+    }
+
+    pub(super) fn physical(&self) -> Result<Vec<Physical>, Malformed> {
+        let mut metadata = Bytes(self.metadata);
+        let column = |(index, &code): (usize, &u8)| {
+            let (code, meta) = match code {
+                code::STRING => unwrap_string(metadata.byte()?, metadata.byte()?),
+                code::NEWDECIMAL => (code, metadata.big(2)? as u16),
+                code::BIT | code::VARCHAR | code::VAR_STRING | code::VARCHAR_COMPRESSED => {
+                    (code, metadata.little(2)? as u16)
+                }
+                code::ENUM | code::SET => (code, metadata.little(2)? as u16),
+                code::FLOAT
+                | code::DOUBLE
+                | code::BLOB
+                | code::BLOB_COMPRESSED
+                | code::GEOMETRY
+                | code::JSON
+                | code::VECTOR
+                | code::TIME2
+                | code::DATETIME2
+                | code::TIMESTAMP2 => (code, metadata.byte()?.into()),
+                _ => (code, 0),
+            };
+            Ok(Physical { code, meta, nullable: super::bytes::bit(self.nullable, index) })
+        };
+        self.types.iter().enumerate().map(column).collect()
+    }
+
+    pub(super) fn optional(&self) -> Result<Optional<'a>, Malformed> {
+        let mut known = Optional::default();
+        let mut fields = Bytes(self.optional);
+        while !fields.is_empty() {
+            let kind = fields.byte()?;
+            let value = Bytes(fields.sized()?);
+            match kind {
+                1 => known.unsigned = Some(value.0),
+                2 => known.text = default_collation(value)?,
+                3 => known.text = Collations::Each(value),
+                4 => known.names = all(value, |v| identifier(v.sized()?))?,
+                5 => known.sets = all(value, members)?,
+                6 => known.enums = all(value, members)?,
+                8 => known.key = all(value, Bytes::length)?,
+                9 => {
+                    known.key = all(value, |v| {
+                        let column = v.length()?;
+                        v.length().map(|_prefix| column)
+                    })?;
+                }
+                10 => known.choice = default_collation(value)?,
+                11 => known.choice = Collations::Each(value),
+                _ => {}
+            }
+        }
+        Ok(known)
+    }
+}
+
+impl Collations<'_> {
+    /// The collation of each column, in their order, as one asks for it.
+    pub fn next(&mut self, index: usize) -> Result<Option<usize>, Malformed> {
+        match self {
+            Collations::Unknown => Ok(None),
+            Collations::Default(default, except) => {
+                Ok(Some(except.iter().find(|(column, _)| *column == index).map_or(*default, |(_, id)| *id)))
+            }
+            Collations::Each(ids) => ids.length().map(Some),
+        }
+    }
+}
+
+/// CHAR, BINARY, ENUM and SET share a type number. The real one is in the first byte of the metadata, two bits of which, if
+/// not both set, are the upper bits of a length above 255.
+fn unwrap_string(first: u8, second: u8) -> (u8, u16) {
+    if first & 0x30 == 0x30 {
+        return (first, second.into());
+    }
+    (first | 0x30, u16::from(second) | (u16::from(first & 0x30 ^ 0x30) << 4))
+}
+
+fn default_collation(mut value: Bytes) -> Result<Collations<'static>, Malformed> {
+    let default = value.length()?;
+    let except = all(value, |v| Ok((v.length()?, v.length()?)))?;
+    Ok(Collations::Default(default, except))
+}
+
+fn members<'a>(value: &mut Bytes<'a>) -> Result<Vec<&'a [u8]>, Malformed> {
+    (0..value.length()?).map(|_| value.sized()).collect()
+}
+
+fn all<'a, T>(
+    mut value: Bytes<'a>,
+    mut read: impl FnMut(&mut Bytes<'a>) -> Result<T, Malformed>,
+) -> Result<Vec<T>, Malformed> {
+    let mut items = Vec::new();
+    while !value.is_empty() {
+        items.push(read(&mut value)?);
+    }
+    Ok(items)
+}

@@ -1,0 +1,384 @@
+//! Follows the events of a binlog: where transactions begin and end, what number and time everything has, and which bytes
+//! a decoder needs. It knows no connection.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use mysql::binlog::EventType;
+use mysql::binlog::events::{Event, EventData, TransactionPayloadEvent};
+use mysql_common::binlog::EventStreamReader;
+use mysql_common::binlog::consts::BinlogVersion;
+
+use crate::change::TableName;
+use crate::codec::binlog::{Described, TableMap, event, pack_context};
+use crate::source::{Clock, Mark, Raws, Resume, SourceError, TableFilter};
+
+use super::place::Place;
+use super::statement::{Statement, classify};
+
+/// How many tables' contexts are kept ready.
+const CONTEXTS_MAX: usize = 4096;
+
+/// The table number of an event that only ends a statement.
+const NO_TABLE: u64 = 0xff_ffff;
+
+/// MariaDB's own event types, of which the crate knows nothing.
+mod mariadb {
+    pub const GTID: u8 = 0xa2;
+    /// The flag of a GTID whose group is one statement and has no end of its own.
+    pub const STANDALONE: u8 = 1;
+    /// The flag of a GTID of a distributed transaction that is being prepared.
+    pub const PREPARED_XA: u8 = 64;
+    pub const COMPRESSED: std::ops::RangeInclusive<u8> = 0xa5..=0xab;
+}
+
+/// MySQL's heartbeat with a position of more than 32 bits.
+const HEARTBEAT_V2: u8 = 0x29;
+
+/// Asks the server how a table looks.
+pub(super) type Describe<'a> = dyn FnMut(&TableName) -> Result<Described, SourceError> + 'a;
+
+/// Follows the events of a binlog.
+pub(super) struct Follower {
+    filter: TableFilter,
+    clock: Clock,
+    /// The end of what has been taken.
+    place: Place,
+    /// The number of the next event.
+    seq: u64,
+    open: Option<Transaction>,
+    /// Contexts of the tables of the open transaction, by table number; `None`: not wanted.
+    tables: HashMap<u64, Option<Arc<[u8]>>>,
+    /// Contexts by the table map's bytes.
+    contexts: HashMap<Box<[u8]>, Option<Arc<[u8]>>>,
+    /// The transaction that was open when the connection broke: what is taken of it again has the time that it had.
+    broken: Option<Transaction>,
+    /// Events with lower numbers have been handed on before the connection broke.
+    handed: u64,
+    /// Everything that the server had has been taken, as far as one can know.
+    live: bool,
+    /// Nothing has come on this connection.
+    fresh: bool,
+}
+
+/// A transaction that has begun.
+#[derive(Clone, Debug)]
+struct Transaction {
+    place: Place,
+    seq: u64,
+    time: u64,
+    /// Whether a statement that changes no row ends it.
+    one_statement: bool,
+}
+
+impl Follower {
+    pub fn new(filter: TableFilter, place: Place, seq: u64, time: u64) -> Self {
+        Follower {
+            filter,
+            clock: Clock::from(time),
+            place,
+            seq,
+            open: None,
+            tables: HashMap::new(),
+            contexts: HashMap::new(),
+            broken: None,
+            handed: 0,
+            live: false,
+            fresh: true,
+        }
+    }
+
+    /// The place to ask a server for, after the connection broke: the beginning of the open transaction.
+    pub fn rewind(&mut self) -> Place {
+        self.handed = self.handed.max(self.seq);
+        if let Some(open) = self.open.take() {
+            (self.place, self.seq) = (open.place.clone(), open.seq);
+            self.broken = Some(open);
+        }
+        self.tables.clear();
+        self.live = false;
+        self.fresh = true;
+        self.place.clone()
+    }
+
+    /// Whether `end` has been reached, between transactions.
+    pub fn reaches(&self, end: &Place) -> bool {
+        self.open.is_none() && self.place.reaches(end)
+    }
+
+    /// Notes that nothing has come at `now` (ms).
+    pub fn idle(&mut self, now: u64) {
+        if self.live && self.open.is_none() {
+            self.clock.idle(now);
+        }
+    }
+
+    /// What is true now.
+    pub fn mark(&self, end: bool) -> Mark {
+        let seq = self.seq.max(self.handed);
+        let (place, from) = self.open.as_ref().map_or((&self.place, self.seq), |open| (&open.place, open.seq));
+        Mark { seq, time: self.clock.time(), resume: Resume { position: place.to_string(), seq: from }, end }
+    }
+
+    /// Takes an event, read at `now` (ms), and appends it to `out` if it changes rows of a wanted table.
+    ///
+    /// # Errors
+    /// One sentence that names the place.
+    pub fn take(
+        &mut self,
+        event: &Event,
+        now: u64,
+        describe: &mut Describe,
+        out: &mut Raws,
+    ) -> Result<(), SourceError> {
+        let header = event.header();
+        let artificial = header.log_pos() == 0 || header.flags_raw() & 0x20 != 0;
+        match header.event_type_raw() {
+            t if t == EventType::HEARTBEAT_EVENT as u8 || t == HEARTBEAT_V2 => {
+                self.live = true;
+                return Ok(());
+            }
+            t if t == EventType::ROTATE_EVENT as u8 => {
+                // The first names the file that was asked for, and has a checksum that nothing has announced yet.
+                if std::mem::take(&mut self.fresh) && artificial {
+                    return Ok(());
+                }
+                let Some(EventData::RotateEvent(rotate)) = self.data(event)? else { return Ok(()) };
+                self.place = Place::new(rotate.name(), rotate.position());
+                self.open = None;
+                return Ok(());
+            }
+            t if t == EventType::TRANSACTION_PAYLOAD_EVENT as u8 => self.take_payload(event, now, describe, out)?,
+            _ => self.take_plain(event, now, describe, out)?,
+        }
+        if !artificial {
+            self.place.advance(header.log_pos());
+            if self.open.is_none() {
+                self.tables.clear();
+            }
+        }
+        Ok(())
+    }
+
+    /// The events inside of a compressed transaction.
+    fn take_payload(
+        &mut self,
+        event: &Event,
+        now: u64,
+        describe: &mut Describe,
+        out: &mut Raws,
+    ) -> Result<(), SourceError> {
+        let payload: TransactionPayloadEvent = event.read_event().map_err(|e| self.broken_event(&e))?;
+        let mut bytes = payload.decompressed().map_err(|e| self.broken_event(&e))?;
+        let mut reader = EventStreamReader::new(BinlogVersion::Version4);
+        while bytes.has_data_left().map_err(|e| self.broken_event(&e))? {
+            match reader.read_decompressed(&mut bytes).map_err(|e| self.broken_event(&e))? {
+                Some(event) => self.take_plain(&event, now, describe, out)?,
+                None => break,
+            }
+        }
+        Ok(())
+    }
+
+    fn take_plain(
+        &mut self,
+        event: &Event,
+        now: u64,
+        describe: &mut Describe,
+        out: &mut Raws,
+    ) -> Result<(), SourceError> {
+        let kind = event.header().event_type_raw();
+        let second = u64::from(event.header().timestamp());
+        match kind {
+            event::WRITE_ROWS
+            | event::UPDATE_ROWS
+            | event::DELETE_ROWS
+            | event::WRITE_ROWS_V1
+            | event::UPDATE_ROWS_V1
+            | event::DELETE_ROWS_V1 => return self.rows(kind, event.data(), second, now, out),
+            mariadb::GTID => return self.mariadb_gtid(event.data(), second, now),
+            kind if mariadb::COMPRESSED.contains(&kind) => {
+                return Err(self.refused("the event is compressed: set log_bin_compress=OFF on the server"));
+            }
+            _ => {}
+        }
+        match EventType::try_from(kind) {
+            Ok(EventType::TABLE_MAP_EVENT) => self.table_map(event.data(), describe)?,
+            Ok(EventType::GTID_EVENT | EventType::ANONYMOUS_GTID_EVENT | EventType::GTID_TAGGED_LOG_EVENT) => {
+                let micros = match self.data(event)? {
+                    Some(EventData::GtidEvent(gtid)) => gtid.immediate_commit_timestamp(),
+                    Some(EventData::AnonymousGtidEvent(gtid)) => gtid.0.immediate_commit_timestamp(),
+                    _ => 0,
+                };
+                // Servers before 8.0 do not say.
+                let commit = if micros == 0 { Commit::Second(second) } else { Commit::Millis(micros / 1000) };
+                self.begin(commit, now, true);
+            }
+            Ok(EventType::QUERY_EVENT) => {
+                let Some(EventData::QueryEvent(query)) = self.data(event)? else { return Ok(()) };
+                self.statement(&query.query(), &query.schema(), second, now, out)?;
+            }
+            Ok(EventType::XID_EVENT) => self.open = None,
+            Ok(EventType::XA_PREPARE_LOG_EVENT) => return Err(self.distributed()),
+            Ok(EventType::PARTIAL_UPDATE_ROWS_EVENT) => {
+                return Err(self.refused(
+                    "the row before and after an update is not whole: set binlog_row_value_options='' on the server, for all \
+                     sessions",
+                ));
+            }
+            Ok(EventType::INCIDENT_EVENT) => {
+                return Err(self.refused(
+                    "the server says that changes may be missing from its binlog here: copy the tables anew, and start \
+                     behind this place",
+                ));
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn begin(&mut self, commit: Commit, now: u64, one_statement: bool) {
+        let again = self.broken.take().filter(|broken| broken.place == self.place);
+        let time = match (again, commit) {
+            (Some(broken), _) => broken.time,
+            (None, Commit::Millis(time)) => self.clock.exact(time),
+            (None, Commit::Second(second)) => self.clock.second(second, now),
+        };
+        // What was committed a while ago was not waited for: there may be more.
+        self.live &= time + 1_000 >= now;
+        self.open = Some(Transaction { place: self.place.clone(), seq: self.seq, time, one_statement });
+    }
+
+    fn mariadb_gtid(&mut self, data: &[u8], second: u64, now: u64) -> Result<(), SourceError> {
+        let flags = data.get(12).copied().ok_or_else(|| self.broken_event(&"a GTID of MariaDB ends too soon"))?;
+        if flags & mariadb::PREPARED_XA != 0 {
+            return Err(self.distributed());
+        }
+        self.begin(Commit::Second(second), now, flags & mariadb::STANDALONE != 0);
+        Ok(())
+    }
+
+    fn statement(
+        &mut self,
+        sql: &str,
+        default_database: &str,
+        second: u64,
+        now: u64,
+        out: &mut Raws,
+    ) -> Result<(), SourceError> {
+        let statement = classify(sql);
+        match statement {
+            Statement::Begin | Statement::CreateWithRows => match &mut self.open {
+                Some(open) => open.one_statement = false,
+                None => self.begin(Commit::Second(second), now, false),
+            },
+            Statement::End => self.open = None,
+            Statement::Xa => return Err(self.distributed()),
+            Statement::RowsAsText => {
+                return Err(self.refused(
+                    "the rows that a statement changed are not in the binlog: set binlog_format=ROW on the server, for all \
+                     sessions, and copy the tables anew",
+                ));
+            }
+            Statement::Truncate { what, database, table } => {
+                let database = database.unwrap_or_else(|| default_database.to_string());
+                if !self.filter.wants(&database, &table) {
+                    self.seq += 1;
+                } else {
+                    let reason = format!(
+                        "{what} {database}.{table} takes rows away without logging them: take them from the target's table \
+                         too, and let [publish] dead_letter name a file that this record may go to, or start behind it"
+                    );
+                    let time = self.time(second, now);
+                    self.hand_on(&[&[event::UNUSABLE], reason.as_bytes()], &[], 1, time, out);
+                }
+            }
+            Statement::Other => {}
+        }
+        if self.open.as_ref().is_some_and(|open| open.one_statement) {
+            self.open = None;
+        }
+        Ok(())
+    }
+
+    fn table_map(&mut self, body: &[u8], describe: &mut Describe) -> Result<(), SourceError> {
+        let malformed = |follower: &Self, error| follower.broken_event(&error);
+        let map = TableMap::read(body).map_err(|error| malformed(self, error))?;
+        let context = match self.contexts.get(body) {
+            Some(context) => context.clone(),
+            None => {
+                let context = match self.filter.wants(map.database, map.table) {
+                    false => None,
+                    true if map.is_full().map_err(|error| malformed(self, error))? => Some(pack_context(body, None)),
+                    true => Some(pack_context(body, Some(&describe(&TableName::new(map.database, map.table))?))),
+                };
+                if self.contexts.len() == CONTEXTS_MAX {
+                    self.contexts.clear();
+                }
+                let context: Option<Arc<[u8]>> = context.map(Arc::from);
+                self.contexts.insert(body.into(), context.clone());
+                context
+            }
+        };
+        self.tables.insert(map.table_id, context);
+        Ok(())
+    }
+
+    fn rows(&mut self, kind: u8, data: &[u8], second: u64, now: u64, out: &mut Raws) -> Result<(), SourceError> {
+        let Some(id) = data.first_chunk::<6>() else { return Err(self.broken_event(&"a rows event ends too soon")) };
+        let id = id.iter().rev().fold(0, |id, byte| id << 8 | u64::from(*byte));
+        let context = match self.tables.get(&id) {
+            Some(context) => context.clone(),
+            None if id == NO_TABLE => return Ok(()),
+            None => return Err(self.broken_event(&format_args!("no table map came before the rows of table number {id}"))),
+        };
+        let (numbers, time) = (data.len() as u64, self.time(second, now));
+        match context {
+            Some(context) => self.hand_on(&[&[kind], data], &context, numbers, time, out),
+            None => self.seq += numbers,
+        }
+        Ok(())
+    }
+
+    /// The time of what is read at `now`: rows outside of a transaction, which only old servers log, are one each.
+    fn time(&mut self, second: u64, now: u64) -> u64 {
+        match &self.open {
+            Some(open) => open.time,
+            None => self.clock.second(second, now),
+        }
+    }
+
+    fn hand_on(&mut self, body: &[&[u8]; 2], context: &[u8], numbers: u64, time: u64, out: &mut Raws) {
+        let seq = self.seq;
+        self.seq += numbers;
+        if seq >= self.handed {
+            out.push_raw_parts(seq, time, &self.place.to_string(), context, body);
+        }
+    }
+
+    fn data<'a>(&self, event: &'a Event) -> Result<Option<EventData<'a>>, SourceError> {
+        event.read_data().map_err(|error| self.broken_event(&error))
+    }
+
+    fn broken_event(&self, error: &dyn std::fmt::Display) -> SourceError {
+        self.refused(&format!("the event can't be read: {error}"))
+    }
+
+    fn distributed(&self) -> SourceError {
+        self.refused(
+            "a distributed (XA) transaction begins, and its rows are logged before it is known whether they stay: tidegate \
+             can't replicate XA",
+        )
+    }
+
+    fn refused(&self, reason: &str) -> SourceError {
+        SourceError::Source(format!("binlog {}: {reason}", self.place))
+    }
+}
+
+/// When a transaction was committed, as exactly as the server says.
+#[derive(Clone, Copy, Debug)]
+enum Commit {
+    Millis(u64),
+    Second(u64),
+}

@@ -1,0 +1,89 @@
+//! A place in the binlog.
+
+use std::fmt;
+use std::str::FromStr;
+
+use crate::source::SourceError;
+
+/// A byte in a binlog file. Prints as `file:offset`. Places of one server are ordered: its files are numbered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// The file's name, such as `binlog.000042`.
+    pub file: String,
+    /// The first byte that is not yet read.
+    pub offset: u64,
+}
+
+/// Where the events of a file begin, behind its magic number.
+pub const FILE_START: u64 = 4;
+
+impl Place {
+    /// The place `offset` bytes into `file`.
+    pub fn new(file: impl Into<String>, offset: u64) -> Self {
+        Place { file: file.into(), offset }
+    }
+
+    fn number(&self) -> u64 {
+        self.file.rsplit_once('.').and_then(|(_, number)| number.parse().ok()).unwrap_or(0)
+    }
+
+    /// Whether it is at or behind `other`.
+    pub fn reaches(&self, other: &Place) -> bool {
+        (self.number(), self.offset) >= (other.number(), other.offset)
+    }
+
+    /// Moves on to the end of an event, of which the server gives the low 32 bits.
+    pub fn advance(&mut self, end: u32) {
+        let mut offset = self.offset & !0xffff_ffff | u64::from(end);
+        if offset < self.offset {
+            offset += 1 << 32;
+        }
+        self.offset = offset;
+    }
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.file, self.offset)
+    }
+}
+
+impl FromStr for Place {
+    type Err = SourceError;
+
+    fn from_str(text: &str) -> Result<Self, SourceError> {
+        let parts = text.rsplit_once(':').and_then(|(file, offset)| Some((file, offset.parse().ok()?)));
+        match parts {
+            Some((file, offset)) if !file.is_empty() => Ok(Place::new(file, offset)),
+            _ => Err(SourceError::Source(format!(
+                "'{text}' is no place in a binlog: write file:offset, such as binlog.000042:4, or earliest, or latest"
+            ))),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn places_are_ordered_by_the_number_of_their_file() {
+        let place = |text: &str| text.parse::<Place>().unwrap();
+        assert!(place("b.000010:4").reaches(&place("b.000009:900")));
+        assert!(place("b.1000000:4").reaches(&place("b.999999:4")), "numbers, not text");
+        assert!(!place("b.000009:899").reaches(&place("b.000009:900")));
+        assert_eq!(place("a:b.000001:4").to_string(), "a:b.000001:4");
+        assert!("b.000001".parse::<Place>().is_err() && ":4".parse::<Place>().is_err());
+    }
+
+    #[test]
+    fn offsets_go_on_above_four_gigabytes() {
+        let mut place = Place::new("b.000001", 0xffff_ff00);
+        place.advance(0xffff_fff0);
+        assert_eq!(place.offset, 0xffff_fff0);
+        place.advance(0x10);
+        assert_eq!(place.offset, 0x1_0000_0010);
+        place.advance(0x20);
+        assert_eq!(place.offset, 0x1_0000_0020);
+    }
+}

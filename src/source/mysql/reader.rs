@@ -1,0 +1,173 @@
+//! The reader: a feed, and the follower of what it brings. A connection that breaks is made again, from the beginning of the
+//! transaction that was open; what has been handed on of it is not handed on again.
+
+use std::time::{Duration, Instant};
+
+use mysql::Conn;
+
+use crate::change::{BATCH_BYTES, BATCH_ROWS, TableName};
+use crate::codec::binlog::Described;
+use crate::config::MysqlConfig;
+use crate::source::{Mark, Raws, Reader, SourceError, Start, TableFilter, now_ms};
+
+use super::events::Follower;
+use super::feed::Feed;
+use super::place::Place;
+use super::server::{Server, Trouble};
+
+/// How long a read waits for the first event.
+const READ_WAIT: Duration = Duration::from_millis(10);
+
+/// How many events one read passes over at most, so that marks come while nothing is wanted.
+const READ_EVENTS_MAX: usize = 16 * BATCH_ROWS;
+
+/// For how long a lost server is waited for.
+const PATIENCE: Duration = Duration::from_secs(300);
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+
+/// Reader of a server's binlog.
+pub struct MysqlReader {
+    server: Server,
+    follower: Follower,
+    link: Link,
+    /// A connection for questions about tables.
+    asking: Option<Conn>,
+    /// With `until_end`: where to stop.
+    end: Option<Place>,
+}
+
+/// The connection that events come from.
+enum Link {
+    Up(Feed),
+    Lost { since: Instant, pause: Duration, again: Instant, reason: String },
+}
+
+impl MysqlReader {
+    /// Connects, checks the server's settings, finds the place where to begin, and begins to read. With `until_end` the
+    /// reader ends where the binlog ends now.
+    ///
+    /// # Errors
+    /// One sentence: what in the configuration or at the server has to be changed.
+    pub fn open(config: &MysqlConfig, job: &str, start: &Start, until_end: bool) -> Result<MysqlReader, SourceError> {
+        let filter = TableFilter::new(&config.tables).map_err(SourceError::Source)?;
+        let server = Server::new(config, job)?;
+        let mut conn = server.connect_once()?;
+        server.check(&mut conn)?;
+        let end = server.end(&mut conn)?;
+        let (place, seq, time) = match start {
+            Start::Resume { resume, time } => {
+                let place = resume.position.parse().map_err(|_| {
+                    SourceError::Source(format!(
+                        "the recorded position '{}' is of another kind of source; give the job another topic, or the source \
+                         that it had",
+                        resume.position
+                    ))
+                })?;
+                (server.kept(&mut conn, place)?, resume.seq, *time)
+            }
+            Start::Configured => {
+                let place = match config.start.as_str() {
+                    "latest" => end.clone(),
+                    "earliest" => server.earliest(&mut conn)?,
+                    place => server.kept(&mut conn, place.parse()?)?,
+                };
+                (place, crate::source::FIRST_SEQ, 0)
+            }
+        };
+        let feed = Feed::start(&server, &place).map_err(|trouble| server.give_up(trouble))?;
+        Ok(MysqlReader {
+            follower: Follower::new(filter, place, seq, time),
+            link: Link::Up(feed),
+            asking: Some(conn),
+            end: until_end.then_some(end),
+            server,
+        })
+    }
+
+    fn ended(&self) -> bool {
+        self.end.as_ref().is_some_and(|end| self.follower.reaches(end))
+    }
+
+    /// Takes what is at hand, waiting only for the first event.
+    fn take(&mut self, out: &mut Raws) -> Result<(), SourceError> {
+        let mut wait = READ_WAIT;
+        for _ in 0..READ_EVENTS_MAX {
+            if self.ended() || out.payload_bytes() >= BATCH_BYTES || out.len() >= BATCH_ROWS {
+                return Ok(());
+            }
+            let Link::Up(feed) = &self.link else { return self.reconnect() };
+            let now = now_ms();
+            match feed.next(wait) {
+                None => {
+                    self.follower.idle(now);
+                    return Ok(());
+                }
+                Some(Ok(event)) => {
+                    let (server, asking) = (&self.server, &mut self.asking);
+                    self.follower.take(&event, now, &mut |table| describe(server, asking, table), out)?;
+                }
+                Some(Err(error)) => {
+                    let now = Instant::now();
+                    let reason = match self.server.trouble("reading the binlog", &error) {
+                        Trouble::Passing(reason) => reason,
+                        Trouble::Lasting(error) => return Err(error),
+                    };
+                    self.link = Link::Lost { since: now, pause: FIRST_PAUSE, again: now + FIRST_PAUSE, reason };
+                    return Ok(());
+                }
+            }
+            wait = Duration::ZERO;
+        }
+        Ok(())
+    }
+
+    /// Waits a little, or tries to connect again.
+    #[cold]
+    fn reconnect(&mut self) -> Result<(), SourceError> {
+        let Link::Lost { since, pause, again, reason } = &mut self.link else { return Ok(()) };
+        let now = Instant::now();
+        if now < *again {
+            std::thread::sleep(READ_WAIT.min(*again - now));
+            return Ok(());
+        }
+        let place = self.follower.rewind();
+        match Feed::start(&self.server, &place) {
+            Ok(feed) => self.link = Link::Up(feed),
+            Err(Trouble::Lasting(error)) => return Err(error),
+            Err(Trouble::Passing(now_because)) if now - *since > PATIENCE => {
+                return Err(SourceError::Source(format!(
+                    "the source at {} was lost ({reason}) and is not back after {} s: {now_because}",
+                    self.server.address,
+                    PATIENCE.as_secs()
+                )));
+            }
+            Err(Trouble::Passing(_)) => {
+                *pause = (*pause * 2).min(LONGEST_PAUSE);
+                *again = now + *pause;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Asks about a table, on a new connection if the old one is gone.
+fn describe(server: &Server, asking: &mut Option<Conn>, table: &TableName) -> Result<Described, SourceError> {
+    if let Some(conn) = asking
+        && conn.ping().is_err()
+    {
+        *asking = None;
+    }
+    let conn = match asking {
+        Some(conn) => conn,
+        None => asking.insert(server.connect_once()?),
+    };
+    server.describe(conn, table)
+}
+
+impl Reader for MysqlReader {
+    fn read(&mut self, out: &mut Raws) -> Result<Mark, SourceError> {
+        self.take(out)?;
+        Ok(self.follower.mark(self.ended()))
+    }
+}

@@ -1,0 +1,263 @@
+//! Questions to the server, and the sentences for its answers.
+
+use std::time::Duration;
+
+use mysql::prelude::Queryable;
+use mysql::{Conn, Opts, OptsBuilder};
+use xxhash_rust::xxh3::xxh3_64;
+
+use crate::change::TableName;
+use crate::codec::binlog::{Described, DescribedColumn};
+use crate::config::MysqlConfig;
+use crate::source::SourceError;
+
+use super::place::{FILE_START, Place};
+
+/// How long the server may be silent: while it has nothing to send it sends heartbeats, far more often.
+const SILENCE_MAX: Duration = Duration::from_secs(30);
+
+const CONNECT_MAX: Duration = Duration::from_secs(10);
+
+/// How often the server sends a heartbeat while it has nothing else to send.
+const HEARTBEAT: Duration = Duration::from_millis(200);
+
+/// What MySQL answers to a replica that asks for what it can't have.
+const BINLOG_REFUSED: u16 = 1236;
+/// Privileges are missing.
+const NOT_ALLOWED: u16 = 1227;
+
+/// A server and how to reach it.
+pub(super) struct Server {
+    options: Opts,
+    /// `host:port`.
+    pub address: String,
+    user: String,
+    pub server_id: u32,
+}
+
+/// What kind of error it is to the one who reads.
+pub(super) enum Trouble {
+    /// It may pass: the connection broke or the server restarts.
+    Passing(String),
+    /// It stays until somebody does something.
+    Lasting(SourceError),
+}
+
+impl Server {
+    /// Where the configuration says; `job` gives the replica id where the configuration does not.
+    ///
+    /// # Errors
+    /// The URL or the password file can't be used.
+    pub fn new(config: &MysqlConfig, job: &str) -> Result<Server, SourceError> {
+        let options = Opts::from_url(&config.url).map_err(|error| {
+            let what = "the url of the source can't be used, it looks like mysql://user:password@host:3306/";
+            SourceError::Source(format!("{what}: {error}"))
+        })?;
+        let address = format!("{}:{}", options.get_ip_or_hostname(), options.get_tcp_port());
+        let user = options.get_user().unwrap_or_default().to_string();
+        let mut builder = OptsBuilder::from_opts(options)
+            // Over its socket a server may say other things: another account, no time-outs.
+            .prefer_socket(false)
+            .tcp_connect_timeout(Some(CONNECT_MAX))
+            .read_timeout(Some(SILENCE_MAX))
+            .write_timeout(Some(SILENCE_MAX))
+            .max_allowed_packet(Some(1 << 30));
+        if let Some(file) = &config.password_file {
+            let password = std::fs::read_to_string(file)
+                .map_err(|error| SourceError::Source(format!("password_file {} can't be read: {error}", file.display())))?;
+            builder = builder.pass(Some(password.trim_end_matches(['\r', '\n'])));
+        }
+        // Small numbers are what people give their replicas.
+        let derived = xxh3_64(job.as_bytes()) as u32 | 1 << 30;
+        Ok(Server { options: builder.into(), address, user, server_id: config.server_id.unwrap_or(derived) })
+    }
+
+    pub fn connect(&self) -> Result<Conn, Trouble> {
+        Conn::new(self.options.clone()).map_err(|error| self.trouble("connecting", &error))
+    }
+
+    /// The same, where nothing is to be waited for.
+    pub fn connect_once(&self) -> Result<Conn, SourceError> {
+        self.connect().map_err(|trouble| self.give_up(trouble))
+    }
+
+    pub fn give_up(&self, trouble: Trouble) -> SourceError {
+        match trouble {
+            Trouble::Lasting(error) => error,
+            Trouble::Passing(reason) => SourceError::Source(format!("the source at {}: {reason}", self.address)),
+        }
+    }
+
+    /// A connection on which events are asked for next.
+    pub fn replica(&self) -> Result<Conn, Trouble> {
+        let mut conn = self.connect()?;
+        let nanos = HEARTBEAT.as_nanos();
+        let settings = [
+            format!("SET @master_heartbeat_period={nanos}, @source_heartbeat_period={nanos}"),
+            // Without it MariaDB believes in an old replica and leaves out its GTIDs.
+            "SET @mariadb_slave_capability=4".to_string(),
+            "SET @source_binlog_checksum='CRC32'".to_string(),
+        ];
+        for setting in settings {
+            conn.query_drop(setting).map_err(|error| self.trouble("preparing to read the binlog", &error))?;
+        }
+        Ok(conn)
+    }
+
+    /// That the server logs what a replica needs.
+    pub fn check(&self, conn: &mut Conn) -> Result<(), SourceError> {
+        let mut wrong = Vec::new();
+        let wanted: [(&str, &[&str]); 6] = [
+            ("log_bin", &["1", "ON"]),
+            ("binlog_format", &["ROW"]),
+            ("binlog_row_image", &["FULL"]),
+            ("binlog_row_value_options", &[""]),
+            ("log_bin_compress", &["0", "OFF"]),
+            ("encrypt_binlog", &["0", "OFF", "1", "ON"]),
+        ];
+        for (variable, allowed) in wanted {
+            let question = format!("SHOW GLOBAL VARIABLES LIKE '{variable}'");
+            let said: Option<(String, String)> = conn.query_first(question).map_err(|e| self.error("a question", &e))?;
+            // MySQL and MariaDB do not have all of the other's variables.
+            let Some((_, value)) = said else { continue };
+            if !allowed.iter().any(|allowed| value.eq_ignore_ascii_case(allowed)) {
+                wrong.push(format!("{variable} is {value} and has to be {}", quoted(allowed[allowed.len() - 1])));
+            }
+        }
+        match wrong.is_empty() {
+            true => Ok(()),
+            false => Err(SourceError::Source(format!(
+                "the source at {} does not log what is needed: {}; set it there with SET GLOBAL or in its configuration file",
+                self.address,
+                wrong.join(", ")
+            ))),
+        }
+    }
+
+    /// The end of the binlog.
+    pub fn end(&self, conn: &mut Conn) -> Result<Place, SourceError> {
+        // MySQL 8.4 has only the new words for it, MariaDB 10.5 and MySQL 5.7 only the old.
+        let mut said: Result<Option<mysql::Row>, _> = conn.query_first("SHOW BINARY LOG STATUS");
+        if said.is_err() {
+            said = conn.query_first("SHOW MASTER STATUS");
+        }
+        let row = said.map_err(|error| self.error("SHOW MASTER STATUS", &error))?;
+        let place = row.and_then(|row| Some(Place::new(row.get::<String, _>(0)?, row.get::<u64, _>(1)?)));
+        place.ok_or_else(|| SourceError::Source(format!("the source at {} has no binlog: set log_bin there", self.address)))
+    }
+
+    /// The binlog files that the server has kept, oldest first, with their sizes.
+    pub fn files(&self, conn: &mut Conn) -> Result<Vec<(String, u64)>, SourceError> {
+        let rows: Vec<mysql::Row> =
+            conn.query("SHOW BINARY LOGS").map_err(|error| self.error("SHOW BINARY LOGS", &error))?;
+        Ok(rows.iter().filter_map(|row| Some((row.get(0)?, row.get(1)?))).collect())
+    }
+
+    /// Where to begin: a place asked for, if the server has it.
+    pub fn kept(&self, conn: &mut Conn, place: Place) -> Result<Place, SourceError> {
+        let files = self.files(conn)?;
+        match files.iter().find(|(file, _)| *file == place.file) {
+            Some((_, size)) if place.offset <= *size => Ok(place),
+            Some((_, size)) => Err(SourceError::Source(format!(
+                "the source at {} has no {place}: that file ends at {size}; it is another server, or it lost its end in a \
+                 crash: copy the tables anew and give the job another topic",
+                self.address
+            ))),
+            None => {
+                let oldest = files.first().map_or("none".to_string(), |(file, _)| file.clone());
+                Err(SourceError::Source(format!(
+                    "the source at {} has no {place} any more, its oldest file is {oldest}: changes are lost; copy the \
+                     tables anew and give the job another topic, and keep binlogs longer (binlog_expire_logs_seconds)",
+                    self.address
+                )))
+            }
+        }
+    }
+
+    pub fn earliest(&self, conn: &mut Conn) -> Result<Place, SourceError> {
+        let files = self.files(conn)?;
+        let oldest = files.into_iter().next();
+        let (file, _) = oldest
+            .ok_or_else(|| SourceError::Source(format!("the source at {} has no binlog: set log_bin there", self.address)))?;
+        Ok(Place::new(file, FILE_START))
+    }
+
+    /// What the server says about a table now.
+    pub fn describe(&self, conn: &mut Conn, table: &TableName) -> Result<Described, SourceError> {
+        let error = |error| self.error("a question about a table", &error);
+        let columns: Vec<(String, String, Option<String>, String)> = conn
+            .exec(
+                "SELECT COLUMN_NAME, COLUMN_TYPE, CHARACTER_SET_NAME, IS_NULLABLE FROM information_schema.COLUMNS \
+                 WHERE TABLE_SCHEMA = ? AND TABLE_NAME = ? ORDER BY ORDINAL_POSITION",
+                (&table.database, &table.table),
+            )
+            .map_err(error)?;
+        if columns.is_empty() {
+            return Err(SourceError::Source(format!(
+                "table {table} is in the binlog but not at the source at {} any more, or its user may not SELECT from it; the \
+                 binlog does not say how it looks: set binlog_row_metadata=FULL there, or leave the table out",
+                self.address
+            )));
+        }
+        let indexes: Vec<(String, Option<String>)> = conn
+            .exec(
+                "SELECT INDEX_NAME, COLUMN_NAME FROM information_schema.STATISTICS \
+                 WHERE TABLE_SCHEMA = ? AND TABLE_NAME = ? AND NON_UNIQUE = 0 \
+                 ORDER BY INDEX_NAME <> 'PRIMARY', INDEX_NAME, SEQ_IN_INDEX",
+                (&table.database, &table.table),
+            )
+            .map_err(error)?;
+        let filled = |name: &String| columns.iter().any(|column| column.0 == *name && column.3 == "NO");
+        let usable = |index: &&[(String, Option<String>)]| {
+            index.iter().all(|(_, column)| column.as_ref().is_some_and(filled))
+        };
+        let key = indexes.chunk_by(|a, b| a.0 == b.0).find(usable).unwrap_or_default();
+        let key = key.iter().filter_map(|(_, column)| column.clone()).collect();
+        let described = |(name, column_type, charset, _)| DescribedColumn { name, column_type, charset };
+        Ok(Described { columns: columns.into_iter().map(described).collect(), key })
+    }
+
+    fn error(&self, what: &str, error: &mysql::Error) -> SourceError {
+        let trouble = self.trouble(what, error);
+        self.give_up(trouble)
+    }
+
+    /// The sentence for what went wrong while doing `what`.
+    pub fn trouble(&self, what: &str, error: &mysql::Error) -> Trouble {
+        let lasting = |text: String| Trouble::Lasting(SourceError::Source(text));
+        let mysql::Error::MySqlError(said) = error else {
+            return match error {
+                mysql::Error::IoError(_) | mysql::Error::DriverError(_) | mysql::Error::CodecError(_) => {
+                    Trouble::Passing(format!("{what}: {error}"))
+                }
+                _ => lasting(format!("the source at {}: {what}: {error}", self.address)),
+            };
+        };
+        let (address, user, message) = (&self.address, &self.user, &said.message);
+        match said.code {
+            1045 | 1044 | 1698 => {
+                lasting(format!("the source at {address} refuses user '{user}': {message}; check user and password"))
+            }
+            NOT_ALLOWED | 1142 => lasting(format!(
+                "user '{user}' may not do {what} at the source at {address}: {message}; GRANT SELECT, REPLICATION SLAVE, \
+                 REPLICATION CLIENT ON *.* TO '{user}'"
+            )),
+            BINLOG_REFUSED if message.contains("same server_") => lasting(format!(
+                "another replica with server_id {} reads from the source at {address}: {message}; is the job running twice? \
+                 Otherwise give [source] a server_id of its own",
+                self.server_id
+            )),
+            BINLOG_REFUSED => lasting(format!(
+                "the source at {address} can't go on sending its binlog: {message}; if the file is gone, copy the tables anew \
+                 and give the job another topic"
+            )),
+            // Too many connections; the server shuts down; the connection was killed, or the query was.
+            1040 | 1053 | 1927 | 1317 | 1158..=1161 => Trouble::Passing(format!("{what}: {message}")),
+            code => lasting(format!("the source at {address}: {what}: {message} (error {code})")),
+        }
+    }
+}
+
+fn quoted(value: &str) -> String {
+    if value.is_empty() { "empty".into() } else { value.to_string() }
+}

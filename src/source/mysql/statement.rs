@@ -1,0 +1,169 @@
+//! What a statement in the binlog means to a reader of rows.
+
+/// A statement, as far as the reader cares.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Statement {
+    /// A transaction begins.
+    Begin,
+    /// A transaction ends.
+    End,
+    /// A distributed transaction begins, whose rows may be rolled back after they were logged.
+    Xa,
+    /// Rows of a table go without being logged.
+    Truncate {
+        /// The statement's own word for it.
+        what: &'static str,
+        /// The database, where the statement names it.
+        database: Option<String>,
+        /// The table.
+        table: String,
+    },
+    /// Rows change without being logged as rows.
+    RowsAsText,
+    /// CREATE TABLE … SELECT: rows follow, and an end.
+    CreateWithRows,
+    /// Anything else: it changes no row.
+    Other,
+}
+
+/// What `sql` means.
+pub fn classify(sql: &str) -> Statement {
+    let mut words = Words(sql);
+    let first = words.next().unwrap_or_default();
+    match &*first.to_ascii_uppercase() {
+        "BEGIN" => Statement::Begin,
+        "COMMIT" => Statement::End,
+        "ROLLBACK" if words.next().is_none() => Statement::End,
+        "XA" => Statement::Xa,
+        "INSERT" | "UPDATE" | "DELETE" | "REPLACE" | "LOAD" | "WITH" => Statement::RowsAsText,
+        "TRUNCATE" => truncate(&mut words).unwrap_or(Statement::Other),
+        "ALTER" => drop_partition(&mut words).unwrap_or(Statement::Other),
+        "CREATE" if sql.trim_end().to_ascii_uppercase().ends_with("START TRANSACTION") => Statement::CreateWithRows,
+        _ => Statement::Other,
+    }
+}
+
+fn truncate(words: &mut Words) -> Option<Statement> {
+    let mut name = words.next()?;
+    if name.eq_ignore_ascii_case("TABLE") {
+        name = words.next()?;
+    }
+    named(name, words, "TRUNCATE TABLE")
+}
+
+fn drop_partition(words: &mut Words) -> Option<Statement> {
+    words.find(|word| word.eq_ignore_ascii_case("TABLE"))?;
+    let name = words.next()?;
+    let statement = named(name, words, "ALTER TABLE … DROP or TRUNCATE PARTITION")?;
+    let rest: Vec<_> = words.collect();
+    let takes = |pair: &[String]| {
+        let [verb, object] = pair else { return false };
+        object.eq_ignore_ascii_case("PARTITION")
+            && ["DROP", "TRUNCATE", "EXCHANGE", "DISCARD"].iter().any(|taken| verb.eq_ignore_ascii_case(taken))
+    };
+    rest.windows(2).any(takes).then_some(statement)
+}
+
+/// The statement about the table that begins with `first`: a name, or a database's and behind a dot a table's.
+fn named(first: String, words: &mut Words, what: &'static str) -> Option<Statement> {
+    let mut ahead = Words(words.0);
+    if ahead.next().as_deref() == Some(".") {
+        let table = ahead.next()?;
+        words.0 = ahead.0;
+        return Some(Statement::Truncate { what, database: Some(first), table });
+    }
+    Some(Statement::Truncate { what, database: None, table: first })
+}
+
+/// The words of a statement: names without their quotes, dots by themselves; comments are passed over, but what is inside
+/// of `/*! … */` is a part of the statement.
+struct Words<'a>(&'a str);
+
+impl Iterator for Words<'_> {
+    type Item = String;
+
+    fn next(&mut self) -> Option<String> {
+        loop {
+            let rest = self.0.trim_start_matches(|c: char| c.is_whitespace() || matches!(c, '(' | ')' | ',' | ';' | '='));
+            if let Some(version) = rest.strip_prefix("/*M!").or_else(|| rest.strip_prefix("/*!")) {
+                self.0 = version.trim_start_matches(|c: char| c.is_ascii_digit());
+            } else if let Some(comment) = rest.strip_prefix("/*") {
+                self.0 = comment.split_once("*/").map_or("", |(_, behind)| behind);
+            } else if let Some(end) = rest.strip_prefix("*/") {
+                self.0 = end;
+            } else if let Some(comment) = rest.strip_prefix("-- ").or_else(|| rest.strip_prefix('#')) {
+                self.0 = comment.split_once('\n').map_or("", |(_, behind)| behind);
+            } else {
+                self.0 = rest;
+                break;
+            }
+        }
+        let first = self.0.chars().next()?;
+        if first == '.' {
+            self.0 = &self.0[1..];
+            return Some(".".into());
+        }
+        if matches!(first, '`' | '"' | '\'') {
+            let mut name = String::new();
+            let mut letters = self.0[1..].char_indices().peekable();
+            while let Some((at, letter)) = letters.next() {
+                if letter == first && letters.next_if(|(_, next)| *next == first).is_none() {
+                    self.0 = &self.0[1 + at + 1..];
+                    return Some(name);
+                }
+                name.push(letter);
+            }
+            self.0 = "";
+            return Some(name);
+        }
+        let ends = |c: char| c.is_whitespace() || matches!(c, '.' | '`' | '"' | '\'' | '(' | ')' | ',' | ';' | '=' | '/');
+        let end = self.0.find(ends).unwrap_or(self.0.len()).max(first.len_utf8());
+        let (word, rest) = self.0.split_at(end);
+        self.0 = rest;
+        Some(word.to_string())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn truncated(database: Option<&str>, table: &str) -> Statement {
+        Statement::Truncate { what: "TRUNCATE TABLE", database: database.map(String::from), table: table.into() }
+    }
+
+    #[test]
+    fn transactions_begin_and_end() {
+        assert_eq!(classify("BEGIN"), Statement::Begin);
+        assert_eq!(classify("COMMIT"), Statement::End);
+        assert_eq!(classify("ROLLBACK"), Statement::End);
+        assert_eq!(classify("ROLLBACK TO `sp`"), Statement::Other);
+        assert_eq!(classify("SAVEPOINT `sp`"), Statement::Other);
+        assert_eq!(classify("XA START X'78',X'',1"), Statement::Xa);
+        assert_eq!(classify("CREATE TABLE `t` (\n `a` int\n) START TRANSACTION"), Statement::CreateWithRows);
+    }
+
+    #[test]
+    fn what_empties_a_table_is_seen() {
+        assert_eq!(classify("truncate t"), truncated(None, "t"));
+        assert_eq!(classify("TRUNCATE TABLE shop.orders"), truncated(Some("shop"), "orders"));
+        assert_eq!(classify("/* why */ TRUNCATE /*!50000 TABLE */ `a``b` . `c.d` -- now"), truncated(Some("a`b"), "c.d"));
+        assert!(matches!(
+            classify("ALTER TABLE `shop`.`log` TRUNCATE PARTITION p0"),
+            Statement::Truncate { table, .. } if table == "log"
+        ));
+        assert!(matches!(classify("alter table log drop partition p1, p2"), Statement::Truncate { .. }));
+        assert_eq!(classify("ALTER TABLE log DROP COLUMN c"), Statement::Other);
+        assert_eq!(classify("ALTER TABLE log ADD PARTITION (PARTITION p1 VALUES LESS THAN (3))"), Statement::Other);
+    }
+
+    #[test]
+    fn rows_that_are_logged_as_text_are_seen() {
+        for sql in ["insert into t values (1)", "REPLACE t SELECT 1", " /* x */ delete from t", "UPDATE t SET a=1"] {
+            assert_eq!(classify(sql), Statement::RowsAsText, "{sql}");
+        }
+        for sql in ["DROP TABLE t", "CREATE TABLE t (a int)", "GRANT ALL ON x.* TO y", "FLUSH LOGS", ""] {
+            assert_eq!(classify(sql), Statement::Other, "{sql}");
+        }
+    }
+}
