@@ -74,12 +74,16 @@ const DOCUMENTS: &[(&str, &str)] = &[
     ("'null'", "null"),
     ("'{}'", "{}"),
     ("'[]'", "[]"),
-    ("'{\"bb\": [1, -2, 65536, 4294967296, -9223372036854775808, 18446744073709551615], \"a\": {\"x\": null}}'",
-     "{\"a\":{\"x\":null},\"bb\":[1,-2,65536,4294967296,-9223372036854775808,18446744073709551615]}"),
+    (
+        "'{\"bb\": [1, -2, 65536, 4294967296, -9223372036854775808, 18446744073709551615], \"a\": {\"x\": null}}'",
+        "{\"a\":{\"x\":null},\"bb\":[1,-2,65536,4294967296,-9223372036854775808,18446744073709551615]}",
+    ),
     ("'[true, false, 1.5, 1e100, \"é\\\\n😀\"]'", "[true,false,1.5,1e+100,\"é\\n😀\"]"),
-    ("json_array(cast('12.3400' as decimal(10,4)), cast('2026-02-03' as date), cast('-01:02:03.5' as time(1)), \
+    (
+        "json_array(cast('12.3400' as decimal(10,4)), cast('2026-02-03' as date), cast('-01:02:03.5' as time(1)), \
       cast('2026-02-03 04:05:06.25' as datetime(2)))",
-     "[12.3400,\"2026-02-03\",\"-01:02:03.500000\",\"2026-02-03 04:05:06.250000\"]"),
+        "[12.3400,\"2026-02-03\",\"-01:02:03.500000\",\"2026-02-03 04:05:06.250000\"]",
+    ),
     ("json_array(repeat('x', 70000))", "[x*70000]"),
 ];
 
@@ -104,7 +108,8 @@ fn every_type_arrives_as_it_is() {
         let columns: Vec<String> = VALUES.iter().map(|(name, ty, ..)| format!("`{name}` {ty}")).collect();
         database.run(&format!("CREATE TABLE t (id int primary key, {})", columns.join(", ")));
         let values: Vec<&str> = VALUES.iter().map(|(_, _, sql, _)| *sql).collect();
-        let as_json: String = VALUES.iter().map(|(name, _, _, json)| format!(",\"{name}\":{}", written_out(json))).collect();
+        let as_json: String =
+            VALUES.iter().map(|(name, _, _, json)| format!(",\"{name}\":{}", written_out(json))).collect();
         let nulls: String = VALUES.iter().map(|(name, ..)| format!(",\"{name}\":null")).collect();
         let mut schemas = Vec::new();
         for level in metadata(&database) {

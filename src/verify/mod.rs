@@ -10,10 +10,10 @@
 //! whatever order they come. The keys that remain are looked at again, with growing pauses: a key that still differs in the
 //! end, and whose rows stood still, is *missing*, *extra* or *changed*; one that kept moving is *undecided*.
 //!
-//! Where keys can be cut into ranges ([`KeyRange`]) both sides are asked for the same range of integers. Where they can't
-//! (a leading key column of text: two servers hardly ever sort text alike), each side is read once, whole, in the order
-//! it likes, and dealt into buckets by hash, on disk if need be; the buckets are then compared one by one. So
-//! no order of a server's is ever trusted, and memory is bounded either way.
+//! Where keys can be cut into ranges ([`KeyRange`]) both sides are asked for the same range of integers. Where they can't (a
+//! leading key column of text: two servers hardly ever sort text alike; or many rows of one leading value), each side is
+//! read in the order it likes and dealt into buckets by hash, on disk if need be; the buckets are then compared one by one.
+//! So no order of a server's is ever trusted, and memory is bounded either way.
 //!
 //! A system is a [`Side`]. verify has its own, with decoders of their own: it shares no code with the pipeline but the
 //! table of types, since a shared mistake would hide itself. Tests bring theirs, or a [`MemorySide`]:

@@ -1,6 +1,6 @@
-//! Rows of one side of one table, dealt into buckets by the hash of their key.
+//! Rows of one side of one large chunk, dealt into buckets by the hash of their key.
 //!
-//! A table whose keys can't be cut into ranges is read whole, in the order its server likes. Two such orders have nothing
+//! Rows that can't be cut into ranges of keys are read whole, in the order their server likes. Two such orders have nothing
 //! to do with each other, so the rows' hashes are kept, 32 bytes each, until both sides are complete, and then compared
 //! bucket by bucket. What is more than [`MEMORY_ROWS`] goes to a file without a name, a run at a time.
 
@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use super::VerifyError;
 use super::read::Record;
 
-/// Buckets of a table: so many that one of them fits in memory however large the table is.
+/// Buckets of a chunk: so many that one of them fits in memory however large the chunk is.
 pub const BUCKETS: usize = 1024;
 
 /// So many rows of a side are kept in memory: 32 MB.
@@ -51,7 +51,7 @@ impl Spill {
         if self.held == MEMORY_ROWS {
             self.flush().map_err(|error| {
                 VerifyError(format!(
-                    "rows of a table with a text key are kept in {}, which can't be written ({error}): make room or set TMPDIR",
+                    "rows without ranges of integer keys are kept in {}, which can't be written ({error}): make room or set TMPDIR",
                     std::env::temp_dir().display()
                 ))
             })?;

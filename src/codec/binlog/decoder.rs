@@ -59,7 +59,8 @@ impl BinlogDecoder {
             self.tables.insert(raw.context.into(), Table::read(raw.context)?);
         }
         let table = self.tables.get_mut(raw.context).expect("it was put there");
-        let (op, mut rows) = Header::read(raw.body, table).map_err(|reason| format!("table {}{reason}", table.schema.name))?;
+        let (op, mut rows) =
+            Header::read(raw.body, table).map_err(|reason| format!("table {}{reason}", table.schema.name))?;
         if !table.announced {
             table.announced = true;
             table.schema.since_seq = raw.head.seq;

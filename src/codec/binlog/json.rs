@@ -98,7 +98,8 @@ fn push_opaque(opaque: &OpaqueValue, out: &mut Vec<u8>) -> Result<(), String> {
         }
         ColumnType::MYSQL_TYPE_DATE | ColumnType::MYSQL_TYPE_DATETIME | ColumnType::MYSQL_TYPE_TIMESTAMP => {
             let packed = bytes.little(8).map_err(broken)?;
-            let at = civil_from_packed((packed >> 41) as u32, (packed >> 24 & 0x1_ffff) as u32, packed as u32 & 0xff_ffff);
+            let at =
+                civil_from_packed((packed >> 41) as u32, (packed >> 24 & 0x1_ffff) as u32, packed as u32 & 0xff_ffff);
             let _ = write!(text, "{:04}-{:02}-{:02}", at.year, at.month, at.day); // a String takes everything
             if opaque.value_type() != ColumnType::MYSQL_TYPE_DATE {
                 let _ = write!(text, " {:02}:{:02}:{:02}.{:06}", at.hour, at.minute, at.second, at.micros);

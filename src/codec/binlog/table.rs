@@ -103,7 +103,8 @@ impl Table {
             let (ty, layout) = match described {
                 None => logged(column, &mut optional, &mut counts).map_err(in_column)?,
                 Some(described) => {
-                    let ty: ColumnType = described.column_type.parse().map_err(|error| in_column(format!("{error}")))?;
+                    let ty: ColumnType =
+                        described.column_type.parse().map_err(|error| in_column(format!("{error}")))?;
                     (ty, layout_of(column, ty, described).map_err(|reason| stale(&in_column(reason)))?)
                 }
             };
@@ -115,7 +116,8 @@ impl Table {
             Some(described) => {
                 let place = |key: &String| {
                     let place = columns.iter().position(|column| column.name == *key);
-                    place.ok_or_else(|| stale(&format!(": its key has the column {key} now, and had none of that name")))
+                    place
+                        .ok_or_else(|| stale(&format!(": its key has the column {key} now, and had none of that name")))
                 };
                 described.key.iter().map(place).collect::<Result<Vec<_>, _>>()?
             }

@@ -4,8 +4,8 @@
 
 use crate::codec::charset;
 use crate::codec::row::{
-    Civil, civil_from_unix, write_bytes, write_date, write_datetime, write_f32, write_f64, write_instant, write_integer,
-    write_text, write_time, write_unsigned,
+    Civil, civil_from_unix, write_bytes, write_date, write_datetime, write_f32, write_f64, write_instant,
+    write_integer, write_text, write_time, write_unsigned,
 };
 
 use super::bytes::Bytes;
@@ -14,29 +14,57 @@ use super::json;
 /// How values of a column lie in bytes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Layout {
-    Integer { bytes: u8, unsigned: bool },
+    Integer {
+        bytes: u8,
+        unsigned: bool,
+    },
     Float,
     Double,
-    Decimal { precision: u8, scale: u8 },
-    Bit { bytes: u8 },
+    Decimal {
+        precision: u8,
+        scale: u8,
+    },
+    Bit {
+        bytes: u8,
+    },
     Year,
     Date,
     /// Before MySQL 5.6, and MariaDB without `mysql56_temporal_format`: the decimal digits as one number.
     OldTime,
     OldDateTime,
     OldTimestamp,
-    Time { digits: u8 },
-    DateTime { digits: u8 },
-    Timestamp { digits: u8 },
+    Time {
+        digits: u8,
+    },
+    DateTime {
+        digits: u8,
+    },
+    Timestamp {
+        digits: u8,
+    },
     /// Text behind a length of so many bytes.
-    Text { length: u8, charset: Box<str> },
+    Text {
+        length: u8,
+        charset: Box<str>,
+    },
     /// Bytes behind a length; BINARY(n) is logged without the zeroes at its end, and padded here to `pad` bytes.
-    Bytes { length: u8, pad: u16 },
-    Json { length: u8 },
+    Bytes {
+        length: u8,
+        pad: u16,
+    },
+    Json {
+        length: u8,
+    },
     /// A member's number, from 1; members as JSON strings.
-    Enum { bytes: u8, members: Vec<Box<[u8]>> },
+    Enum {
+        bytes: u8,
+        members: Vec<Box<[u8]>>,
+    },
     /// A bit for each member.
-    Set { bytes: u8, members: Vec<Box<str>> },
+    Set {
+        bytes: u8,
+        members: Vec<Box<str>>,
+    },
 }
 
 /// How many bytes so many decimal digits take.
@@ -71,7 +99,10 @@ impl Layout {
             },
             Layout::Date => {
                 let packed = bytes.little(3).map_err(text)? as u32;
-                write_date(out, &Civil { year: packed >> 9, month: packed >> 5 & 15, day: packed & 31, ..Civil::default() });
+                write_date(
+                    out,
+                    &Civil { year: packed >> 9, month: packed >> 5 & 15, day: packed & 31, ..Civil::default() },
+                );
             }
             Layout::OldTime => {
                 let packed = (bytes.little(3).map_err(text)? as i32) << 8 >> 8;

@@ -330,7 +330,9 @@ impl Follower {
         let context = match self.tables.get(&id) {
             Some(context) => context.clone(),
             None if id == NO_TABLE => return Ok(()),
-            None => return Err(self.broken_event(&format_args!("no table map came before the rows of table number {id}"))),
+            None => {
+                return Err(self.broken_event(&format_args!("no table map came before the rows of table number {id}")));
+            }
         };
         let (numbers, time) = (data.len() as u64, self.time(second, now));
         match context {

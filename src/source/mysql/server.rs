@@ -63,8 +63,9 @@ impl Server {
             .write_timeout(Some(SILENCE_MAX))
             .max_allowed_packet(Some(1 << 30));
         if let Some(file) = &config.password_file {
-            let password = std::fs::read_to_string(file)
-                .map_err(|error| SourceError::Source(format!("password_file {} can't be read: {error}", file.display())))?;
+            let password = std::fs::read_to_string(file).map_err(|error| {
+                SourceError::Source(format!("password_file {} can't be read: {error}", file.display()))
+            })?;
             builder = builder.pass(Some(password.trim_end_matches(['\r', '\n'])));
         }
         // Small numbers are what people give their replicas.
@@ -117,7 +118,8 @@ impl Server {
         ];
         for (variable, allowed) in wanted {
             let question = format!("SHOW GLOBAL VARIABLES LIKE '{variable}'");
-            let said: Option<(String, String)> = conn.query_first(question).map_err(|e| self.error("a question", &e))?;
+            let said: Option<(String, String)> =
+                conn.query_first(question).map_err(|e| self.error("a question", &e))?;
             // MySQL and MariaDB do not have all of the other's variables.
             let Some((_, value)) = said else { continue };
             if !allowed.iter().any(|allowed| value.eq_ignore_ascii_case(allowed)) {
@@ -143,7 +145,9 @@ impl Server {
         }
         let row = said.map_err(|error| self.error("SHOW MASTER STATUS", &error))?;
         let place = row.and_then(|row| Some(Place::new(row.get::<String, _>(0)?, row.get::<u64, _>(1)?)));
-        place.ok_or_else(|| SourceError::Source(format!("the source at {} has no binlog: set log_bin there", self.address)))
+        place.ok_or_else(|| {
+            SourceError::Source(format!("the source at {} has no binlog: set log_bin there", self.address))
+        })
     }
 
     /// The binlog files that the server has kept, oldest first, with their sizes.
@@ -177,8 +181,9 @@ impl Server {
     pub fn earliest(&self, conn: &mut Conn) -> Result<Place, SourceError> {
         let files = self.files(conn)?;
         let oldest = files.into_iter().next();
-        let (file, _) = oldest
-            .ok_or_else(|| SourceError::Source(format!("the source at {} has no binlog: set log_bin there", self.address)))?;
+        let (file, _) = oldest.ok_or_else(|| {
+            SourceError::Source(format!("the source at {} has no binlog: set log_bin there", self.address))
+        })?;
         Ok(Place::new(file, FILE_START))
     }
 
@@ -208,9 +213,8 @@ impl Server {
             )
             .map_err(error)?;
         let filled = |name: &String| columns.iter().any(|column| column.0 == *name && column.3 == "NO");
-        let usable = |index: &&[(String, Option<String>)]| {
-            index.iter().all(|(_, column)| column.as_ref().is_some_and(filled))
-        };
+        let usable =
+            |index: &&[(String, Option<String>)]| index.iter().all(|(_, column)| column.as_ref().is_some_and(filled));
         let key = indexes.chunk_by(|a, b| a.0 == b.0).find(usable).unwrap_or_default();
         let key = key.iter().filter_map(|(_, column)| column.clone()).collect();
         let described = |(name, column_type, charset, _)| DescribedColumn { name, column_type, charset };

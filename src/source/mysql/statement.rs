@@ -84,7 +84,8 @@ impl Iterator for Words<'_> {
 
     fn next(&mut self) -> Option<String> {
         loop {
-            let rest = self.0.trim_start_matches(|c: char| c.is_whitespace() || matches!(c, '(' | ')' | ',' | ';' | '='));
+            let rest =
+                self.0.trim_start_matches(|c: char| c.is_whitespace() || matches!(c, '(' | ')' | ',' | ';' | '='));
             if let Some(version) = rest.strip_prefix("/*M!").or_else(|| rest.strip_prefix("/*!")) {
                 self.0 = version.trim_start_matches(|c: char| c.is_ascii_digit());
             } else if let Some(comment) = rest.strip_prefix("/*") {
@@ -116,7 +117,8 @@ impl Iterator for Words<'_> {
             self.0 = "";
             return Some(name);
         }
-        let ends = |c: char| c.is_whitespace() || matches!(c, '.' | '`' | '"' | '\'' | '(' | ')' | ',' | ';' | '=' | '/');
+        let ends =
+            |c: char| c.is_whitespace() || matches!(c, '.' | '`' | '"' | '\'' | '(' | ')' | ',' | ';' | '=' | '/');
         let end = self.0.find(ends).unwrap_or(self.0.len()).max(first.len_utf8());
         let (word, rest) = self.0.split_at(end);
         self.0 = rest;
@@ -147,7 +149,10 @@ mod tests {
     fn what_empties_a_table_is_seen() {
         assert_eq!(classify("truncate t"), truncated(None, "t"));
         assert_eq!(classify("TRUNCATE TABLE shop.orders"), truncated(Some("shop"), "orders"));
-        assert_eq!(classify("/* why */ TRUNCATE /*!50000 TABLE */ `a``b` . `c.d` -- now"), truncated(Some("a`b"), "c.d"));
+        assert_eq!(
+            classify("/* why */ TRUNCATE /*!50000 TABLE */ `a``b` . `c.d` -- now"),
+            truncated(Some("a`b"), "c.d")
+        );
         assert!(matches!(
             classify("ALTER TABLE `shop`.`log` TRUNCATE PARTITION p0"),
             Statement::Truncate { table, .. } if table == "log"
