@@ -24,14 +24,17 @@ use super::{Dialect, Keys, Row, RowSink, TablePlan, VerifyError};
 pub const KEYS_MAX: usize = 200_000;
 
 /// Looks before a verdict.
-pub const LOOKS: u32 = 5;
+const LOOKS: u32 = 5;
+
+/// Looks before a verdict on a chunk of many rows, each of which reads all of them.
+const LOOKS_AT_MANY: u32 = 2;
 
 /// So many keys are asked for one by one; for more, the whole chunk is read.
 const KEYS_ASKED: usize = 1000;
 
-/// The pause before a look, from 1: each twice the one before, all of them the patience.
-pub fn pause(patience: Duration, look: u32) -> Duration {
-    patience / (1 << (LOOKS - look.max(2) + 1))
+/// The pause before a look of so many, from 1: each twice the one before, all of them the patience.
+fn pause(patience: Duration, look: u32, looks: u32) -> Duration {
+    patience / (1 << (looks - look.max(2) + 1))
 }
 
 /// What a reading left of a key: the hashes of the rows that had no equal on the other side, summed.
@@ -123,9 +126,13 @@ impl Suspect {
         Suspect { chunk, keys, looks: 0 }
     }
 
-    /// How many looks there have been.
-    pub fn looks(&self) -> u32 {
-        self.looks
+    /// The pause before the next look.
+    pub fn pause(&self, patience: Duration) -> Duration {
+        pause(patience, self.looks + 1, self.looks_in_all())
+    }
+
+    fn looks_in_all(&self) -> u32 {
+        if self.chunk.many_rows { LOOKS_AT_MANY } else { LOOKS }
     }
 
     /// How many keys still differ.
@@ -139,7 +146,7 @@ impl Suspect {
     /// What either side says.
     pub fn look(&mut self, pair: &mut Pair, wanted: &Wanted) -> Result<Option<Verdict>, VerifyError> {
         self.looks += 1;
-        let last = self.looks == LOOKS;
+        let last = self.looks == self.looks_in_all();
         let plan = &self.chunk.plan;
         let shown = if last && wanted.repair.is_none() { wanted.list } else { usize::MAX };
         let keep: HashMap<u128, bool> =
@@ -324,7 +331,7 @@ mod tests {
     #[test]
     fn pauses_grow_up_to_the_patience() {
         let patience = Duration::from_secs(16);
-        let pauses: Vec<u64> = (1..=LOOKS).map(|look| pause(patience, look).as_secs()).collect();
-        assert_eq!(pauses, [1, 1, 2, 4, 8]);
+        let pauses = |looks| (1..=looks).map(|look| pause(patience, look, looks).as_secs()).collect::<Vec<_>>();
+        assert_eq!((pauses(5), pauses(2)), (vec![1, 1, 2, 4, 8], vec![8, 8]));
     }
 }

@@ -33,13 +33,14 @@ impl MysqlSide {
         let name = format!("source mysql at {}:{}", opts.get_ip_or_hostname(), opts.get_tcp_port());
         let opts = OptsBuilder::from_opts(opts)
             .tcp_connect_timeout(Some(Duration::from_secs(10)))
+            .tcp_keepalive_time_ms(Some(60_000))
             .prefer_socket(false)
             .init(vec![
                 "SET NAMES utf8mb4",
                 "SET SESSION time_zone = '+00:00'",
                 "SET SESSION sql_mode = ''",
                 // A reader waits for the other side now and then; the server must wait for the reader.
-                "SET SESSION net_write_timeout = 3600, net_read_timeout = 3600",
+                "SET SESSION net_write_timeout = 3600, net_read_timeout = 3600, wait_timeout = 604800",
                 "SET SESSION TRANSACTION READ ONLY",
             ]);
         Ok(MysqlSide { opts: opts.into(), name })

@@ -36,7 +36,8 @@ impl PostgresSide {
                 "the target's url is no PostgreSQL URL ({error}): write postgres://user:password@host:port/database"
             ))
         })?;
-        connect.connect_timeout(std::time::Duration::from_secs(10)).application_name("tidegate verify");
+        let seconds = std::time::Duration::from_secs;
+        connect.connect_timeout(seconds(10)).keepalives_idle(seconds(60)).application_name("tidegate verify");
         let host = match connect.get_hosts().first() {
             Some(postgres::config::Host::Tcp(host)) => host.clone(),
             _ => "a local socket".into(),

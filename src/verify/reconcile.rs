@@ -24,7 +24,7 @@ use timely::dataflow::{Scope, StreamVec};
 use timely::scheduling::Activator;
 
 use super::chunks::{self, Chunk};
-use super::look::{self, Counts, KEYS_MAX, Left, Suspect, Verdict, Wanted};
+use super::look::{Counts, KEYS_MAX, Left, Suspect, Verdict, Wanted};
 use super::read::{self, FromReader, Pair, READERS, Record, RowsRead, STEP_BITS, Sides, Update};
 use super::report::{Collector, Finding, Observer, Report};
 use super::{Options, Side, VerifyError};
@@ -387,8 +387,7 @@ fn look_at(sides: &Sides, options: &Options, suspects: &Receiver<Suspect>, to: &
     // which worker finds them is chance; the report takes the first.
     let mut listed: HashMap<usize, usize> = HashMap::new();
     let mut waiting: BTreeMap<(Instant, u64), Suspect> = BTreeMap::new();
-    let due =
-        |suspect: &Suspect| (Instant::now() + look::pause(options.patience, suspect.looks() + 1), suspect.chunk.number);
+    let due = |suspect: &Suspect| (Instant::now() + suspect.pause(options.patience), suspect.chunk.number);
     loop {
         let until_next = waiting.first_key_value().map(|((due, _), _)| due.saturating_duration_since(Instant::now()));
         match suspects.recv_timeout(until_next.unwrap_or(STOP_NOTICED).min(STOP_NOTICED)) {
