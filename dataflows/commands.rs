@@ -138,6 +138,8 @@ pub fn land(job: &Job) -> anyhow::Result<()> {
 /// `tidegate verify`.
 pub fn verify(job: &VerifyJob) -> anyhow::Result<Outcome> {
     let config = load(&job.config)?;
+    // A thread that is gone must not leave the others waiting for it, nor a table without its verdict.
+    std::panic::set_hook(Box::new(|panic| fail(&format_args!("this is a bug in tidegate: {panic}"))));
     fail_on_signals("stopped by a signal before everything was compared: nothing is known, run verify again")?;
     let first = job.cluster.process == 0;
     verify::run(&config, timely_config(&job.cluster)?, first, job.json, job.repair.as_deref())

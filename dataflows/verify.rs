@@ -44,7 +44,7 @@ pub fn run(
     let file = repair.as_ref().map(Repair::writer).transpose()?;
     let mut printer = Printer::new(json, BufWriter::new(stdout()), file);
     let report: Report = compare(&mut printer)?;
-    printer.finish(&report)?;
+    printer.finish(&report).context("the report can't be written")?;
     repair.map(Repair::keep).transpose()?;
     Ok(report.outcome())
 }

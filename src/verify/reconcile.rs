@@ -54,7 +54,10 @@ pub fn compare(
         options: options.clone(),
         findings,
     };
+    let first = Arc::new(AtomicBool::new(false));
+    let has_first = Arc::clone(&first);
     let workers = timely::execute(timely, move |worker| {
+        has_first.fetch_or(worker.index() == 0, Ordering::Relaxed);
         worker.dataflow(|scope| {
             let (let_out, room) = (LetOut::default(), Rc::new(Cell::new(KEYS_MAX)));
             let chunks = job.cut(scope, &let_out);
@@ -78,7 +81,7 @@ pub fn compare(
     for worker in workers.join() {
         worker.map_err(|error| VerifyError(format!("a worker broke off: {error}")))?;
     }
-    result.map(|()| collector.finish())
+    result.and_then(|()| collector.finish(first.load(Ordering::Relaxed)))
 }
 
 /// What all workers of the process share.
@@ -164,11 +167,15 @@ impl Job {
                 let (mut source, mut target) = (sides.source.connect()?, sides.target.connect()?);
                 let plans = chunks::plan(source.as_mut(), target.as_mut(), &options.tables)?;
                 let _ = findings.send(Finding::Planned(plans.clone()));
+                let mut chunks = 0;
                 chunks::cut(source.as_mut(), &plans, options.chunk_rows, |chunk| {
+                    chunks += 1;
                     let going_on = !sides.stop.load(Ordering::Relaxed) && to.send(chunk).is_ok();
                     wake();
                     going_on
-                })
+                })?;
+                let _ = findings.send(Finding::Cut(chunks));
+                Ok(())
             })();
             if let Err(VerifyError(reason)) = result {
                 let _ = findings.send(Finding::Failed(reason));
@@ -332,7 +339,7 @@ impl Job {
                         Ok((counts, differences)) => {
                             let difference = |difference| Finding::Difference(table, Box::new(difference));
                             session.give_iterator(differences.into_iter().map(difference));
-                            session.give(Finding::Compared { table, rows: RowsRead::default(), counts });
+                            session.give(Finding::Looked { table, counts });
                         }
                         Err(VerifyError(reason)) => session.give(Finding::Failed(reason)),
                     }

@@ -71,13 +71,22 @@ pub struct Difference {
 pub enum Finding {
     /// What is going to be compared.
     Planned(Vec<TablePlan>),
-    /// A chunk is done.
+    /// All tables have been cut into so many chunks.
+    Cut(u64),
+    /// A chunk has been compared.
     Compared {
         /// The table's place in the list of plans.
         table: usize,
         /// Rows read.
         rows: RowsRead,
-        /// Keys that differ.
+        /// Keys that differ and are not looked at again.
+        counts: Counts,
+    },
+    /// The differing keys of a chunk have been looked at.
+    Looked {
+        /// The table's place in the list of plans.
+        table: usize,
+        /// What they are.
         counts: Counts,
     },
     /// A key that differs.
@@ -246,12 +255,15 @@ pub struct Collector<'a> {
     report: Report,
     list: usize,
     observer: &'a mut dyn Observer,
+    /// Chunks that there are, once that is known.
+    cut: Option<u64>,
+    compared: u64,
 }
 
 impl<'a> Collector<'a> {
     /// Lists up to `list` differences of each table.
     pub fn new(list: usize, observer: &'a mut dyn Observer) -> Self {
-        Collector { report: Report::default(), list, observer }
+        Collector { report: Report::default(), list, observer, cut: None, compared: 0 }
     }
 
     /// Takes a finding.
@@ -264,7 +276,16 @@ impl<'a> Collector<'a> {
                 self.report.tables = plans.iter().map(TableReport::new).collect();
                 self.observer.planned(&plans)
             }
+            Finding::Cut(chunks) => {
+                self.cut = Some(chunks);
+                Ok(())
+            }
+            Finding::Looked { table, counts } => {
+                self.report.tables[table].add(RowsRead::default(), counts);
+                Ok(())
+            }
             Finding::Compared { table, rows, counts } => {
+                self.compared += 1;
                 self.report.tables[table].add(rows, counts);
                 self.observer.progress(rows);
                 Ok(())
@@ -281,12 +302,21 @@ impl<'a> Collector<'a> {
         }
     }
 
-    /// The report, differences by key.
-    pub fn finish(mut self) -> Report {
+    /// The report, differences by key. On the process that plans, `first`, it takes account of every chunk.
+    ///
+    /// # Errors
+    /// A chunk is not accounted for, so that nothing may be called equal.
+    pub fn finish(mut self, first: bool) -> Result<Report, VerifyError> {
+        if first && self.cut != Some(self.compared) {
+            return Err(VerifyError(format!(
+                "only {} chunks of {:?} were compared: this is a bug in tidegate",
+                self.compared, self.cut
+            )));
+        }
         for table in &mut self.report.tables {
             table.differences.sort_by(|a, b| compare_keys(&a.key, &b.key));
         }
-        self.report
+        Ok(self.report)
     }
 }
 
