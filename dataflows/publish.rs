@@ -158,7 +158,8 @@ fn read(
         for number in 0u64.. {
             let mut raws = Raws::default();
             let mut mark = reader.read(&mut raws).unwrap_or_else(|e| fail(&e));
-            mark.end |= stop.load(Ordering::Relaxed);
+            // The last statement closes its epoch, and an epoch never cuts a transaction.
+            mark.end |= stop.load(Ordering::Relaxed) && mark.resume.seq == mark.seq;
             if raws.is_empty() && last.as_ref() == Some(&mark) {
                 continue;
             }

@@ -23,6 +23,10 @@ const HEARTBEAT: Duration = Duration::from_millis(200);
 
 /// What MySQL answers to a replica that asks for what it can't have.
 const BINLOG_REFUSED: u16 = 1236;
+/// What MariaDB 10.11 answers to the older of two replicas with one number.
+const REPLACED: u16 = 4052;
+const CONNECTING: &str = "connecting";
+const SYNTAX_ERROR: u16 = 1064;
 /// Privileges are missing.
 const NOT_ALLOWED: u16 = 1227;
 
@@ -74,7 +78,7 @@ impl Server {
     }
 
     pub fn connect(&self) -> Result<Conn, Trouble> {
-        Conn::new(self.options.clone()).map_err(|error| self.trouble("connecting", &error))
+        Conn::new(self.options.clone()).map_err(|error| self.trouble(CONNECTING, &error))
     }
 
     /// The same, where nothing is to be waited for.
@@ -140,7 +144,7 @@ impl Server {
     pub fn end(&self, conn: &mut Conn) -> Result<Place, SourceError> {
         // MySQL 8.4 has only the new words for it, MariaDB 10.5 and MySQL 5.7 only the old.
         let mut said: Result<Option<mysql::Row>, _> = conn.query_first("SHOW BINARY LOG STATUS");
-        if said.is_err() {
+        if matches!(&said, Err(mysql::Error::MySqlError(error)) if error.code == SYNTAX_ERROR) {
             said = conn.query_first("SHOW MASTER STATUS");
         }
         let row = said.map_err(|error| self.error("SHOW MASTER STATUS", &error))?;
@@ -239,14 +243,15 @@ impl Server {
         };
         let (address, user, message) = (&self.address, &self.user, &said.message);
         match said.code {
-            1045 | 1044 | 1698 => {
+            1045 | 1044 | 1698 if what == CONNECTING => {
                 lasting(format!("the source at {address} refuses user '{user}': {message}; check user and password"))
             }
-            NOT_ALLOWED | 1142 => lasting(format!(
+            // MySQL 9 says 1045, of a password, to a replica without privileges.
+            NOT_ALLOWED | 1142 | 1045 => lasting(format!(
                 "user '{user}' may not do {what} at the source at {address}: {message}; GRANT SELECT, REPLICATION SLAVE, \
                  REPLICATION CLIENT ON *.* TO '{user}'"
             )),
-            BINLOG_REFUSED if message.contains("same server_") => lasting(format!(
+            BINLOG_REFUSED | REPLACED if message.contains("same server_") => lasting(format!(
                 "another replica with server_id {} reads from the source at {address}: {message}; is the job running twice? \
                  Otherwise give [source] a server_id of its own",
                 self.server_id

@@ -1,0 +1,338 @@
+//! The binlog reader on real servers: transactions, places to go on from, broken connections, and what it refuses.
+
+#[allow(dead_code, reason = "each test program uses its part of it")]
+mod binlog;
+
+use std::time::{Duration, Instant};
+
+use binlog::{Database, SERVERS, Seen, connect, decode, read_to_end, rows, url};
+use mysql::prelude::Queryable;
+use tidegate::change::Op;
+use tidegate::source::mysql::MysqlReader;
+use tidegate::source::{Raws, Reader, Start, now_ms};
+
+fn without_schemas(seen: Vec<Seen>) -> Vec<Seen> {
+    seen.into_iter().filter(|seen| seen.op != Op::Schema).collect()
+}
+
+/// Transactions of some rows each, on two tables, of which one is not wanted.
+fn write_transactions(database: &mut Database, count: usize) {
+    write_transactions_from(database, 0, count);
+}
+
+/// The same, with ids from `first * 10` on.
+fn write_transactions_from(database: &mut Database, first: usize, count: usize) {
+    for number in first..first + count {
+        database.run("START TRANSACTION");
+        for row in 0..1 + number % 4 {
+            database.run(&format!("INSERT INTO t VALUES ({}, 'row {row} of {number}')", number * 10 + row));
+            database.run("INSERT INTO other.unwanted VALUES (1)");
+        }
+        database.run(&format!("UPDATE t SET v = 'again' WHERE id = {}", number * 10));
+        database.run("COMMIT");
+    }
+}
+
+fn with_tables(server: &'static str, name: &str) -> Database {
+    let mut database = Database::new(server, name);
+    database.run("CREATE TABLE t (id int primary key, v varchar(100))");
+    database.run("CREATE DATABASE IF NOT EXISTS other");
+    database.run("CREATE TABLE IF NOT EXISTS other.unwanted (a int)");
+    database
+}
+
+#[test]
+fn a_transaction_has_one_time_and_every_place_gives_the_same_numbers() {
+    for server in SERVERS {
+        let mut database = with_tables(server, "places");
+        let start = database.end();
+        let begun = now_ms();
+        write_transactions(&mut database, 50);
+        // One that no single read can take.
+        let filler: Vec<String> = (1000..9000).map(|id| format!("({id}, repeat('x', 90))")).collect();
+        database.run("START TRANSACTION");
+        for _ in 0..5 {
+            database.run(&format!("REPLACE INTO t VALUES {}", filler.join(",")));
+            database.run("DELETE FROM t WHERE id >= 1000");
+        }
+        database.run("COMMIT");
+        write_transactions_from(&mut database, 20_000, 50);
+        let (raws, marks) = read_to_end(&mut database.reader(&start)).unwrap();
+        let all = without_schemas(decode(&raws).unwrap());
+        let small: usize = (0..50).map(|number| 2 + number % 4).sum();
+        assert_eq!(all.len(), 2 * small + 80_000, "{server}");
+        assert!(all.windows(2).all(|pair| pair[0].seq < pair[1].seq && pair[0].time <= pair[1].time));
+        let large: Vec<u64> = all[small..small + 80_000].iter().map(|seen| seen.time).collect();
+        assert!(large.iter().all(|time| *time == large[0]), "{server}: one transaction, one time");
+        assert!(all[0].time + 1_000 >= begun && all[0].time <= now_ms(), "{server}: {}", all[0].time);
+        assert!(marks.len() > 4, "{server}: {} reads took all", marks.len());
+        assert!(marks.iter().any(|mark| mark.resume.seq < mark.seq), "{server}: no read ended inside of a transaction");
+
+        for mark in &marks {
+            let start = Start::Resume { resume: mark.resume.clone(), time: mark.time };
+            let mut reader = MysqlReader::open(&database.config("latest"), "again", &start, true).unwrap();
+            let again = without_schemas(decode(&read_to_end(&mut reader).unwrap().0).unwrap());
+            let rest: Vec<&Seen> = all.iter().filter(|seen| seen.seq >= mark.resume.seq).collect();
+            assert_eq!(again.len(), rest.len(), "{server}: from {mark:?}");
+            for (again, first) in again.iter().zip(rest) {
+                let what = |seen: &Seen| (seen.seq, seen.position.clone(), seen.row.clone());
+                assert_eq!(what(again), what(first), "{server}");
+            }
+        }
+    }
+}
+
+/// A reader on a thread of its own, until `rows` rows have come.
+fn follow(mut reader: MysqlReader, rows: usize) -> std::thread::JoinHandle<Vec<Seen>> {
+    std::thread::spawn(move || {
+        let deadline = Instant::now() + Duration::from_secs(40);
+        let mut all = Raws::default();
+        let (mut seen, mut time): (Vec<Seen>, u64) = (Vec::new(), 0);
+        while seen.len() < rows {
+            assert!(Instant::now() < deadline, "{} of {rows} rows have come", seen.len());
+            let mut raws = Raws::default();
+            let mark = reader.read(&mut raws).unwrap_or_else(|error| panic!("{error}"));
+            assert!(raws.heads().iter().all(|head| head.time >= time && head.seq < mark.seq), "a promise was broken");
+            time = mark.time;
+            if !raws.is_empty() {
+                raws.iter().for_each(|(head, payload)| all.push(*head, payload));
+                seen = without_schemas(decode(&all).unwrap());
+            }
+        }
+        seen
+    })
+}
+
+#[test]
+fn a_broken_connection_loses_and_doubles_nothing() {
+    for server in SERVERS {
+        let mut database = with_tables(server, "broken");
+        let start = database.end();
+        let reader = MysqlReader::open(&database.config(&start), &database.name, &Start::Configured, false).unwrap();
+        let rows = 8 * (0..50).map(|number| 2 + number % 4).sum::<usize>();
+        let following = follow(reader, rows);
+        let mut killer = connect(&url(server));
+        for round in 0..8 {
+            write_transactions_from(&mut database, round * 500, 50);
+            let dumps: Vec<u64> = killer
+                .query("SELECT id FROM information_schema.processlist WHERE command LIKE 'Binlog Dump%'")
+                .unwrap();
+            for dump in dumps {
+                let _ = killer.query_drop(format!("KILL {dump}")); // it may be gone by itself
+            }
+        }
+        let seen = following.join().unwrap();
+        let (raws, _) = read_to_end(&mut database.reader(&start)).unwrap();
+        let undisturbed = without_schemas(decode(&raws).unwrap());
+        let what =
+            |seen: &[Seen]| -> Vec<_> { seen.iter().map(|s| (s.seq, s.position.clone(), s.row.clone())).collect() };
+        assert_eq!(what(&seen), what(&undisturbed), "{server}");
+    }
+}
+
+#[test]
+fn time_moves_on_while_nothing_happens() {
+    for server in SERVERS {
+        let database = Database::new(server, "idle");
+        let mut reader =
+            MysqlReader::open(&database.config("latest"), &database.name, &Start::Configured, false).unwrap();
+        let begun = now_ms();
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while reader.read(&mut Raws::default()).unwrap().time < begun + 500 {
+            assert!(Instant::now() < deadline, "{server}: time stands still");
+        }
+    }
+}
+
+#[test]
+fn the_end_of_an_empty_binlog_is_reached_at_once() {
+    for server in SERVERS {
+        let mut database = Database::new(server, "empty");
+        let end = database.end();
+        let (raws, marks) = read_to_end(&mut database.reader("latest")).unwrap();
+        assert_eq!((raws.len(), marks.len()), (0, 1), "{server}");
+        assert_eq!(marks[0].resume.position, end, "{server}");
+    }
+}
+
+#[test]
+fn files_follow_one_another() {
+    for server in SERVERS {
+        let mut database = with_tables(server, "files");
+        let start = database.end();
+        for round in 0..3 {
+            write_transactions_from(&mut database, round * 500, 5);
+            database.run("FLUSH BINARY LOGS");
+        }
+        write_transactions_from(&mut database, 1500, 5);
+        let seen = without_schemas(database.changes(&start));
+        let files: std::collections::BTreeSet<_> = seen.iter().map(|s| s.position.split(':').next().unwrap()).collect();
+        assert_eq!((seen.len(), files.len()), (4 * (0..5).map(|n| 2 + n % 4).sum::<usize>(), 4), "{server}: {files:?}");
+    }
+}
+
+#[test]
+fn compressed_transactions_are_read() {
+    let mut database = with_tables("MYSQL_URL", "compressed");
+    database.run("SET SESSION binlog_transaction_compression = ON");
+    let start = database.end();
+    write_transactions(&mut database, 20);
+    let (raws, _) = read_to_end(&mut database.reader(&start)).unwrap();
+    let seen = without_schemas(decode(&raws).unwrap());
+    assert_eq!(seen.len(), (0..20).map(|number| 2 + number % 4).sum::<usize>());
+    assert!(seen.windows(2).all(|pair| pair[0].seq < pair[1].seq));
+}
+
+#[test]
+fn statements_that_change_a_table_do_not_change_what_is_read() {
+    for server in SERVERS {
+        let mut database = Database::new(server, "altered");
+        let start = database.end();
+        database.run("CREATE TABLE t (id int primary key)");
+        database.run("INSERT INTO t VALUES (1)");
+        database.run("ALTER TABLE t ADD COLUMN v varchar(5) DEFAULT 'new'");
+        database.run("INSERT INTO t VALUES (2, 'two')");
+        database.run("ALTER TABLE t DROP COLUMN v, ADD COLUMN first_one int FIRST");
+        database.run("UPDATE t SET first_one = 5 WHERE id = 2");
+        database.run("CREATE TABLE copy AS SELECT * FROM t");
+        database.run("DROP TABLE t");
+        let seen = database.changes(&start);
+        let copied = seen.iter().filter(|seen| seen.op == Op::Insert && seen.table == "copy").count();
+        let of_t: Vec<Seen> = seen.into_iter().filter(|seen| seen.table == "t").collect();
+        assert_eq!(
+            rows(&of_t),
+            [
+                (Op::Insert, "1", r#"{"id":1}"#),
+                (Op::Insert, "2", r#"{"id":2,"v":"two"}"#),
+                (Op::Update, "2", r#"{"first_one":5,"id":2}"#),
+            ],
+            "{server}"
+        );
+        assert_eq!(of_t.iter().filter(|seen| seen.op == Op::Schema).count(), 3, "{server}: each shape is announced");
+        assert_eq!(copied, 2, "{server}");
+    }
+}
+
+#[test]
+fn what_can_not_be_replicated_is_refused_with_its_place() {
+    for server in SERVERS {
+        let mut database = Database::new(server, "refused");
+        database.run("CREATE TABLE t (id int primary key, v varchar(9), w int)");
+        database.run("INSERT INTO t VALUES (1, 'a', 1)");
+        let refused = |database: &mut Database, statements: &[&str], words: &[&str]| {
+            let start = database.end();
+            statements.iter().for_each(|sql| database.run(sql));
+            let error = database.error(&start);
+            let (file, _) = start.rsplit_once(':').unwrap();
+            for word in words.iter().chain(&[file]) {
+                assert!(error.contains(word), "{server}: {error}");
+            }
+        };
+        refused(
+            &mut database,
+            &["SET SESSION binlog_row_image = MINIMAL", "UPDATE t SET v = 'b'", "SET SESSION binlog_row_image = FULL"],
+            &[".t", "binlog_row_image=FULL"],
+        );
+        refused(
+            &mut database,
+            &["SET SESSION binlog_format = STATEMENT", "UPDATE t SET v = 'c'", "SET SESSION binlog_format = ROW"],
+            &["binlog_format=ROW"],
+        );
+        refused(&mut database, &["TRUNCATE TABLE t"], &["TRUNCATE TABLE", ".t", "dead_letter"]);
+        refused(
+            &mut database,
+            &["XA START 'x'", "INSERT INTO t VALUES (3, 'x', 1)", "XA END 'x'", "XA PREPARE 'x'", "XA ROLLBACK 'x'"],
+            &["XA"],
+        );
+        if !database.is_mariadb() {
+            database.run("CREATE TABLE d (id int primary key, j json)");
+            database.run("INSERT INTO d VALUES (1, json_object('a', repeat('x', 500), 'b', 1))");
+            refused(
+                &mut database,
+                &[
+                    "SET SESSION binlog_row_value_options = PARTIAL_JSON",
+                    "UPDATE d SET j = json_set(j, '$.b', 2)",
+                    "SET SESSION binlog_row_value_options = ''",
+                ],
+                &["binlog_row_value_options"],
+            );
+        } else {
+            database.run("SET GLOBAL log_bin_compress_min_len = 10");
+            let start = database.end();
+            database.run("SET GLOBAL log_bin_compress = ON");
+            database.run("INSERT INTO t VALUES (77, 'compressed', 1)".replace("compressed", "zzzzzzzzz").as_str());
+            let open = MysqlReader::open(&database.config(&start), "job", &Start::Configured, true);
+            let error = open.err().map(|error| error.to_string()).unwrap_or_default();
+            database.run("SET GLOBAL log_bin_compress = OFF");
+            assert!(error.contains("log_bin_compress is ON"), "{error}");
+            assert!(database.error(&start).contains("log_bin_compress=OFF"));
+        }
+    }
+}
+
+#[test]
+fn what_can_not_be_opened_is_refused_with_what_to_do() {
+    for server in SERVERS {
+        let mut database = Database::new(server, "closed");
+        let open = |config: &tidegate::config::MysqlConfig| {
+            let opened = MysqlReader::open(config, "closed", &Start::Configured, true);
+            opened.err().expect("it should be refused").to_string()
+        };
+        let mut config = database.config("latest");
+        let (host, user) = (config.url.clone(), format!("weak_{}", std::process::id()));
+        let said = |error: &str, words: &[&str]| {
+            for word in words {
+                assert!(error.contains(word), "{server}: {error}");
+            }
+        };
+
+        config.url = host.replace("r:r@", "r:wrong@");
+        said(&open(&config), &["refuses user 'r'", "password"]);
+        config.url = "mysql://r:r@127.0.0.1:1/".into();
+        said(&open(&config), &["127.0.0.1:1", "connecting"]);
+        config.url = "127.0.0.1".into();
+        said(&open(&config), &["mysql://user:password@host:3306/"]);
+
+        database.run(&format!("CREATE USER {user} IDENTIFIED BY 'p'"));
+        config.url = host.replace("r:r@", &format!("{user}:p@"));
+        said(&open(&config), &[&user, "GRANT SELECT, REPLICATION SLAVE, REPLICATION CLIENT"]);
+        database.run(&format!("GRANT REPLICATION CLIENT ON *.* TO {user}"));
+        said(&open(&config), &[&user, "GRANT SELECT, REPLICATION SLAVE, REPLICATION CLIENT"]);
+        database.run(&format!("DROP USER {user}"));
+
+        config.url = host;
+        config.start = "binlog.999999:4".into();
+        said(&open(&config), &["has no binlog.999999:4 any more", "its oldest file is"]);
+        config.start = format!("{}9999999", database.end());
+        said(&open(&config), &["that file ends at"]);
+        config.start = "yesterday".into();
+        said(&open(&config), &["'yesterday' is no place in a binlog"]);
+
+        database.run("SET GLOBAL binlog_row_image = MINIMAL");
+        config.start = "latest".into();
+        let error = open(&config);
+        database.run("SET GLOBAL binlog_row_image = FULL");
+        said(&error, &["binlog_row_image is MINIMAL and has to be FULL"]);
+    }
+}
+
+#[test]
+fn a_second_copy_stops_the_first() {
+    for server in SERVERS {
+        let database = Database::new(server, "twice");
+        let open = || MysqlReader::open(&database.config("latest"), &database.name, &Start::Configured, false).unwrap();
+        let mut first = open();
+        first.read(&mut Raws::default()).unwrap();
+        let mut second = open();
+        let deadline = Instant::now() + Duration::from_secs(30);
+        let error = loop {
+            assert!(Instant::now() < deadline, "{server}: both read");
+            second.read(&mut Raws::default()).unwrap();
+            if let Err(error) = first.read(&mut Raws::default()) {
+                break error.to_string();
+            }
+        };
+        assert!(error.contains("is the job running twice?"), "{server}: {error}");
+        second.read(&mut Raws::default()).unwrap();
+    }
+}
