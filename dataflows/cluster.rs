@@ -65,6 +65,18 @@ pub fn stop_on_signals() -> anyhow::Result<Arc<AtomicBool>> {
     Ok(stop)
 }
 
+/// Lets SIGTERM and SIGINT end the process as a failure does, with that sentence: for a command that changes nothing.
+pub fn fail_on_signals(sentence: &'static str) -> anyhow::Result<()> {
+    let signals = [signal_hook::consts::SIGTERM, signal_hook::consts::SIGINT];
+    let mut signals = signal_hook::iterator::Signals::new(signals)?;
+    std::thread::Builder::new().name("signals".into()).spawn(move || {
+        if signals.forever().next().is_some() {
+            fail(&sentence);
+        }
+    })?;
+    Ok(())
+}
+
 /// What worker 0 says, told to every worker of the cluster.
 pub fn tell_all(worker: &mut Worker, said: Option<String>) -> String {
     let heard = Rc::new(RefCell::new(None));

@@ -1,6 +1,7 @@
 //! The commands: from a configuration to a running dataflow.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -10,18 +11,19 @@ use tidegate::config::Config;
 use tidegate::log::{Reader, Schemas, Writer, ensure_topics, partition_ends};
 use tidegate::source::Start;
 use tidegate::target::{FindSchema, JobState, Target};
+use tidegate::verify::Outcome;
 use timely::worker::Worker;
 
-use crate::cluster::{fail, run_until, stop_on_signals, tell_all, timely_config};
+use crate::cluster::{fail, fail_on_signals, run_until, stop_on_signals, tell_all, timely_config};
 use crate::land::{Land, land as build_land};
 use crate::publish::{Publish, publish as build_publish, published};
-use crate::{Job, connect};
+use crate::{Job, VerifyJob, connect, verify};
 
 /// How long a lane waits for the schema of a table that it has a row of.
 const SCHEMA_PATIENCE: Duration = Duration::from_secs(30);
 
-fn load(job: &Job) -> anyhow::Result<Config> {
-    let config = Config::load(&job.config)?;
+fn load(path: &Path) -> anyhow::Result<Config> {
+    let config = Config::load(path)?;
     tidegate::wire::select(config.cluster.codec);
     Ok(config)
 }
@@ -45,7 +47,7 @@ fn own(partition: u32, index: usize, peers: usize) -> bool {
 
 /// `tidegate publish`.
 pub fn publish(job: &Job) -> anyhow::Result<()> {
-    let config = load(job)?;
+    let config = load(&job.config)?;
     let kafka = config.kafka()?.clone();
     config.source()?;
     let partitions = ensure_topics(&kafka)?;
@@ -78,7 +80,7 @@ pub fn publish(job: &Job) -> anyhow::Result<()> {
 
 /// `tidegate land`.
 pub fn land(job: &Job) -> anyhow::Result<()> {
-    let config = load(job)?;
+    let config = load(&job.config)?;
     let kafka = config.kafka()?.clone();
     let target: Arc<dyn Target> = connect::target(config.target()?)?;
     let ends = partition_ends(&kafka, &kafka.topic)?;
@@ -131,4 +133,14 @@ pub fn land(job: &Job) -> anyhow::Result<()> {
         });
         Ok(())
     })
+}
+
+/// `tidegate verify`.
+pub fn verify(job: &VerifyJob) -> anyhow::Result<Outcome> {
+    let config = load(&job.config)?;
+    // A thread that is gone must not leave the others waiting for it, nor a table without its verdict.
+    std::panic::set_hook(Box::new(|panic| fail(&format_args!("this is a bug in tidegate: {panic}"))));
+    fail_on_signals("stopped by a signal before everything was compared: nothing is known, run verify again")?;
+    let first = job.cluster.process == 0;
+    verify::run(&config, timely_config(&job.cluster)?, first, job.json, job.repair.as_deref())
 }

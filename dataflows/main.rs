@@ -6,6 +6,7 @@ mod connect;
 mod demo;
 mod land;
 mod publish;
+mod verify;
 
 use std::path::PathBuf;
 
@@ -30,6 +31,8 @@ enum Command {
     Publish(Job),
     /// Kafka → target
     Land(Job),
+    /// Source ≟ target: 0 identical, 1 different, 2 undecided, 3 could not compare
+    Verify(VerifyJob),
 }
 
 /// What every job takes.
@@ -41,6 +44,22 @@ struct Job {
     /// Stop when the end that is there at the start is durable
     #[arg(long)]
     until_caught_up: bool,
+    #[command(flatten)]
+    cluster: Cluster,
+}
+
+/// What `verify` takes.
+#[derive(Args)]
+struct VerifyJob {
+    /// The configuration file
+    #[arg(long)]
+    config: PathBuf,
+    /// The report as JSON lines
+    #[arg(long)]
+    json: bool,
+    /// Write SQL to this file that makes the target equal
+    #[arg(long, value_name = "FILE")]
+    repair: Option<PathBuf>,
     #[command(flatten)]
     cluster: Cluster,
 }
@@ -75,6 +94,7 @@ fn main() {
         Command::Demo(demo) => demo::demo(&demo).map(|identical| std::process::exit(i32::from(!identical))),
         Command::Publish(job) => commands::publish(&job),
         Command::Land(job) => commands::land(&job),
+        Command::Verify(job) => commands::verify(&job).map(|outcome| std::process::exit(outcome.exit_code().into())),
     };
     if let Err(error) = outcome {
         cluster::fail(&format_args!("{error:#}"));

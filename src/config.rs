@@ -273,17 +273,29 @@ pub struct SqliteConfig {
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct VerifyConfig {
+    /// The database that holds the source's rows, where `[source]` is not it but a stream of its changes.
+    pub source: Option<MysqlConfig>,
     /// Tables to compare, `database.table` with `*`; none: the source's.
     pub tables: Vec<String>,
     /// About how many rows a chunk of keys has.
     pub chunk_rows: usize,
     /// How many differing keys are listed per table; all are counted.
     pub list: usize,
+    /// For how long a key that differs is looked at again before it is called different. Longer than the changes take from
+    /// source to target, if they go on meanwhile.
+    #[serde(deserialize_with = "duration")]
+    pub patience: Duration,
 }
 
 impl Default for VerifyConfig {
     fn default() -> Self {
-        VerifyConfig { tables: Vec::new(), chunk_rows: 10_000, list: 100 }
+        VerifyConfig {
+            source: None,
+            tables: Vec::new(),
+            chunk_rows: 10_000,
+            list: 100,
+            patience: Duration::from_secs(10),
+        }
     }
 }
 
@@ -420,10 +432,15 @@ impl Config {
                 return at("topic", format!("topic = '{}': letters, digits, '-', '_' and '.' only", kafka.topic));
             }
         }
-        if let Some(source) = &self.source
-            && let Err(problem) = crate::source::TableFilter::new(source.tables())
-        {
-            return at("tables", problem);
+        let patterns = [
+            self.source.as_ref().map(SourceConfig::tables),
+            self.verify.source.as_ref().map(|source| &source.tables[..]),
+            Some(&self.verify.tables[..]),
+        ];
+        for tables in patterns.into_iter().flatten() {
+            if let Err(problem) = crate::source::TableFilter::new(tables) {
+                return at("tables", problem);
+            }
         }
         Ok(())
     }
@@ -435,18 +452,19 @@ impl Config {
                 .map_err(|e| ConfigError(format!("{file}: password_file {}: {e}", path.display())))?;
             Ok(Some(text.trim_end_matches(['\n', '\r']).to_string()))
         };
-        match &mut self.source {
-            Some(SourceConfig::Mysql(mysql)) => {
-                if let Some(password) = read(&mysql.password_file)? {
-                    mysql.url = with_password(&mysql.url, &password);
-                }
+        if let Some(SourceConfig::Dts(dts)) = &mut self.source
+            && let Some(password) = read(&dts.password_file)?
+        {
+            dts.password = Some(password);
+        }
+        let source = match &mut self.source {
+            Some(SourceConfig::Mysql(mysql)) => Some(mysql),
+            _ => None,
+        };
+        for mysql in source.into_iter().chain(&mut self.verify.source) {
+            if let Some(password) = read(&mysql.password_file)? {
+                mysql.url = with_password(&mysql.url, &password);
             }
-            Some(SourceConfig::Dts(dts)) => {
-                if let Some(password) = read(&dts.password_file)? {
-                    dts.password = Some(password);
-                }
-            }
-            _ => {}
         }
         if let Some(TargetConfig::Postgres(postgres)) = &mut self.target
             && let Some(password) = read(&postgres.password_file)?
@@ -543,6 +561,16 @@ mod tests {
         assert_eq!(mysql.url, "mysql://u:s3cret@h/");
         assert_eq!((config.land.epoch, config.land.memory), (Duration::from_millis(500), 64 << 20));
         assert_eq!(config.kafka.unwrap().partitions, 4);
+    }
+
+    #[test]
+    fn verify_may_have_a_source_of_its_own() {
+        let config =
+            parse("job = \"x\"\n[verify]\npatience = \"2s\"\n[verify.source]\nurl = \"mysql://u:${PW}@h/\"\n").unwrap();
+        assert_eq!(config.verify.source.unwrap().url, "mysql://u:s3cret@h/");
+        assert_eq!(config.verify.patience, Duration::from_secs(2));
+        let error = parse("job = \"x\"\n[verify]\ntables = [\"orders\"]\n").unwrap_err().to_string();
+        assert!(error.starts_with("t.toml:3: 'orders' is no table pattern"), "{error}");
     }
 
     #[test]

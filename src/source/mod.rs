@@ -171,6 +171,16 @@ impl TableFilter {
         Ok(TableFilter { patterns: patterns.iter().map(split).collect::<Result<_, _>>()? })
     }
 
+    /// The patterns that none of the tables matches.
+    pub fn unmatched<'t>(&self, tables: impl Iterator<Item = &'t TableName> + Clone) -> Vec<String> {
+        let matches = |(d, t): &&(String, String)| {
+            tables
+                .clone()
+                .any(|name| glob(d.as_bytes(), name.database.as_bytes()) && glob(t.as_bytes(), name.table.as_bytes()))
+        };
+        self.patterns.iter().filter(|pattern| !matches(pattern)).map(|(d, t)| format!("{d}.{t}")).collect()
+    }
+
     /// Whether the table is wanted.
     pub fn wants(&self, database: &str, table: &str) -> bool {
         if self.patterns.is_empty() {

@@ -6,7 +6,7 @@
 //! ([`Described`]); that is how the table looks now and not when the event was written, so it is only believed where it
 //! agrees with the map's own types.
 //!
-//! Values go from the event's bytes straight into the row's JSON ([`value`](mod@value)); the crate `mysql_common` would
+//! Values go from the event's bytes straight into the row's JSON (`value.rs`); the crate `mysql_common` would
 //! make an owned value of each first.
 
 mod bytes;
