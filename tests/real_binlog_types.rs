@@ -69,6 +69,28 @@ const VALUES: &[(&str, &str, &str, &str)] = &[
     ("place", "point", "ST_GeomFromText('POINT(1 2)')", "\"AAAAAAEBAAAAAAAAAAAA8D8AAAAAAAAAQA==\""),
 ];
 
+/// What only one of the servers has.
+const MYSQL_VALUES: &[(&str, &str, &str, &str)] = &[
+    ("gb", "varchar(4) character set gb18030", "'日本'", "\"日本\""),
+    ("gb_text", "text character set gb18030", "'日😀'", "\"日😀\""),
+    ("vec", "vector(2)", "string_to_vector('[1,2]')", "\"AACAPwAAAEA=\""),
+];
+
+const MARIADB_VALUES: &[(&str, &str, &str, &str)] = &[
+    ("ip6", "inet6", "'2001:db8::ff00:42:8329'", "\"2001:db8::ff00:42:8329\""),
+    ("ip6_mapped", "inet6", "'::ffff:192.0.2.1'", "\"::ffff:192.0.2.1\""),
+    ("ip6_low", "inet6", "'::1'", "\"::1\""),
+    ("ip4", "inet4", "'192.0.2.1'", "\"192.0.2.1\""),
+    ("u1", "uuid", "'2c5ea4c0-4067-11e9-8bad-9b1deb4d3b7d'", "\"2c5ea4c0-4067-11e9-8bad-9b1deb4d3b7d\""),
+    ("u4", "uuid", "'9b1deb4d-3b7d-4bad-9bdd-2b0d7b3dcb6d'", "\"9b1deb4d-3b7d-4bad-9bdd-2b0d7b3dcb6d\""),
+    ("u7", "uuid", "'01939c00-282d-7000-8000-000000000001'", "\"01939c00-282d-7000-8000-000000000001\""),
+    ("u8", "uuid", "'2489e9ad-2ee2-8e00-8ec9-32d5f69181c0'", "\"2489e9ad-2ee2-8e00-8ec9-32d5f69181c0\""),
+    ("u0", "uuid", "'00000000-0000-0000-0000-000000000000'", "\"00000000-0000-0000-0000-000000000000\""),
+    ("bin16", "binary(16)", "'x'", "\"eAAAAAAAAAAAAAAAAAAAAA==\""),
+    ("bin4", "binary(4)", "'x'", "\"eAAAAA==\""),
+    ("late", "varchar(9) character set utf8mb4 collate uca1400_ai_ci", "'é'", "\"é\""),
+];
+
 /// JSON that MySQL keeps in its binary form, and as which text it comes out.
 const DOCUMENTS: &[(&str, &str)] = &[
     ("'null'", "null"),
@@ -105,19 +127,21 @@ fn metadata(database: &Database) -> [&'static str; 2] {
 fn every_type_arrives_as_it_is() {
     for server in SERVERS {
         let mut database = Database::new(server, "types");
-        let columns: Vec<String> = VALUES.iter().map(|(name, ty, ..)| format!("`{name}` {ty}")).collect();
+        let own = if database.is_mariadb() { MARIADB_VALUES } else { MYSQL_VALUES };
+        let values = [VALUES, own].concat();
+        let columns: Vec<String> = values.iter().map(|(name, ty, ..)| format!("`{name}` {ty}")).collect();
         database.run(&format!("CREATE TABLE t (id int primary key, {})", columns.join(", ")));
-        let values: Vec<&str> = VALUES.iter().map(|(_, _, sql, _)| *sql).collect();
+        let sql: Vec<&str> = values.iter().map(|(_, _, sql, _)| *sql).collect();
         let as_json: String =
-            VALUES.iter().map(|(name, _, _, json)| format!(",\"{name}\":{}", written_out(json))).collect();
-        let nulls: String = VALUES.iter().map(|(name, ..)| format!(",\"{name}\":null")).collect();
+            values.iter().map(|(name, _, _, json)| format!(",\"{name}\":{}", written_out(json))).collect();
+        let nulls: String = values.iter().map(|(name, ..)| format!(",\"{name}\":null")).collect();
         let mut schemas = Vec::new();
         for level in metadata(&database) {
             database.run(&format!("SET GLOBAL binlog_row_metadata = {level}"));
             database.run("FLUSH TABLES"); // the server describes an open table as before
             let start = database.end();
-            database.run(&format!("INSERT INTO t VALUES (1, {})", values.join(", ")));
-            database.run(&format!("INSERT INTO t VALUES (2{})", ", NULL".repeat(VALUES.len())));
+            database.run(&format!("INSERT INTO t VALUES (1, {})", sql.join(", ")));
+            database.run(&format!("INSERT INTO t VALUES (2{})", ", NULL".repeat(values.len())));
             database.run("UPDATE t SET id = 3 WHERE id = 1");
             database.run("DELETE FROM t");
             let seen = database.changes(&start);

@@ -9,7 +9,7 @@ use crate::codec::charset;
 use crate::codec::row::{column_prefix, write_text};
 
 use super::bytes::Bytes;
-use super::table_map::{Optional, Physical, TableMap, code};
+use super::table_map::{Flavor, Optional, Physical, TableMap, code};
 use super::value::Layout;
 
 /// What `information_schema` says about a table.
@@ -34,8 +34,9 @@ pub struct DescribedColumn {
 
 /// The context of a rows event's raw record: the body of its TABLE_MAP event, and a description of the table where that
 /// event does not say enough.
-pub fn pack_context(map: &[u8], described: Option<&Described>) -> Vec<u8> {
-    let mut context = (map.len() as u32).to_le_bytes().to_vec();
+pub fn pack_context(flavor: Flavor, map: &[u8], described: Option<&Described>) -> Vec<u8> {
+    let mut context = vec![flavor as u8];
+    context.extend_from_slice(&(map.len() as u32).to_le_bytes());
     context.extend_from_slice(map);
     if let Some(described) = described {
         serde_json::to_writer(&mut context, described).expect("a description is plain data");
@@ -63,6 +64,10 @@ impl Table {
     pub fn read(context: &[u8]) -> Result<Table, String> {
         let broken = |what: &dyn std::fmt::Display| format!("the table map can't be read: {what}");
         let mut bytes = Bytes(context);
+        let flavor = match bytes.byte().map_err(|e| broken(&e))? {
+            0 => Flavor::MySql,
+            _ => Flavor::MariaDb,
+        };
         let length = bytes.little(4).map_err(|e| broken(&e))?;
         let map = TableMap::read(bytes.take(length as usize).map_err(|e| broken(&e))?).map_err(|e| broken(&e))?;
         let described: Option<Described> = match bytes.0 {
@@ -72,12 +77,14 @@ impl Table {
         let physical = map.physical().map_err(|e| broken(&e))?;
         let optional = map.optional().map_err(|e| broken(&e))?;
         let name = TableName::new(map.database, map.table);
-        Table::build(&name, &physical, optional, described.as_ref()).map_err(|reason| format!("table {name}{reason}"))
+        Table::build(&name, flavor, &physical, optional, described.as_ref())
+            .map_err(|reason| format!("table {name}{reason}"))
     }
 
     /// The reason of an error follows the table's name in a sentence.
     fn build(
         name: &TableName,
+        flavor: Flavor,
         physical: &[Physical],
         mut optional: Optional,
         described: Option<&Described>,
@@ -97,11 +104,18 @@ impl Table {
         let mut columns = Vec::with_capacity(physical.len());
         let mut codecs = Vec::with_capacity(physical.len());
         for (index, column) in physical.iter().enumerate() {
-            let described = if named { None } else { described.map(|table| &table.columns[index]) };
-            let column_name = described.map_or_else(|| optional.names[index].to_string(), |column| column.name.clone());
+            let column_name = match (named, described) {
+                (false, Some(table)) => table.columns[index].name.clone(),
+                _ => optional.names[index].to_string(),
+            };
+            let described = described.and_then(|table| table.columns.iter().find(|column| column.name == column_name));
             let in_column = |reason: String| format!(", column {column_name}: {reason}");
             let (ty, layout) = match described {
-                None => logged(column, &mut optional, &mut counts).map_err(in_column)?,
+                Some(described) if named => {
+                    let logged = logged(flavor, column, &mut optional, &mut counts).map_err(in_column)?;
+                    native(column, described).map_or(logged, |native| (ColumnType::Varchar, native))
+                }
+                None => logged(flavor, column, &mut optional, &mut counts).map_err(in_column)?,
                 Some(described) => {
                     let ty: ColumnType =
                         described.column_type.parse().map_err(|error| in_column(format!("{error}")))?;
@@ -151,7 +165,12 @@ struct Counts {
 }
 
 /// Type and layout of a column by what the binlog says.
-fn logged(column: &Physical, optional: &mut Optional, counts: &mut Counts) -> Result<(ColumnType, Layout), String> {
+fn logged(
+    flavor: Flavor,
+    column: &Physical,
+    optional: &mut Optional,
+    counts: &mut Counts,
+) -> Result<(ColumnType, Layout), String> {
     let unsigned = match is_numeric(column.code) {
         false => false,
         true => {
@@ -162,7 +181,7 @@ fn logged(column: &Physical, optional: &mut Optional, counts: &mut Counts) -> Re
         }
     };
     let charset = match column.code {
-        code::VARCHAR | code::VAR_STRING | code::STRING | code::BLOB => {
+        code if flavor.has_collation(code) => {
             counts.text += 1;
             optional.text.next(counts.text - 1)
         }
@@ -200,12 +219,25 @@ fn take_members<'m, 'a>(members: &'m [Vec<&'a [u8]>], next: &mut usize) -> Resul
 
 /// The layout of a column whose type `information_schema` gave, if the column can be of that type.
 fn layout_of(column: &Physical, ty: ColumnType, described: &DescribedColumn) -> Result<Layout, String> {
+    if let Some(native) = native(column, described) {
+        return Ok(native);
+    }
     let unsigned = matches!(ty, ColumnType::Integer { unsigned: true, .. });
     let binary = matches!(ty, ColumnType::Varbinary | ColumnType::Blob);
     if !same_bytes(type_of(column, unsigned, binary)?, ty) {
         return Err(format!("its type is {ty} now, and was another when this was logged"));
     }
     layout(column, ty, described.charset.clone(), &super::members_of(&described.column_type))
+}
+
+/// The layout of the types that MariaDB logs as BINARY.
+fn native(column: &Physical, described: &DescribedColumn) -> Option<Layout> {
+    match (column.code, column.meta, &*described.column_type.to_ascii_lowercase()) {
+        (code::STRING, 16, "uuid") => Some(Layout::Uuid),
+        (code::STRING, 16, "inet6") => Some(Layout::Inet6),
+        (code::STRING, 4, "inet4") => Some(Layout::Inet4),
+        _ => None,
+    }
 }
 
 /// Whether values of both types lie in the binlog alike.

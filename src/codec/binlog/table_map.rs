@@ -5,6 +5,30 @@
 
 use super::bytes::{Bytes, Malformed, identifier};
 
+/// Whose binlog it is: in details they differ.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Flavor {
+    /// MySQL.
+    MySql,
+    /// MariaDB.
+    MariaDb,
+}
+
+impl Flavor {
+    /// Whether the optional part has a collation for a column of that type.
+    pub(super) fn has_collation(self, code: u8) -> bool {
+        match code {
+            code::VARCHAR | code::VAR_STRING | code::STRING | code::BLOB => true,
+            code::VECTOR => self == Flavor::MySql,
+            code::GEOMETRY => self == Flavor::MariaDb,
+            _ => false,
+        }
+    }
+}
+
+/// The collation that stands for no characters at all.
+const BINARY: usize = 63;
+
 /// The body of a TABLE_MAP event, read but not interpreted.
 #[derive(Clone, Copy, Debug)]
 pub struct TableMap<'a> {
@@ -112,13 +136,32 @@ impl<'a> TableMap<'a> {
         Ok(TableMap { table_id, database, table, types, metadata, nullable, optional: bytes.0 })
     }
 
-    /// Whether names and primary key stand in it.
+    /// Whether the columns' names stand in it.
     ///
     /// # Errors
     /// The optional part is malformed.
-    pub fn is_full(&self) -> Result<bool, Malformed> {
-        let optional = self.optional()?;
-        Ok(optional.names.len() == self.types.len() && !optional.key.is_empty())
+    pub fn is_named(&self) -> Result<bool, Malformed> {
+        Ok(self.optional()?.names.len() == self.types.len())
+    }
+
+    /// Whether it says everything: names, a primary key, and nothing that could be one thing or another. MariaDB logs UUID,
+    /// INET6 and INET4 as if they were BINARY.
+    ///
+    /// # Errors
+    /// The optional part is malformed.
+    pub fn is_full(&self, flavor: Flavor) -> Result<bool, Malformed> {
+        let mut optional = self.optional()?;
+        let mut doubtful = false;
+        let mut index = 0;
+        for column in self.physical()? {
+            if flavor.has_collation(column.code) {
+                let binary = optional.text.next(index)? == Some(BINARY);
+                doubtful |=
+                    flavor == Flavor::MariaDb && binary && column.code == code::STRING && matches!(column.meta, 4 | 16);
+                index += 1;
+            }
+        }
+        Ok(optional.names.len() == self.types.len() && !optional.key.is_empty() && !doubtful)
     }
 
     pub(super) fn physical(&self) -> Result<Vec<Physical>, Malformed> {

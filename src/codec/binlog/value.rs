@@ -2,6 +2,8 @@
 //!
 //! The layouts are MySQL's own (`sql/field.cc`, `pack` and the `my_*_to_binary` functions of its temporal types).
 
+use std::net::{Ipv4Addr, Ipv6Addr};
+
 use crate::codec::charset;
 use crate::codec::row::{
     Civil, civil_from_unix, write_bytes, write_date, write_datetime, write_f32, write_f64, write_instant,
@@ -55,6 +57,10 @@ pub(super) enum Layout {
     Json {
         length: u8,
     },
+    /// MariaDB's own types, logged as BINARY without the zeroes at its end.
+    Uuid,
+    Inet6,
+    Inet4,
     /// A member's number, from 1; members as JSON strings.
     Enum {
         bytes: u8,
@@ -146,6 +152,9 @@ impl Layout {
                 }
             }
             Layout::Json { length } => json::write(sized(bytes, *length)?, out)?,
+            Layout::Uuid => write_text(out, &uuid(padded(bytes)?)),
+            Layout::Inet6 => write_text(out, &Ipv6Addr::from(padded::<16>(bytes)?).to_string()),
+            Layout::Inet4 => write_text(out, &Ipv4Addr::from(padded::<4>(bytes)?).to_string()),
             Layout::Enum { bytes: n, members } => match bytes.little((*n).into()).map_err(text)? {
                 0 => write_text(out, ""), // what MySQL stores for a value that is no member
                 number => match members.get(number as usize - 1) {
@@ -174,6 +183,21 @@ fn text(error: super::Malformed) -> String {
 fn sized<'a>(bytes: &mut Bytes<'a>, length: u8) -> Result<&'a [u8], String> {
     let n = bytes.little(length.into()).map_err(text)?;
     bytes.take(n as usize).map_err(text)
+}
+
+/// A value of `N` bytes that was logged without the zeroes at its end.
+fn padded<const N: usize>(bytes: &mut Bytes) -> Result<[u8; N], String> {
+    let value = sized(bytes, 1)?;
+    let mut padded = [0; N];
+    padded.get_mut(..value.len()).ok_or("is too long")?.copy_from_slice(value);
+    Ok(padded)
+}
+
+/// The text of a UUID.
+fn uuid(bytes: [u8; 16]) -> String {
+    let number = u128::from_be_bytes(bytes);
+    let part = |shift: u32, digits: u32| (number >> shift) & ((1 << (4 * digits)) - 1);
+    format!("{:08x}-{:04x}-{:04x}-{:04x}-{:012x}", part(96, 8), part(80, 4), part(64, 4), part(48, 4), part(0, 12))
 }
 
 fn clock_digits(packed: u64) -> [u32; 3] {

@@ -10,7 +10,7 @@ use mysql_common::binlog::EventStreamReader;
 use mysql_common::binlog::consts::BinlogVersion;
 
 use crate::change::TableName;
-use crate::codec::binlog::{Described, TableMap, event, pack_context};
+use crate::codec::binlog::{Described, Flavor, TableMap, event, pack_context};
 use crate::source::{Clock, Mark, Raws, Resume, SourceError, TableFilter};
 
 use super::place::Place;
@@ -35,11 +35,12 @@ mod mariadb {
 /// MySQL's heartbeat with a position of more than 32 bits.
 const HEARTBEAT_V2: u8 = 0x29;
 
-/// Asks the server how a table looks.
-pub(super) type Describe<'a> = dyn FnMut(&TableName) -> Result<Described, SourceError> + 'a;
+/// Asks the server how a table looks; `None`: it has no such table.
+pub(super) type Describe<'a> = dyn FnMut(&TableName) -> Result<Option<Described>, SourceError> + 'a;
 
 /// Follows the events of a binlog.
 pub(super) struct Follower {
+    flavor: Flavor,
     filter: TableFilter,
     clock: Clock,
     /// The end of what has been taken.
@@ -72,8 +73,9 @@ struct Transaction {
 }
 
 impl Follower {
-    pub fn new(filter: TableFilter, place: Place, seq: u64, time: u64) -> Self {
+    pub fn new(flavor: Flavor, filter: TableFilter, place: Place, seq: u64, time: u64) -> Self {
         Follower {
+            flavor,
             filter,
             clock: Clock::from(time),
             place,
@@ -309,8 +311,21 @@ impl Follower {
             None => {
                 let context = match self.filter.wants(map.database, map.table) {
                     false => None,
-                    true if map.is_full().map_err(|error| malformed(self, error))? => Some(pack_context(body, None)),
-                    true => Some(pack_context(body, Some(&describe(&TableName::new(map.database, map.table))?))),
+                    true if map.is_full(self.flavor).map_err(|error| malformed(self, error))? => {
+                        Some(pack_context(self.flavor, body, None))
+                    }
+                    true => {
+                        let table = TableName::new(map.database, map.table);
+                        let described = describe(&table)?;
+                        if described.is_none() && !map.is_named().map_err(|error| malformed(self, error))? {
+                            return Err(self.refused(&format!(
+                                "table {table} is not at the source any more, or its user may not SELECT from it, and the \
+                                 binlog does not say how it looked: set binlog_row_metadata=FULL there, or leave the table \
+                                 out"
+                            )));
+                        }
+                        Some(pack_context(self.flavor, body, described.as_ref()))
+                    }
                 };
                 if self.contexts.len() == CONTEXTS_MAX {
                     self.contexts.clear();

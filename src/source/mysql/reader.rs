@@ -54,6 +54,7 @@ impl MysqlReader {
         let server = Server::new(config, job)?;
         let mut conn = server.connect_once()?;
         server.check(&mut conn)?;
+        let flavor = server.flavor(&mut conn)?;
         let end = server.end(&mut conn)?;
         let (place, seq, time) = match start {
             Start::Resume { resume, time } => {
@@ -77,7 +78,7 @@ impl MysqlReader {
         };
         let feed = Feed::start(&server, &place).map_err(|trouble| server.give_up(trouble))?;
         Ok(MysqlReader {
-            follower: Follower::new(filter, place, seq, time),
+            follower: Follower::new(flavor, filter, place, seq, time),
             link: Link::Up(feed),
             asking: Some(conn),
             end: until_end.then_some(end),
@@ -152,7 +153,7 @@ impl MysqlReader {
 }
 
 /// Asks about a table, on a new connection if the old one is gone.
-fn describe(server: &Server, asking: &mut Option<Conn>, table: &TableName) -> Result<Described, SourceError> {
+fn describe(server: &Server, asking: &mut Option<Conn>, table: &TableName) -> Result<Option<Described>, SourceError> {
     if let Some(conn) = asking
         && conn.ping().is_err()
     {

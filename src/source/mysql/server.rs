@@ -7,7 +7,7 @@ use mysql::{Conn, Opts, OptsBuilder};
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::change::TableName;
-use crate::codec::binlog::{Described, DescribedColumn};
+use crate::codec::binlog::{Described, DescribedColumn, Flavor};
 use crate::config::MysqlConfig;
 use crate::source::SourceError;
 
@@ -109,6 +109,15 @@ impl Server {
         Ok(conn)
     }
 
+    /// Whose server it is.
+    pub fn flavor(&self, conn: &mut Conn) -> Result<Flavor, SourceError> {
+        let version: Option<String> = conn.query_first("SELECT VERSION()").map_err(|e| self.error("a question", &e))?;
+        Ok(match version.is_some_and(|version| version.contains("MariaDB")) {
+            true => Flavor::MariaDb,
+            false => Flavor::MySql,
+        })
+    }
+
     /// That the server logs what a replica needs.
     pub fn check(&self, conn: &mut Conn) -> Result<(), SourceError> {
         let mut wrong = Vec::new();
@@ -191,8 +200,8 @@ impl Server {
         Ok(Place::new(file, FILE_START))
     }
 
-    /// What the server says about a table now.
-    pub fn describe(&self, conn: &mut Conn, table: &TableName) -> Result<Described, SourceError> {
+    /// What the server says about a table now; `None`: it has no such table, or shows none.
+    pub fn describe(&self, conn: &mut Conn, table: &TableName) -> Result<Option<Described>, SourceError> {
         let error = |error| self.error("a question about a table", &error);
         let columns: Vec<(String, String, Option<String>, String)> = conn
             .exec(
@@ -202,11 +211,7 @@ impl Server {
             )
             .map_err(error)?;
         if columns.is_empty() {
-            return Err(SourceError::Source(format!(
-                "table {table} is in the binlog but not at the source at {} any more, or its user may not SELECT from it; the \
-                 binlog does not say how it looks: set binlog_row_metadata=FULL there, or leave the table out",
-                self.address
-            )));
+            return Ok(None);
         }
         let indexes: Vec<(String, Option<String>)> = conn
             .exec(
@@ -222,7 +227,7 @@ impl Server {
         let key = indexes.chunk_by(|a, b| a.0 == b.0).find(usable).unwrap_or_default();
         let key = key.iter().filter_map(|(_, column)| column.clone()).collect();
         let described = |(name, column_type, charset, _)| DescribedColumn { name, column_type, charset };
-        Ok(Described { columns: columns.into_iter().map(described).collect(), key })
+        Ok(Some(Described { columns: columns.into_iter().map(described).collect(), key }))
     }
 
     fn error(&self, what: &str, error: &mysql::Error) -> SourceError {
