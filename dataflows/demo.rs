@@ -40,6 +40,9 @@ const LEAD_BYTES: u64 = 2 << 20;
 /// Likewise, for records of the data topic, should all of them fall into one partition.
 const LEAD_RECORDS: u64 = 8_000;
 
+/// How many commits are remembered: more than can lie between shop and SQLite, where the lead is bounded.
+const SAMPLES: usize = 1 << 16;
+
 /// `tidegate demo`.
 #[derive(Args)]
 pub struct Demo {
@@ -63,7 +66,7 @@ pub struct Demo {
     json: bool,
 }
 
-/// When each DTS record was committed, by its number: sampled, so that it stays small.
+/// When the newest DTS records were committed, by their numbers.
 #[derive(Default)]
 struct Commits {
     /// (number of the first record, when), oldest first.
@@ -72,7 +75,11 @@ struct Commits {
 
 impl Commits {
     fn note(&self, record: u64) {
-        self.samples.lock().expect("no panic while holding it").push_back((record, Instant::now()));
+        let mut samples = self.samples.lock().expect("no panic while holding it");
+        if samples.len() == SAMPLES {
+            samples.pop_front();
+        }
+        samples.push_back((record, Instant::now()));
     }
 
     /// How long ago record `record` was committed.
