@@ -1,15 +1,16 @@
 //! The commands: from a configuration to a running dataflow.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use anyhow::{Context, anyhow};
-use tidegate::config::Config;
-use tidegate::log::{Reader, Schemas, Writer, ensure_topics, partition_ends};
-use tidegate::source::Start;
+use anyhow::{Context, anyhow, bail};
+use tidegate::change::TableSchema;
+use tidegate::config::{Config, KafkaConfig};
+use tidegate::log::{Meta, Reader, Schemas, Writer, ensure_topics, partition_ends, read_to_end};
+use tidegate::source::{Start, TableFilter};
 use tidegate::target::{FindSchema, JobState, Target};
 use tidegate::verify::Outcome;
 use timely::worker::Worker;
@@ -78,12 +79,35 @@ pub fn publish(job: &Job) -> anyhow::Result<()> {
     })
 }
 
+/// Refuses wanted tables of which no row could be found again, before any work.
+fn refuse_keyless(kafka: &KafkaConfig, tables: &TableFilter) -> anyhow::Result<()> {
+    let mut keyless = BTreeSet::new();
+    for meta in read_to_end(kafka)? {
+        let Meta::Schema(TableSchema { name, key, .. }) = meta else { continue };
+        match key.is_empty() && tables.wants(&name.database, &name.table) {
+            true => keyless.insert(name.to_string()),
+            false => keyless.remove(&name.to_string()),
+        };
+    }
+    if keyless.is_empty() {
+        return Ok(());
+    }
+    let keyless = keyless.into_iter().collect::<Vec<_>>().join(", ");
+    bail!(
+        "{}: these tables have neither a primary key nor a NOT NULL unique key, so their rows can't be found again: {keyless}: \
+         leave them out in [land] tables, or give them a key and publish them to another topic",
+        kafka.topic
+    )
+}
+
 /// `tidegate land`.
 pub fn land(job: &Job) -> anyhow::Result<()> {
     let config = load(&job.config)?;
     let kafka = config.kafka()?.clone();
     let target: Arc<dyn Target> = connect::target(config.target()?)?;
     let ends = partition_ends(&kafka, &kafka.topic)?;
+    let tables = TableFilter::new(&config.land.tables).map_err(|e| anyhow!("[land] tables: {e}"))?;
+    refuse_keyless(&kafka, &tables)?;
     let stop = stop_on_signals()?;
     let until_caught_up = job.until_caught_up;
     execute(job, move |worker| {
@@ -118,6 +142,7 @@ pub fn land(job: &Job) -> anyhow::Result<()> {
                     checkpoints.checkpoint(&job, generation, &checkpoint).unwrap_or_else(|e| fail(&e));
                 }),
                 settings: config.land.clone(),
+                tables: tables.clone(),
                 stop: Arc::clone(&stop),
                 sealed: None,
                 read_seq: Arc::default(),

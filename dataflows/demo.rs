@@ -25,8 +25,8 @@ use rusqlite::types::ValueRef;
 use tidegate::config::{Config, SourceConfig};
 use tidegate::demo::{Model, Stored, Workload};
 use tidegate::log::{PartitionStart, Reader, Schemas, Writer};
-use tidegate::source::Start;
 use tidegate::source::dts::DtsReader;
+use tidegate::source::{Start, TableFilter};
 use tidegate::target::{FindSchema, Lane, Step, TargetError};
 
 use crate::cluster::{fail, run_until};
@@ -264,6 +264,7 @@ impl Flow {
                         checkpoints.checkpoint(&job, generation, &checkpoint).unwrap_or_else(|e| fail(&e));
                     }),
                     settings: config.land.clone(),
+                    tables: TableFilter::default(),
                     stop: Arc::default(),
                     sealed: Some(Arc::clone(&sealed)),
                     read_seq: Arc::clone(&read_seq),

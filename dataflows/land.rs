@@ -8,15 +8,16 @@
 //! The timely timestamp is the epoch. The frontier behind the sinks says what is durable: the throttle at the source and
 //! the checkpoint are read off it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use tidegate::change::Changes;
+use tidegate::change::{Change, Changes};
 use tidegate::config::LandConfig;
 use tidegate::log::{EpochOffsets, EpochStart, Reader};
 use tidegate::operators::{ByKey, Delivery, ExchangeBy, Gate, Ingested, Net, SplitByOp, Station, Throttle, ingest};
+use tidegate::source::TableFilter;
 use tidegate::target::{Checkpoint, Lane, Progress, Step};
 use timely::dataflow::channels::pact::{Exchange, Pipeline};
 use timely::dataflow::operators::Probe;
@@ -39,6 +40,8 @@ pub struct Land {
     pub checkpoint: Box<dyn FnMut(Checkpoint) + Send>,
     /// The job's settings.
     pub settings: LandConfig,
+    /// Which tables of the topic are wanted.
+    pub tables: TableFilter,
     /// Set to stop in good order.
     pub stop: Arc<AtomicBool>,
     /// Set once nothing more is written: then the end to reach is the one that is there, and not the one at the start.
@@ -59,7 +62,7 @@ pub struct Landing {
 
 /// Builds the dataflow on a worker.
 pub fn land(worker: &mut Worker, job: Land) -> Landing {
-    let Land { reader, lanes, applied, checkpoint, settings, stop, sealed, read_seq } = job;
+    let Land { reader, lanes, applied, checkpoint, settings, tables, stop, sealed, read_seq } = job;
     let caught_up = Arc::new(AtomicU64::new(u64::MAX));
     let (lane_count, peers) = (settings.lanes, worker.peers() as u32);
     let told = Arc::clone(&caught_up);
@@ -68,7 +71,10 @@ pub fn land(worker: &mut Worker, job: Land) -> Landing {
         let throttle = Throttle::new(durable.clone(), settings.memory, settings.epochs_in_flight);
         let applied = move |lane: u32| applied.get(&lane).map_or(0, |progress| progress.seq);
         let kafka = ingest(scope, "Kafka", throttle, |waker| {
-            consume(Consume { reader, waker, stop, sealed, read_seq, caught_up: told, lanes: lane_count }, applied)
+            consume(
+                Consume { reader, tables, waker, stop, sealed, read_seq, caught_up: told, lanes: lane_count },
+                applied,
+            )
         });
         let durable_stream = kafka
             .batches
@@ -104,6 +110,7 @@ pub fn land(worker: &mut Worker, job: Land) -> Landing {
 /// What the thread that reads Kafka needs.
 struct Consume {
     reader: Reader,
+    tables: TableFilter,
     waker: SyncActivator,
     stop: Arc<AtomicBool>,
     sealed: Option<Arc<AtomicBool>>,
@@ -112,15 +119,16 @@ struct Consume {
     lanes: u32,
 }
 
-/// Reads Kafka on a thread of its own, and leaves out what the lanes have applied already.
+/// Reads Kafka on a thread of its own, and leaves out what the lanes have applied already and what is not wanted.
 fn consume(
     job: Consume,
     applied: impl Fn(u32) -> u64 + Send + 'static,
 ) -> crossbeam_channel::Receiver<Ingested<u64, Changes, EpochStart>> {
-    let Consume { mut reader, waker, stop, mut sealed, read_seq, caught_up, lanes } = job;
+    let Consume { mut reader, tables, waker, stop, mut sealed, read_seq, caught_up, lanes } = job;
     let (sender, receiver) = crossbeam_channel::bounded(8);
     std::thread::spawn(move || {
         let mut last = Some(0);
+        let mut wanted: HashMap<u64, bool> = HashMap::new();
         while !is_up(&stop) {
             let mut fetched = reader.poll(Duration::from_millis(5)).unwrap_or_else(|e| fail(&e));
             if sealed.as_ref().is_some_and(|sealed| is_up(sealed)) {
@@ -134,9 +142,14 @@ fn consume(
             }
             for (_, batch) in &mut fetched.batches {
                 read_seq.fetch_max(batch.heads().iter().map(|head| head.seq).max().unwrap_or(0), Ordering::AcqRel);
-                if batch.heads().iter().any(|head| head.seq <= applied(head.lane(lanes))) {
+                let mut stays = |change: &Change| {
+                    let head = change.head;
+                    let wants = || tables.wants(change.database(), change.table());
+                    head.seq > applied(head.lane(lanes)) && *wanted.entry(head.table_hash).or_insert_with(wants)
+                };
+                if !batch.changes().all(|change| stays(&change)) {
                     let mut fresh = Changes::default();
-                    for (head, payload) in batch.iter().filter(|(head, _)| head.seq > applied(head.lane(lanes))) {
+                    for (head, payload) in batch.iter().filter(|(head, payload)| stays(&Change::new(head, payload))) {
                         fresh.push(*head, payload);
                     }
                     *batch = fresh;

@@ -182,6 +182,8 @@ impl Default for PublishConfig {
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct LandConfig {
+    /// Wanted tables of the topic, `database.table` with `*`; none: every table that is not MySQL's own.
+    pub tables: Vec<String>,
     /// The length of an epoch.
     #[serde(deserialize_with = "duration")]
     pub epoch: Duration,
@@ -207,6 +209,7 @@ pub struct LandConfig {
 impl Default for LandConfig {
     fn default() -> Self {
         LandConfig {
+            tables: Vec::new(),
             epoch: Duration::from_secs(3),
             lanes: 4,
             memory: 256 << 20,

@@ -11,6 +11,9 @@ use serde::Deserializer;
 use serde::de::{DeserializeSeed, Error, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
+use crate::change::Change;
+use crate::codec::row::push_text_of;
+
 /// Why reading a row ended early.
 #[derive(Debug)]
 pub enum Stop<E> {
@@ -34,6 +37,28 @@ pub fn each_field<'r, E>(row: &'r [u8], each: impl FnMut(&str, &'r str) -> Resul
         (None, Err(e)) => Err(Stop::NotAnObject(format!("the row is no JSON object: {e}"))),
         (None, Ok(())) => Ok(()),
     }
+}
+
+/// Whether the key's text is what the row's key columns say. It is not where the table has, or had when the change was
+/// written, another key, or none at all.
+pub fn key_agrees(change: &Change, in_key: impl Fn(&str) -> bool) -> bool {
+    let key_text = String::from_utf8_lossy(change.key());
+    let mut texts = Vec::new();
+    let read = each_field(change.row(), |name, raw| {
+        if in_key(name) {
+            let mut text = Vec::new();
+            push_text_of(raw.as_bytes(), &mut text);
+            texts.push(String::from_utf8_lossy(&text).into_owned());
+        }
+        Ok::<(), ()>(())
+    });
+    let mut parts: Vec<String> = match texts.len() {
+        1 => vec![key_text.to_string()],
+        _ => serde_json::from_str(&key_text).unwrap_or_default(),
+    };
+    texts.sort_unstable();
+    parts.sort_unstable();
+    read.is_ok() && texts == parts
 }
 
 struct Fields<'s, F, E> {

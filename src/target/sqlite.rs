@@ -20,6 +20,7 @@ use std::time::Duration;
 use rusqlite::{Connection, ErrorCode, OptionalExtension, params};
 
 use self::table::{Table, no_key, schema_with};
+use super::fields::key_agrees;
 use super::retry::Attempts;
 use super::{Checkpoint, FindSchema, JobState, Lane, Progress, Step, Target, TargetError};
 use crate::change::{Changes, Op};
@@ -284,7 +285,8 @@ impl File {
                 Some(table) => table,
                 None => Table::bind(&self.connection, &name, schemas(&name))?,
             };
-            if table.source.is_none() && first.key().is_empty() {
+            // In the order of keys a change of a time when the table had no key comes first.
+            if first.key().is_empty() && !key_agrees(&first, |name| table.is_key(name)) {
                 return Err(no_key(&name).into());
             }
             let mut next = start;

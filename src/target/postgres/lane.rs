@@ -16,8 +16,7 @@ use super::connect::{Connector, Dialect, Failure, Refused, Server, missing_colum
 use super::progress;
 use super::table::{Policy, Table, add_column};
 use crate::change::{Change, Changes, TableName};
-use crate::codec::row::push_text_of;
-use crate::target::fields::each_field;
+use crate::target::fields::key_agrees;
 use crate::target::retry::Attempts;
 use crate::target::{FindSchema, Lane, Progress, Step, TargetError};
 
@@ -271,7 +270,8 @@ impl Session {
         let limits = Limits::of(self.server.dialect);
         let first = changes.change(run.start);
         let bound = self.tables.get_mut(&first.head.table_hash).expect("bound before the step");
-        if bound.table.source.is_none() {
+        // In the order of keys a change of a time when the table had no key comes first.
+        if bound.table.source.is_none() || first.key().is_empty() {
             check_key(&first, &bound.table)?;
         }
         let (table, shapes) = (&bound.table, &mut bound.shapes[sink as usize]);
@@ -357,25 +357,10 @@ fn find_shape(
 
 /// Without the source's schema, only the key's text says whether the target's primary key is the source's key.
 fn check_key(change: &Change, table: &Table) -> Result<(), Failure> {
-    let key_text = String::from_utf8_lossy(change.key());
-    let mut texts = Vec::new();
-    let _ = each_field(change.row(), |name, raw| {
-        if table.column(name).is_some_and(|column| table.columns[column].in_key) {
-            let mut text = Vec::new();
-            push_text_of(raw.as_bytes(), &mut text);
-            texts.push(String::from_utf8_lossy(&text).into_owned());
-        }
-        Ok::<(), ()>(())
-    });
-    let mut parts: Vec<String> = match texts.len() {
-        1 => vec![key_text.to_string()],
-        _ => serde_json::from_str(&key_text).unwrap_or_default(),
-    };
-    texts.sort_unstable();
-    parts.sort_unstable();
-    if texts == parts {
+    if key_agrees(change, |name| table.column(name).is_some_and(|column| table.columns[column].in_key)) {
         return Ok(());
     }
+    let key_text = String::from_utf8_lossy(change.key());
     let key: Vec<&str> =
         table.columns.iter().filter(|column| column.in_key).map(|column| column.name.as_str()).collect();
     let reason = match key_text.is_empty() {

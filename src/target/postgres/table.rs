@@ -61,7 +61,7 @@ impl Table {
         if source.as_ref().is_some_and(|schema| schema.key.is_empty()) {
             return Err(fault(
                 "it has no primary key and no NOT NULL unique key at the source, and without a key no row can be found \
-                 again: give it one, or leave the table out"
+                 again: give it one, or leave the table out with [land] tables"
                     .into(),
             )
             .into());

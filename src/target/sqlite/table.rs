@@ -75,12 +75,16 @@ pub(super) fn no_key(table: &TableName) -> TargetError {
     TargetError::Table {
         table: table.clone(),
         reason: "it has no primary key and no NOT NULL unique key at the source, and without a key no row can be found again: \
-                 give it one, or leave the table out"
+                 give it one, or leave the table out with [land] tables"
             .into(),
     }
 }
 
 impl Table {
+    pub(super) fn is_key(&self, field: &str) -> bool {
+        self.columns.iter().any(|column| column.in_key && column.name.eq_ignore_ascii_case(field))
+    }
+
     pub(super) fn outdated(&self, schemas: &FindSchema) -> bool {
         let Some(known) = &self.source else { return false };
         schemas(&self.name).is_some_and(|now| !now.same_shape(known))
