@@ -140,13 +140,17 @@ pub fn read_to_end(config: &KafkaConfig) -> Result<Vec<Meta>, LogError> {
     loop {
         match consumer.poll(PATIENCE) {
             None => return Err(LogError(format!("{topic}/0: no answer for {} s", PATIENCE.as_secs()))),
-            // End of partition: compaction and transaction markers leave gaps, so the end offset may hold no record.
+            // Transaction markers leave gaps, so that the last offset may hold no record.
             Some(Err(rdkafka::error::KafkaError::PartitionEOF(_))) => return Ok(metas),
             Some(Err(e)) => return Err(LogError(format!("{topic}/0: {e}"))),
             Some(Ok(message)) => {
                 let meta = Meta::from_record(message.key().unwrap_or_default(), message.payload().unwrap_or_default())
                     .map_err(|e| LogError(format!("{topic}/0/{}: {e}", message.offset())))?;
                 metas.push(meta);
+                // A publisher at work goes on writing: its end of partition may never come.
+                if message.offset() as u64 + 1 >= high {
+                    return Ok(metas);
+                }
             }
         }
     }
