@@ -8,20 +8,28 @@ use std::time::Duration;
 
 use anyhow::{Context, anyhow, bail};
 use tidegate::change::TableSchema;
-use tidegate::config::{Config, KafkaConfig};
-use tidegate::log::{Meta, Reader, Schemas, Writer, ensure_topics, partition_ends, read_to_end};
+use tidegate::change::epoch_of;
+use tidegate::config::{Config, KafkaConfig, TargetConfig, ZeroDates};
+use tidegate::letter::DeadLetters;
+use tidegate::log::{
+    EpochReader, ForeignReader, ForeignSettings, Meta, Reader, Schemas, Writer, ensure_topics, partition_ends,
+    read_to_end,
+};
 use tidegate::source::{Start, TableFilter};
 use tidegate::target::{FindSchema, JobState, Target};
 use tidegate::verify::Outcome;
 use timely::worker::Worker;
 
 use crate::cluster::{fail, fail_on_signals, run_until, stop_on_signals, tell_all, timely_config};
-use crate::land::{Land, land as build_land};
+use crate::land::{Land, Refused, land as build_land};
 use crate::publish::{Publish, publish as build_publish, published};
 use crate::{Job, VerifyJob, connect, verify};
 
 /// How long a lane waits for the schema of a table that it has a row of.
 const SCHEMA_PATIENCE: Duration = Duration::from_secs(30);
+
+/// The same on a topic that something else wrote: its envelope says the schema with the row, or never.
+const FOREIGN_PATIENCE: Duration = Duration::from_millis(100);
 
 fn load(path: &Path) -> anyhow::Result<Config> {
     let config = Config::load(path)?;
@@ -70,7 +78,7 @@ pub fn publish(job: &Job) -> anyhow::Result<()> {
                 writer: Writer::new(&kafka, starts, known.schemas, config.publish.statement_interval)?,
                 partitions,
                 memory: config.publish.memory,
-                dead_letter: config.publish.dead_letter.clone(),
+                letters: DeadLetters::new(config.publish.dead_letter.clone()),
                 stop: Arc::clone(&stop),
             },
         );
@@ -107,7 +115,13 @@ pub fn land(job: &Job) -> anyhow::Result<()> {
     let target: Arc<dyn Target> = connect::target(config.target()?)?;
     let ends = partition_ends(&kafka, &kafka.topic)?;
     let tables = TableFilter::new(&config.land.tables).map_err(|e| anyhow!("[land] tables: {e}"))?;
-    refuse_keyless(&kafka, &tables)?;
+    let foreign = ForeignSettings::of(&config.land, job.until_caught_up);
+    if foreign.is_none() {
+        refuse_keyless(&kafka, &tables)?;
+    }
+    let letters = DeadLetters::new(config.land.dead_letter.clone());
+    let zero_dates =
+        matches!(config.target()?, TargetConfig::Postgres(target) if target.zero_dates == ZeroDates::DeadLetter);
     let stop = stop_on_signals()?;
     let until_caught_up = job.until_caught_up;
     execute(job, move |worker| {
@@ -122,22 +136,36 @@ pub fn land(job: &Job) -> anyhow::Result<()> {
             let partition = partition as u32;
             (partition, (from.get(&partition).copied().unwrap_or(*low), *high))
         };
+        // What is complete by event time is a guess about all partitions together, so that one worker makes it.
+        let readers = if foreign.is_some() { 1 } else { peers };
         let partitions: BTreeMap<u32, (u64, u64)> =
-            ends.iter().enumerate().map(range).filter(|(partition, _)| own(*partition, index, peers)).collect();
+            ends.iter().enumerate().map(range).filter(|(partition, _)| own(*partition, index, readers)).collect();
         let schemas = Arc::new(Schemas::default());
         let known = Arc::clone(&schemas);
-        let find: FindSchema = Arc::new(move |table| known.find(table, SCHEMA_PATIENCE));
+        let patience = if foreign.is_some() { FOREIGN_PATIENCE } else { SCHEMA_PATIENCE };
+        let find: FindSchema = Arc::new(move |table| known.find(table, patience));
         let lanes = (0..config.land.lanes)
             .filter(|lane| own(*lane, index, peers))
             .map(|lane| target.lane(&config.job, lane, state.generation, Arc::clone(&find)))
             .collect::<Result<_, _>>()?;
+        let reader: Box<dyn EpochReader> = match foreign {
+            None => Box::new(Reader::new(&kafka, &partitions, config.land.epoch, schemas, letters.clone())?),
+            Some(settings) => {
+                // A lane's progress is in event time there; what any of them has reached was complete.
+                let newest = state.lanes.values().map(|progress| epoch_of(progress.seq, config.land.epoch) + 1).max();
+                let first = newest.unwrap_or(0);
+                Box::new(ForeignReader::new(&kafka, &partitions, settings, first, schemas, letters.clone())?)
+            }
+        };
         let (checkpoints, job, generation) = (Arc::clone(&target), config.job.clone(), state.generation);
         let landing = build_land(
             worker,
             Land {
-                reader: Reader::new(&kafka, &partitions, config.land.epoch, schemas)?,
+                reader,
                 lanes,
                 applied: state.lanes,
+                horizon: foreign.map(|settings| settings.horizon()),
+                letters: Refused { letters: letters.clone(), topic: kafka.topic.clone(), zero_dates },
                 checkpoint: Box::new(move |checkpoint| {
                     checkpoints.checkpoint(&job, generation, &checkpoint).unwrap_or_else(|e| fail(&e));
                 }),

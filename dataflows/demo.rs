@@ -24,6 +24,7 @@ use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 use rusqlite::types::ValueRef;
 use tidegate::config::{Config, SourceConfig};
 use tidegate::demo::{Model, Stored, Workload};
+use tidegate::letter::DeadLetters;
 use tidegate::log::{PartitionStart, Reader, Schemas, Writer};
 use tidegate::source::dts::DtsReader;
 use tidegate::source::{Start, TableFilter};
@@ -31,7 +32,7 @@ use tidegate::target::{FindSchema, Lane, Step, TargetError};
 
 use crate::cluster::{fail, run_until};
 use crate::connect;
-use crate::land::{Land, land};
+use crate::land::{Land, Refused, land};
 use crate::publish::{Publish, publish};
 
 const PARTITIONS: u32 = 4;
@@ -224,7 +225,7 @@ impl Flow {
                     writer: Writer::new(kafka, starts, Vec::new(), config.publish.statement_interval)?,
                     partitions: PARTITIONS,
                     memory: config.publish.memory,
-                    dead_letter: None,
+                    letters: DeadLetters::default(),
                     stop: Arc::clone(&stop),
                 },
             );
@@ -256,9 +257,17 @@ impl Flow {
             let landing = land(
                 worker,
                 Land {
-                    reader: Reader::new(config.kafka()?, &partitions, config.land.epoch, schemas)?,
+                    reader: Box::new(Reader::new(
+                        config.kafka()?,
+                        &partitions,
+                        config.land.epoch,
+                        schemas,
+                        DeadLetters::default(),
+                    )?),
                     lanes: lanes.map(timed).collect::<Result<_, _>>()?,
                     applied: state.lanes.clone(),
+                    horizon: None,
+                    letters: Refused::default(),
                     checkpoint: Box::new(move |checkpoint| {
                         epochs.fetch_add(1, Ordering::Relaxed);
                         checkpoints.checkpoint(&job, generation, &checkpoint).unwrap_or_else(|e| fail(&e));

@@ -6,7 +6,8 @@
 //! ```
 //!
 //! The timely timestamp is the epoch. The frontier behind the sinks says what is durable: the throttle at the source and
-//! the checkpoint are read off it.
+//! the checkpoint are read off it. A topic that something else wrote has one stage more: behind the gate, `latest` drops
+//! what came late and is older than what has gone by.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -15,10 +16,13 @@ use std::time::Duration;
 
 use tidegate::change::{Change, Changes};
 use tidegate::config::LandConfig;
-use tidegate::log::{EpochOffsets, EpochStart, Reader};
-use tidegate::operators::{ByKey, Delivery, ExchangeBy, Gate, Ingested, Net, SplitByOp, Station, Throttle, ingest};
+use tidegate::letter::{DeadLetter, DeadLetters, text_of};
+use tidegate::log::{EpochOffsets, EpochReader, EpochStart};
+use tidegate::operators::{
+    ByKey, Delivery, ExchangeBy, Gate, Ingested, Latest, Net, SplitByOp, Station, Throttle, ingest,
+};
 use tidegate::source::TableFilter;
-use tidegate::target::{Checkpoint, Lane, Progress, Step};
+use tidegate::target::{Checkpoint, Lane, Progress, Step, TargetError};
 use timely::dataflow::channels::pact::{Exchange, Pipeline};
 use timely::dataflow::operators::Probe;
 use timely::dataflow::operators::generic::Operator;
@@ -31,11 +35,15 @@ use crate::cluster::{fail, is_up};
 /// What one worker needs.
 pub struct Land {
     /// The reader of its partitions.
-    pub reader: Reader,
+    pub reader: Box<dyn EpochReader>,
     /// Its lanes' connections: lane `l` of worker `l % workers`, in the order of `l`.
     pub lanes: Vec<Box<dyn Lane>>,
     /// What each lane of the job had applied at the start.
     pub applied: BTreeMap<u32, Progress>,
+    /// For how many epochs something late may come, where the topic has no statements.
+    pub horizon: Option<u64>,
+    /// Where rows go that the target refuses.
+    pub letters: Refused,
     /// Records a checkpoint.
     pub checkpoint: Box<dyn FnMut(Checkpoint) + Send>,
     /// The job's settings.
@@ -62,34 +70,50 @@ pub struct Landing {
 
 /// Builds the dataflow on a worker.
 pub fn land(worker: &mut Worker, job: Land) -> Landing {
-    let Land { reader, lanes, applied, checkpoint, settings, tables, stop, sealed, read_seq } = job;
+    let Land { reader, lanes, applied, horizon, letters, checkpoint, settings, tables, stop, sealed, read_seq } = job;
     let caught_up = Arc::new(AtomicU64::new(u64::MAX));
     let (lane_count, peers) = (settings.lanes, worker.peers() as u32);
     let told = Arc::clone(&caught_up);
+    let reached: Vec<u64> = (worker.index() as u32..lane_count)
+        .step_by(worker.peers())
+        .map(|lane| applied.get(&lane).map_or(0, |progress| progress.seq))
+        .collect();
     worker.dataflow::<u64, _, _>(|scope| {
         let (durable, read) = (Handle::new(), Handle::new());
         let throttle = Throttle::new(durable.clone(), settings.memory, settings.epochs_in_flight);
-        let applied = move |lane: u32| applied.get(&lane).map_or(0, |progress| progress.seq);
+        // Where completeness is guessed, numbers do not say what has been applied: the reader sees to it.
+        let applied = move |lane: u32| match horizon {
+            None => applied.get(&lane).map_or(0, |progress| progress.seq),
+            Some(_) => 0,
+        };
         let kafka = ingest(scope, "Kafka", throttle, |waker| {
             consume(
                 Consume { reader, tables, waker, stop, sealed, read_seq, caught_up: told, lanes: lane_count },
                 applied,
             )
         });
-        let durable_stream = kafka
+        let gated = kafka
             .batches
             .by("Lane", move |(head, _)| u64::from(head.lane(lane_count)))
             .probe_with(&read)
-            .gate_coalescing("Gate", ByKey, settings.memory / 4)
+            .gate_coalescing("Gate", ByKey, settings.memory / 4);
+        let gated = match horizon {
+            None => gated,
+            Some(horizon) => gated.latest(horizon, |count| tracing::info!("{count} late changes are superseded")),
+        };
+        let durable_stream = gated
             .net()
             .split()
             .deliver(
                 "Target",
                 move |batch: &Changes, index| (batch.head(index).lane(lane_count) / peers) as usize,
-                |waker| lanes.into_iter().map(|lane| apply(lane, waker.clone())).collect(),
+                |waker| {
+                    let lanes = lanes.into_iter().zip(reached);
+                    lanes.map(|(lane, seq)| apply(lane, seq, letters.clone(), waker.clone())).collect()
+                },
             )
             .probe_with(&durable);
-        let mut record = record(checkpoint);
+        let mut record = record(checkpoint, horizon.unwrap_or(0));
         durable_stream.binary_frontier::<_, timely::container::CapacityContainerBuilder<Vec<()>>, _, _, _, _>(
             kafka.notes,
             Pipeline,
@@ -109,7 +133,7 @@ pub fn land(worker: &mut Worker, job: Land) -> Landing {
 
 /// What the thread that reads Kafka needs.
 struct Consume {
-    reader: Reader,
+    reader: Box<dyn EpochReader>,
     tables: TableFilter,
     waker: SyncActivator,
     stop: Arc<AtomicBool>,
@@ -173,17 +197,57 @@ fn consume(
     receiver
 }
 
-/// Applies a lane's steps on a thread of its own.
-fn apply(mut lane: Box<dyn Lane>, waker: SyncActivator) -> Station<u64, Changes, 3> {
+/// What becomes of rows that the target refuses.
+#[derive(Clone, Default)]
+pub struct Refused {
+    /// Where they are kept, if anywhere.
+    pub letters: DeadLetters,
+    /// The topic, to name their place.
+    pub topic: String,
+    /// Whether dates that only MySQL has are kept there too.
+    pub zero_dates: bool,
+}
+
+impl Refused {
+    /// Keeps the refused row aside and takes it out of the step, if there is one and it is to be kept.
+    fn keep(&self, step: &mut Step, error: &TargetError) -> bool {
+        let (table, key) = match error {
+            TargetError::Row { table, key, .. } => (table, key),
+            TargetError::ZeroDate { table, key, .. } if self.zero_dates => (table, key),
+            _ => return false,
+        };
+        let taken = if self.letters.are_kept() { step.take(table, key) } else { Changes::default() };
+        for change in taken.changes() {
+            let letter = DeadLetter {
+                position: format!("{}/{}/{}", self.topic, change.head.partition, change.head.offset),
+                reason: error.to_string(),
+                table: Some(table.to_string()),
+                key: Some(key.clone()),
+                op: Some(change.op().name()),
+                value: text_of(Some(change.row())),
+            };
+            self.letters.keep(&letter).unwrap_or_else(|e| fail(&e));
+        }
+        !taken.is_empty()
+    }
+}
+
+/// Applies a lane's steps on a thread of its own; it has applied what goes up to `seq`.
+fn apply(mut lane: Box<dyn Lane>, mut seq: u64, refused: Refused, waker: SyncActivator) -> Station<u64, Changes, 3> {
     let (inbox, deliveries) = crossbeam_channel::unbounded::<Delivery<u64, Changes, 3>>();
     let acked = Arc::new(AtomicU64::new(0));
     let ack = Arc::clone(&acked);
     std::thread::spawn(move || {
         for Delivery { ticket, time, batches } in deliveries {
-            let seq = batches.iter().flat_map(|batch| batch.heads()).map(|head| head.seq).max().unwrap_or(0);
+            // What is late is older than what has been reached.
+            seq = batches.iter().flat_map(|batch| batch.heads()).map(|head| head.seq).fold(seq, u64::max);
             let [inserts, updates, deletes] = batches;
-            let step = Step { progress: Progress { epoch: time, seq }, inserts, updates, deletes };
-            lane.apply(&step).unwrap_or_else(|e| fail(&e));
+            let mut step = Step { progress: Progress { epoch: time, seq }, inserts, updates, deletes };
+            while let Err(error) = lane.apply(&step) {
+                if !refused.keep(&mut step, &error) {
+                    fail(&error);
+                }
+            }
             ack.store(ticket, Ordering::Release);
             let _ = waker.activate(); // a worker that is gone needs no waking
         }
@@ -191,8 +255,12 @@ fn apply(mut lane: Box<dyn Lane>, waker: SyncActivator) -> Station<u64, Changes,
     Station { inbox, acked }
 }
 
-/// Records a checkpoint whenever the durable frontier has moved, on a thread of its own; of several the newest.
-fn record(mut write: Box<dyn FnMut(Checkpoint) + Send>) -> impl FnMut(Option<u64>, &mut Vec<EpochStart>) {
+/// Records a checkpoint whenever the durable frontier has moved, on a thread of its own; of several the newest. Its
+/// offsets are those of `lookback` epochs before.
+fn record(
+    mut write: Box<dyn FnMut(Checkpoint) + Send>,
+    lookback: u64,
+) -> impl FnMut(Option<u64>, &mut Vec<EpochStart>) {
     let (sender, receiver) = crossbeam_channel::unbounded::<Checkpoint>();
     std::thread::spawn(move || {
         while let Ok(checkpoint) = receiver.recv() {
@@ -205,7 +273,7 @@ fn record(mut write: Box<dyn FnMut(Checkpoint) + Send>) -> impl FnMut(Option<u64
         starts.drain(..).for_each(|start| offsets.note(start));
         if let Some(epoch) = frontier.filter(|epoch| *epoch > recorded) {
             recorded = epoch;
-            let offsets = offsets.from(epoch);
+            let offsets = offsets.from(epoch.saturating_sub(lookback));
             if !offsets.is_empty() {
                 let _ = sender.send(Checkpoint { epoch: epoch - 1, offsets });
             }

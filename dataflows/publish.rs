@@ -8,9 +8,6 @@
 //! per partition before the partition's one writer gets it. Behind each read comes its mark, to every writer.
 
 use std::collections::BTreeMap;
-use std::fs::OpenOptions;
-use std::io::Write;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
@@ -18,6 +15,7 @@ use std::time::Duration;
 use crossbeam_channel::RecvTimeoutError;
 use tidegate::change::{Change, Changes, NewChange, Op, TableSchema};
 use tidegate::config::KafkaConfig;
+use tidegate::letter::{DeadLetter, DeadLetters};
 use tidegate::log::{Meta, PartitionStart, Statement, Writer, partition_of, read_to_end};
 use tidegate::operators::{
     BySeq, Deliver, Delivery, ExchangeBy, Gate, Ingested, RoundRobin, Station, Throttle, ingest,
@@ -80,15 +78,15 @@ pub struct Publish {
     pub partitions: u32,
     /// Bytes in flight.
     pub memory: usize,
-    /// Where records go that can't be used; without it the job stops at the first.
-    pub dead_letter: Option<PathBuf>,
+    /// Where records go that can't be used; where they are not kept the job stops at the first.
+    pub letters: DeadLetters,
     /// Set to stop in good order.
     pub stop: Arc<AtomicBool>,
 }
 
 /// Builds the dataflow on a worker; it is complete when the source has ended and everything is in Kafka.
 pub fn publish(worker: &mut Worker, job: Publish) -> Handle<u64> {
-    let Publish { reader, decoder, writer, partitions, memory, dead_letter, stop } = job;
+    let Publish { reader, decoder, writer, partitions, memory, letters, stop } = job;
     worker.dataflow::<u64, _, _>(|scope| {
         let durable = Handle::new();
         let peers = scope.peers() as u32;
@@ -105,7 +103,7 @@ pub fn publish(worker: &mut Worker, job: Publish) -> Handle<u64> {
                 }
             },
         );
-        let mut decode = decode(decoder, partitions, dead_letter);
+        let mut decode = decode(decoder, partitions, letters);
         source
             .batches
             .unary::<NoopBuilder<Changes>, _, _, _>(RoundRobin::pact(), "Decode", |_, _| {
@@ -175,26 +173,17 @@ fn read(
 }
 
 /// Decodes raw records, and gives each change its partition.
-fn decode(
-    mut decoder: Box<dyn Decoder>,
-    partitions: u32,
-    dead_letter: Option<PathBuf>,
-) -> impl FnMut(&mut Raws) -> Changes {
+fn decode(mut decoder: Box<dyn Decoder>, partitions: u32, letters: DeadLetters) -> impl FnMut(&mut Raws) -> Changes {
     move |raws| {
         let mut changes = Changes::default();
         for raw in raws.raws() {
-            match (decoder.decode(&raw, &mut changes), &dead_letter) {
-                (Ok(()), _) => {}
-                (Err(SourceError::Record { position, reason }), Some(file)) => {
-                    let letter = serde_json::json!({ "position": position, "reason": reason });
-                    let written = OpenOptions::new()
-                        .create(true)
-                        .append(true)
-                        .open(file)
-                        .and_then(|mut f| writeln!(f, "{letter}"));
-                    written.unwrap_or_else(|e| fail(&format!("dead letters: {}: {e}", file.display())));
+            match decoder.decode(&raw, &mut changes) {
+                Ok(()) => {}
+                Err(SourceError::Record { position, reason }) => {
+                    let letter = DeadLetter { position, reason, ..DeadLetter::default() };
+                    letters.keep(&letter).unwrap_or_else(|e| fail(&e));
                 }
-                (Err(error), _) => fail(&error),
+                Err(error) => fail(&error),
             }
         }
         for index in 0..changes.len() {

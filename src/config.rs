@@ -143,7 +143,7 @@ pub struct KafkaConfig {
     pub properties: BTreeMap<String, String>,
 }
 
-/// How a change is written as a Kafka value.
+/// How the records of a topic are written.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum EnvelopeKind {
@@ -156,6 +156,8 @@ pub enum EnvelopeKind {
     DebeziumJson,
     /// Maxwell's JSON.
     MaxwellJson,
+    /// The row alone, what was done in the headers `binlog.type`, `binlog.database`, `binlog.table` and `timestamp`.
+    BinlogHeaders,
 }
 
 /// Settings of `publish`.
@@ -202,7 +204,10 @@ pub struct LandConfig {
     /// Foreign topics: a partition without records for so long is left out.
     #[serde(deserialize_with = "duration")]
     pub idle_timeout: Duration,
-    /// A file for records that can't be used; without it the job stops at the first.
+    /// Foreign topics: a record that comes later than that, beyond the out-of-orderness, is a dead letter.
+    #[serde(deserialize_with = "duration")]
+    pub lateness: Duration,
+    /// A file for records that can't be used and rows that the target refuses; without it the job stops at the first.
     pub dead_letter: Option<PathBuf>,
 }
 
@@ -217,6 +222,7 @@ impl Default for LandConfig {
             envelope: EnvelopeKind::Tidegate,
             out_of_orderness: Duration::from_secs(10),
             idle_timeout: Duration::from_secs(30),
+            lateness: Duration::from_secs(600),
             dead_letter: None,
         }
     }
@@ -424,6 +430,12 @@ impl Config {
         if self.land.epochs_in_flight == 0 {
             return at("epochs_in_flight", "epochs_in_flight = 0: at least 1".into());
         }
+        if let Some(TargetConfig::Postgres(postgres)) = &self.target
+            && postgres.zero_dates == ZeroDates::DeadLetter
+            && self.land.dead_letter.is_none()
+        {
+            return at("zero_dates", "zero_dates = \"dead-letter\" needs a file: set dead_letter in [land]".into());
+        }
         if self.verify.chunk_rows == 0 {
             return at("chunk_rows", "chunk_rows = 0: at least 1".into());
         }
@@ -436,6 +448,7 @@ impl Config {
             }
         }
         let patterns = [
+            Some(&self.land.tables[..]),
             self.source.as_ref().map(SourceConfig::tables),
             self.verify.source.as_ref().map(|source| &source.tables[..]),
             Some(&self.verify.tables[..]),

@@ -5,6 +5,7 @@ pub mod change;
 pub mod codec;
 pub mod config;
 pub mod demo;
+pub mod letter;
 pub mod log;
 pub mod operators;
 pub mod source;

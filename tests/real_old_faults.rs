@@ -7,10 +7,9 @@
 #[allow(dead_code, reason = "each test program uses its part of it")]
 mod job;
 
-use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use job::{Job, env};
+use job::{Job, Rows, env, guard, landed};
 use mysql::prelude::Queryable;
 use rdkafka::Message;
 use rdkafka::consumer::{BaseConsumer, Consumer};
@@ -20,27 +19,6 @@ use tidegate::change::{Changes, NewChange, Op};
 use tidegate::config::Config;
 use tidegate::log::{PartitionStart, Writer, ensure_topics, partition_of};
 use tidegate::source::{Mark, Resume};
-
-/// Ids with their versions.
-type Rows = BTreeMap<i64, i64>;
-
-/// Makes the target's table, which refuses to step back.
-fn guard(job: &mut Job) {
-    job.target
-        .batch_execute(
-            "CREATE TABLE t (id bigint PRIMARY KEY, v bigint);
-             CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
-                 IF NEW.v < OLD.v THEN RAISE EXCEPTION 'row % steps back from % to %', OLD.id, OLD.v, NEW.v; END IF;
-                 RETURN NEW;
-             END $$;
-             CREATE TRIGGER guard BEFORE UPDATE ON t FOR EACH ROW EXECUTE FUNCTION refuse()",
-        )
-        .unwrap();
-}
-
-fn landed(job: &mut Job) -> Rows {
-    job.target.query("SELECT id, v FROM t", &[]).unwrap().iter().map(|row| (row.get(0), row.get(1))).collect()
-}
 
 /// Writes lines of the JSON source and keeps what they come to.
 #[derive(Default)]

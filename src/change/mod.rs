@@ -10,6 +10,7 @@
 
 mod rows;
 mod schema;
+mod settler;
 mod types;
 
 use std::time::Duration;
@@ -19,6 +20,7 @@ use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 
 pub use rows::{BATCH_BYTES, BATCH_ROWS, Drain, Row, Rows};
 pub use schema::{Column, TableName, TableSchema};
+pub use settler::{SettlePolicy, Settler, Verdict};
 pub use types::{ColumnType, Form, TypeError};
 
 /// What a change does to its key.
@@ -96,8 +98,8 @@ pub struct Head {
     key_len: u32,
     position_len: u32,
     before_len: u32,
-    /// Keeps the size a multiple of eight without padding that would be undefined bytes.
-    reserved: u32,
+    /// Which of the changes of its Kafka record it is: tidegate writes one a record, others write several.
+    pub part: u32,
 }
 
 impl Head {
@@ -111,6 +113,12 @@ impl Head {
     #[inline]
     pub fn set_op(&mut self, op: Op) {
         self.op = op as u32;
+    }
+
+    /// What orders the changes of one key: the newer change has the higher version.
+    #[inline]
+    pub fn version(&self) -> (u64, u64, u32) {
+        (self.seq, self.offset, self.part)
     }
 
     /// The epoch of the change.
@@ -175,7 +183,7 @@ impl Changes {
             key_len: change.key.len() as u32,
             position_len: change.position.len() as u32,
             before_len: change.before.len() as u32,
-            reserved: 0,
+            part: 0,
         };
         self.push_parts(
             head,
@@ -300,7 +308,8 @@ impl<'a> Change<'a> {
     }
 
     /// The order in which a gate emits changes for applying: by table, then key, then seq. All changes of a key stand
-    /// together, oldest first.
+    /// together, oldest first. On topics that something else wrote, seq is the event time and has ties; there the order
+    /// inside the partition decides.
     #[inline]
     pub fn cmp_by_key(&self, other: &Change) -> std::cmp::Ordering {
         self.head
@@ -309,7 +318,7 @@ impl<'a> Change<'a> {
             .then_with(|| self.head.database_len.cmp(&other.head.database_len))
             .then_with(|| self.table_bytes().cmp(other.table_bytes()))
             .then_with(|| self.key().cmp(other.key()))
-            .then_with(|| self.head.seq.cmp(&other.head.seq))
+            .then_with(|| self.head.version().cmp(&other.head.version()))
     }
 }
 

@@ -3,4 +3,6 @@
 pub mod binlog;
 mod charset;
 pub mod dts;
+pub mod envelope;
+pub mod loose;
 pub mod row;

@@ -7,7 +7,7 @@ use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::config::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};
-use rdkafka::error::RDKafkaErrorCode;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
 use super::LogError;
@@ -35,6 +35,46 @@ fn consumer(config: &KafkaConfig) -> Result<BaseConsumer, LogError> {
         .set("enable.partition.eof", "true")
         .create()
         .map_err(|e| LogError(format!("Kafka settings: {e}")))
+}
+
+/// A consumer of the partitions that it is told, for reading on and on. `ends`: it says where a partition ends.
+pub(super) fn consumer_for(config: &KafkaConfig, ends: bool) -> Result<BaseConsumer, LogError> {
+    let mut client = kafka_config(config);
+    for (name, value) in [
+        ("group.id", "tidegate"),
+        ("enable.auto.commit", "false"),
+        ("auto.offset.reset", "error"),
+        ("isolation.level", "read_committed"),
+        ("fetch.queue.backoff.ms", "5"),
+        ("queued.max.messages.kbytes", "65536"),
+        ("enable.partition.eof", if ends { "true" } else { "false" }),
+    ] {
+        if client.get(name).is_none() {
+            client.set(name, value);
+        }
+    }
+    client.create().map_err(|e| LogError(format!("Kafka settings of the consumer: {e}")))
+}
+
+/// The end offset of a partition now.
+pub(super) fn end_of(consumer: &BaseConsumer, topic: &str, partition: u32) -> Result<u64, LogError> {
+    let (_, end) = consumer
+        .fetch_watermarks(topic, partition as i32, PATIENCE)
+        .map_err(|e| LogError(format!("{topic}/{partition}: reading its end: {e}")))?;
+    Ok(end.max(0) as u64)
+}
+
+/// The error that ends reading, or `None` for one that librdkafka mends by itself.
+pub(super) fn refusal(topic: &str, error: &KafkaError) -> Option<LogError> {
+    match error.rdkafka_error_code()? {
+        RDKafkaErrorCode::AutoOffsetReset | RDKafkaErrorCode::OffsetOutOfRange => Some(LogError(format!(
+            "topic {topic}: the offset to read from is gone, retention has passed it ({error}): land the tables anew under another job name, or from a new snapshot"
+        ))),
+        RDKafkaErrorCode::UnknownTopicOrPartition
+        | RDKafkaErrorCode::TopicAuthorizationFailed
+        | RDKafkaErrorCode::Authentication => Some(LogError(format!("topic {topic}: {error}"))),
+        _ => None,
+    }
 }
 
 /// How many partitions a topic has; `None` where it does not exist.
@@ -141,7 +181,7 @@ pub fn read_to_end(config: &KafkaConfig) -> Result<Vec<Meta>, LogError> {
         match consumer.poll(PATIENCE) {
             None => return Err(LogError(format!("{topic}/0: no answer for {} s", PATIENCE.as_secs()))),
             // Transaction markers leave gaps, so that the last offset may hold no record.
-            Some(Err(rdkafka::error::KafkaError::PartitionEOF(_))) => return Ok(metas),
+            Some(Err(KafkaError::PartitionEOF(_))) => return Ok(metas),
             Some(Err(e)) => return Err(LogError(format!("{topic}/0: {e}"))),
             Some(Ok(message)) => {
                 let meta = Meta::from_record(message.key().unwrap_or_default(), message.payload().unwrap_or_default())

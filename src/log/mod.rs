@@ -7,6 +7,7 @@
 //! tables' *schemas*.
 
 mod client;
+mod foreign;
 mod meta;
 mod offsets;
 mod partitioner;
@@ -15,10 +16,11 @@ mod record;
 mod writer;
 
 pub use client::{ensure_topics, kafka_config, partition_ends, partitions_of, read_to_end};
+pub use foreign::{ForeignReader, ForeignSettings};
 pub use meta::{Meta, MetaKey, Statement, meta_topic};
 pub use offsets::EpochOffsets;
 pub use partitioner::{murmur2, partition_of};
-pub use reader::{EpochStart, Fetched, Reader, Schemas};
+pub use reader::{EpochReader, EpochStart, Fetched, Reader, Schemas};
 pub use record::{RecordError, headers_of, parse_record};
 pub use writer::{PartitionStart, Writer};
 

@@ -10,16 +10,16 @@ use std::time::{Duration, Instant};
 
 use rdkafka::Message;
 use rdkafka::consumer::{BaseConsumer, Consumer};
-use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use serde::{Deserialize, Serialize};
 
 use super::LogError;
-use super::client::kafka_config;
+use super::client::{consumer_for, end_of, refusal};
 use super::meta::{Meta, Statement, meta_topic};
 use super::record::parse_record;
 use crate::change::{BATCH_BYTES, Changes, TableName, TableSchema, epoch_of};
 use crate::config::KafkaConfig;
+use crate::letter::{DeadLetter, DeadLetters, text_of};
 
 /// The tables' schemas as the companion topic announces them, for whoever has to wait for one.
 #[derive(Debug, Default)]
@@ -66,6 +66,26 @@ pub struct Fetched {
     pub frontier: Option<u64>,
 }
 
+/// Reads some partitions of a topic as changes by epoch.
+pub trait EpochReader: Send {
+    /// Takes what is there, waiting at most `wait` for the first record.
+    ///
+    /// # Errors
+    /// A record that can't be used, an offset that retention has passed, a cluster that is gone for good.
+    fn poll(&mut self, wait: Duration) -> Result<Fetched, LogError>;
+
+    /// Aims at the end that is there now, instead of the one that was there at the start: see
+    /// [`caught_up`](EpochReader::caught_up).
+    ///
+    /// # Errors
+    /// The cluster does not answer.
+    fn aim_at_end(&mut self) -> Result<(), LogError>;
+
+    /// Once everything that was there at the start has been read: the first epoch that does not have to be durable for
+    /// all of it to be durable.
+    fn caught_up(&self) -> Option<u64>;
+}
+
 #[derive(Debug)]
 struct Partition {
     /// Offset of the next record.
@@ -93,11 +113,12 @@ pub struct Reader {
     schemas: Arc<Schemas>,
     /// Where each partition was begun, until it has been told.
     begun: Vec<EpochStart>,
+    letters: DeadLetters,
 }
 
 impl Reader {
     /// A reader of `partitions`: each with the offset to begin at and the end that is there now. `epoch` is the length of
-    /// an epoch. Schemas go to `schemas`.
+    /// an epoch. Schemas go to `schemas`, records that can't be used to `letters`.
     ///
     /// # Errors
     /// Settings that librdkafka does not take.
@@ -106,22 +127,9 @@ impl Reader {
         partitions: &BTreeMap<u32, (u64, u64)>,
         epoch: Duration,
         schemas: Arc<Schemas>,
+        letters: DeadLetters,
     ) -> Result<Reader, LogError> {
-        let mut client = kafka_config(config);
-        for (name, value) in [
-            ("group.id", "tidegate"),
-            ("enable.auto.commit", "false"),
-            ("auto.offset.reset", "error"),
-            ("isolation.level", "read_committed"),
-            ("fetch.queue.backoff.ms", "5"),
-            ("queued.max.messages.kbytes", "65536"),
-        ] {
-            if client.get(name).is_none() {
-                client.set(name, value);
-            }
-        }
-        let consumer: BaseConsumer =
-            client.create().map_err(|e| LogError(format!("Kafka settings of the consumer: {e}")))?;
+        let consumer = consumer_for(config, false)?;
         let meta_topic = meta_topic(&config.topic);
         let mut assignment = TopicPartitionList::new();
         let add = |assignment: &mut TopicPartitionList, topic: &str, partition: u32, offset| {
@@ -158,14 +166,24 @@ impl Reader {
                 .iter()
                 .map(|(p, (start, _))| EpochStart { partition: *p, epoch: 0, offset: *start })
                 .collect(),
+            letters,
         })
     }
 
-    /// Takes what is there, waiting at most `wait` for the first record.
-    ///
-    /// # Errors
-    /// A record that can't be used, an offset that retention has passed, a cluster that is gone for good.
-    pub fn poll(&mut self, wait: Duration) -> Result<Fetched, LogError> {
+    fn learn(&mut self, meta: Meta) {
+        match meta {
+            Meta::Schema(schema) => self.schemas.announce(schema),
+            Meta::Statement(statement) => {
+                if let Some(partition) = self.partitions.get_mut(&statement.partition) {
+                    partition.statements.push_back(statement);
+                }
+            }
+        }
+    }
+}
+
+impl EpochReader for Reader {
+    fn poll(&mut self, wait: Duration) -> Result<Fetched, LogError> {
         let mut fetched = Fetched { starts: std::mem::take(&mut self.begun), ..Fetched::default() };
         let deadline = Instant::now() + wait;
         let mut bytes = 0;
@@ -174,7 +192,7 @@ impl Reader {
             let Some(message) = self.consumer.poll(patience) else { break };
             let message = match message {
                 Ok(message) => message,
-                Err(error) => match self.refusal(&error) {
+                Err(error) => match refusal(&self.topic, &error) {
                     Some(refusal) => return Err(refusal),
                     None => continue,
                 },
@@ -193,8 +211,19 @@ impl Reader {
                 continue;
             }
             partition.next = offset + 1;
-            parse_record(message.headers(), message.key(), message.payload(), number, offset, &mut partition.batch)
-                .map_err(|e| LogError(format!("{}/{number}/{offset}: {e}", self.topic)))?;
+            let parsed =
+                parse_record(message.headers(), message.key(), message.payload(), number, offset, &mut partition.batch);
+            if let Err(reason) = parsed {
+                let letter = DeadLetter {
+                    position: format!("{}/{number}/{offset}", self.topic),
+                    reason: reason.to_string(),
+                    key: text_of(message.key()),
+                    value: text_of(message.payload()),
+                    ..DeadLetter::default()
+                };
+                self.letters.keep(&letter).map_err(LogError)?;
+                continue;
+            }
             let batch = &mut partition.batch;
             let head = *batch.head(batch.len() - 1);
             if head.seq <= partition.seq {
@@ -235,54 +264,17 @@ impl Reader {
         Ok(fetched)
     }
 
-    /// Aims at the end that is there now, instead of the one that was there at the start: see
-    /// [`caught_up`](Reader::caught_up).
-    ///
-    /// # Errors
-    /// The cluster does not answer.
-    pub fn aim_at_end(&mut self) -> Result<(), LogError> {
+    fn aim_at_end(&mut self) -> Result<(), LogError> {
         for (number, partition) in &mut self.partitions {
-            let (_, end) = self
-                .consumer
-                .fetch_watermarks(&self.topic, *number as i32, Duration::from_secs(15))
-                .map_err(|e| LogError(format!("{}/{number}: reading its end: {e}", self.topic)))?;
-            partition.end = end.max(0) as u64;
+            partition.end = end_of(&self.consumer, &self.topic, *number)?;
             partition.wanted = partition.newest;
         }
         Ok(())
     }
 
-    /// Once everything that was there at the start has been read: the first epoch that does not have to be durable for
-    /// all of it to be durable.
-    pub fn caught_up(&self) -> Option<u64> {
+    fn caught_up(&self) -> Option<u64> {
         let read = self.partitions.values().all(|partition| partition.next >= partition.end);
         read.then(|| self.partitions.values().map(|partition| partition.wanted).max().unwrap_or(0))
-    }
-
-    fn learn(&mut self, meta: Meta) {
-        match meta {
-            Meta::Schema(schema) => self.schemas.announce(schema),
-            Meta::Statement(statement) => {
-                if let Some(partition) = self.partitions.get_mut(&statement.partition) {
-                    partition.statements.push_back(statement);
-                }
-            }
-        }
-    }
-
-    /// The error that ends reading, or `None` for one that librdkafka mends by itself.
-    fn refusal(&self, error: &KafkaError) -> Option<LogError> {
-        let code = error.rdkafka_error_code()?;
-        match code {
-            RDKafkaErrorCode::AutoOffsetReset | RDKafkaErrorCode::OffsetOutOfRange => Some(LogError(format!(
-                "topic {}: the offset to read from is gone, retention has passed it ({error}): land the tables anew under another job name, or from a new snapshot",
-                self.topic
-            ))),
-            RDKafkaErrorCode::UnknownTopicOrPartition
-            | RDKafkaErrorCode::TopicAuthorizationFailed
-            | RDKafkaErrorCode::Authentication => Some(LogError(format!("topic {}: {error}", self.topic))),
-            _ => None,
-        }
     }
 }
 

@@ -16,7 +16,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::change::{Changes, TableName, TableSchema};
+use crate::change::{Change, Changes, TableName, TableSchema};
 
 /// What a lane has durably applied.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -70,6 +70,21 @@ impl Step {
     /// Net changes in it.
     pub fn len(&self) -> usize {
         self.inserts.len() + self.updates.len() + self.deletes.len()
+    }
+
+    /// Takes the net change of a key out of it.
+    pub fn take(&mut self, table: &TableName, key: &str) -> Changes {
+        let mut taken = Changes::default();
+        for batch in [&mut self.inserts, &mut self.updates, &mut self.deletes] {
+            let mut rest = Changes::with_capacity(batch.len(), batch.payload_bytes());
+            for (head, payload) in batch.iter() {
+                let change = Change::new(head, payload);
+                let is_it = String::from_utf8_lossy(change.key()) == key && change.table_name() == *table;
+                if is_it { &mut taken } else { &mut rest }.push(*head, payload);
+            }
+            *batch = rest;
+        }
+        taken
     }
 
     /// Whether it changes nothing (its progress still counts).

@@ -1,5 +1,6 @@
 //! A job of its own for a test: a configuration, a topic, a schema at the target, and the processes that run.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -10,6 +11,28 @@ use postgres::{Client, NoTls};
 /// What the environment says where a server is.
 pub fn env(name: &str) -> String {
     std::env::var(name).unwrap_or_else(|_| panic!("{name} is not set: run tests/run, which starts the servers"))
+}
+
+/// Ids with their versions.
+pub type Rows = BTreeMap<i64, i64>;
+
+/// Makes the target's table, which refuses to step back.
+pub fn guard(job: &mut Job) {
+    job.target
+        .batch_execute(
+            "CREATE TABLE t (id bigint PRIMARY KEY, v bigint);
+             CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+                 IF NEW.v < OLD.v THEN RAISE EXCEPTION 'row % steps back from % to %', OLD.id, OLD.v, NEW.v; END IF;
+                 RETURN NEW;
+             END $$;
+             CREATE TRIGGER guard BEFORE UPDATE ON t FOR EACH ROW EXECUTE FUNCTION refuse()",
+        )
+        .unwrap();
+}
+
+/// What the table holds.
+pub fn landed(job: &mut Job) -> Rows {
+    job.target.query("SELECT id, v FROM t", &[]).unwrap().iter().map(|row| (row.get(0), row.get(1))).collect()
 }
 
 /// A job from a source to PostgreSQL; processes and schema go when it goes.

@@ -5,14 +5,9 @@ use std::collections::{BTreeMap, HashMap};
 use std::io::BufRead;
 
 use serde::Deserialize;
-use serde_json::value::RawValue;
 
-use crate::change::{
-    BATCH_BYTES, BATCH_ROWS, Changes, Column, ColumnType, Form, NewChange, Op, TableName, TableSchema,
-};
-use crate::codec::row::{
-    RowWriter, column_prefix, write_f32, write_f64, write_integer, write_null, write_text, write_unsigned,
-};
+use crate::change::{BATCH_BYTES, BATCH_ROWS, Changes, ColumnType, NewChange, Op, TableName, TableSchema};
+use crate::codec::loose::{LooseImage, LooseRow};
 use crate::config::FileConfig;
 use crate::source::{
     Announced, Clock, Decoder, Mark, Raw, Raws, Reader, Resume, SourceError, Start, TableFilter, now_ms,
@@ -103,24 +98,16 @@ fn not_a_line(error: &serde_json::Error) -> String {
 
 /// Decoder of JSON lines.
 ///
-/// A column's type is what the line says in `"types":{"amount":"decimal(10,2)"}`; else what its value looks like: whole
-/// numbers are BIGINT (above 64 signed bits: BIGINT UNSIGNED), others DOUBLE, strings TEXT, true and false TINYINT,
-/// objects and arrays JSON, and null nothing yet, which is TEXT until something is seen. A value that its stated type can't
-/// have is an error; one that differs from what was guessed has the schema announced again.
+/// A column's type is what the line says in `"types":{"amount":"decimal(10,2)"}`; else it is guessed
+/// ([`loose`](crate::codec::loose)), and where a value differs from what was guessed the schema is announced again.
 pub struct JsonlDecoder {
     filter: TableFilter,
     keep_before: bool,
     announced: Announced,
     /// What was guessed of columns without a stated type.
     guessed: HashMap<TableName, HashMap<String, ColumnType>>,
-    after: Image,
-    before: Image,
-}
-
-#[derive(Default)]
-struct Image {
-    row: RowWriter,
-    key: Vec<u8>,
+    after: LooseImage,
+    before: LooseImage,
 }
 
 #[derive(Deserialize)]
@@ -136,32 +123,9 @@ struct Line<'a> {
     #[serde(default)]
     types: BTreeMap<String, ColumnType>,
     #[serde(borrow)]
-    row: Row<'a>,
+    row: LooseRow<'a>,
     #[serde(borrow)]
-    before: Option<Row<'a>>,
-}
-
-/// A JSON object in the order of its text.
-struct Row<'a>(Vec<(String, &'a RawValue)>);
-
-impl<'de: 'a, 'a> Deserialize<'de> for Row<'a> {
-    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct InOrder;
-        impl<'de> serde::de::Visitor<'de> for InOrder {
-            type Value = Row<'de>;
-            fn expecting(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
-                f.write_str("an object of column name to value")
-            }
-            fn visit_map<A: serde::de::MapAccess<'de>>(self, mut map: A) -> Result<Row<'de>, A::Error> {
-                let mut columns = Vec::new();
-                while let Some(column) = map.next_entry()? {
-                    columns.push(column);
-                }
-                Ok(Row(columns))
-            }
-        }
-        deserializer.deserialize_map(InOrder)
-    }
+    before: Option<LooseRow<'a>>,
 }
 
 impl JsonlDecoder {
@@ -172,8 +136,8 @@ impl JsonlDecoder {
             keep_before,
             announced: Announced::default(),
             guessed: HashMap::new(),
-            after: Image::default(),
-            before: Image::default(),
+            after: LooseImage::default(),
+            before: LooseImage::default(),
         }
     }
 
@@ -187,28 +151,29 @@ impl JsonlDecoder {
             return Ok(());
         }
         let name = TableName::new(&*line.database, &*line.table);
+        let stated = |column: &str| line.types.get(column).copied();
         let in_table = |reason| format!("table {name}{reason}");
         let guessed = self.guessed.entry(name.clone()).or_default();
         let mut schema =
             TableSchema { name: name.clone(), columns: Vec::new(), key: line.key.clone(), since_seq: raw.head.seq };
-        self.after.read(&line.row, &line, guessed, &mut schema.columns).map_err(in_table)?;
+        self.after.read(&line.row, &line.key, stated, guessed, &mut schema.columns).map_err(in_table)?;
         let mut moved = false;
         if let Some(before) = line.before.as_ref().filter(|_| op == Op::Update) {
-            self.before.read(before, &line, guessed, &mut Vec::new()).map_err(in_table)?;
-            moved = self.before.key != self.after.key;
+            self.before.read(before, &line.key, stated, guessed, &mut Vec::new()).map_err(in_table)?;
+            moved = self.before.key() != self.after.key();
         }
         self.announced.announce(&schema, raw.head.time, raw.position, out);
-        let mut push = |op, seq, image: &Image, before: &[u8]| {
+        let mut push = |op, seq, image: &LooseImage, before: &[u8]| {
             out.push_change(&NewChange {
                 op,
                 seq,
                 time: raw.head.time,
                 database: &line.database,
                 table: &line.table,
-                key: &image.key,
+                key: image.key(),
                 position: raw.position.as_bytes(),
                 before,
-                row: image.row.json(),
+                row: image.json(),
             });
         };
         if moved {
@@ -216,7 +181,7 @@ impl JsonlDecoder {
             push(Op::Insert, raw.head.seq + 1, &self.after, b"");
         } else {
             let carries = self.keep_before && op == Op::Update && line.before.is_some();
-            push(op, raw.head.seq, &self.after, if carries { self.before.row.json() } else { b"" });
+            push(op, raw.head.seq, &self.after, if carries { self.before.json() } else { b"" });
         }
         Ok(())
     }
@@ -226,105 +191,4 @@ impl Decoder for JsonlDecoder {
     fn decode(&mut self, raw: &Raw, out: &mut Changes) -> Result<(), SourceError> {
         self.decode_line(raw, out).map_err(|reason| SourceError::Record { position: raw.position.to_string(), reason })
     }
-}
-
-impl Image {
-    /// Writes a row and its key, and says what its columns are. The reason of an error follows the table's name.
-    fn read(
-        &mut self,
-        row: &Row,
-        line: &Line,
-        guessed: &mut HashMap<String, ColumnType>,
-        columns: &mut Vec<Column>,
-    ) -> Result<(), String> {
-        self.row.begin();
-        for (name, value) in &row.0 {
-            let value = value.get();
-            let in_column = |reason: String| format!(", column {name}: {reason}");
-            let out = self.row.column(&column_prefix(name));
-            let ty = match line.types.get(name) {
-                Some(&ty) => {
-                    write_as(ty, value, out).map_err(in_column)?;
-                    ty
-                }
-                None => {
-                    let known = guessed.get(name).copied();
-                    let ty = guess(value, known).unwrap_or(ColumnType::Text);
-                    if value != "null" {
-                        write_as(ty, value, out).map_err(in_column)?;
-                        guessed.insert(name.clone(), ty);
-                    } else {
-                        write_null(out);
-                    }
-                    ty
-                }
-            };
-            columns.push(Column { name: name.clone(), ty, nullable: !line.key.contains(name) });
-        }
-        self.row.finish();
-        let place = |key: &String| {
-            let found = row.0.iter().position(|(name, _)| name == key);
-            found.ok_or_else(|| format!(": its key has the column {key}, which is not in the row"))
-        };
-        let key = line.key.iter().map(place).collect::<Result<Vec<_>, _>>()?;
-        self.key.clear();
-        self.row
-            .key_text(&key, &mut self.key)
-            .map_err(|null| format!(", column {}: it is in the key and null", row.0[null].0))
-    }
-}
-
-/// The type that a value looks like, given what was guessed of its column before; `None`: no value yet.
-fn guess(value: &str, known: Option<ColumnType>) -> Option<ColumnType> {
-    let bigint = |unsigned| ColumnType::Integer { bytes: 8, unsigned };
-    let looks = match value.as_bytes()[0] {
-        b'n' => return known,
-        b'"' => ColumnType::Text,
-        b't' | b'f' => ColumnType::Integer { bytes: 1, unsigned: false },
-        b'{' | b'[' => ColumnType::Json,
-        _ if !is_whole(value) => ColumnType::Double,
-        _ => bigint(value.parse::<i64>().is_err()),
-    };
-    Some(match (known, looks) {
-        (Some(ColumnType::Double), ColumnType::Integer { bytes: 8, .. }) => ColumnType::Double,
-        (Some(ColumnType::Json), _) => ColumnType::Json,
-        (Some(ColumnType::Integer { unsigned: true, .. }), ColumnType::Integer { .. }) => bigint(true),
-        (Some(ColumnType::Integer { bytes: 8, .. }), ColumnType::Integer { bytes: 1, .. }) => bigint(false),
-        _ => looks,
-    })
-}
-
-fn is_whole(number: &str) -> bool {
-    !number.contains(['.', 'e', 'E'])
-}
-
-/// Appends the JSON text `value` in the form of `ty`.
-fn write_as(ty: ColumnType, value: &str, out: &mut Vec<u8>) -> Result<(), String> {
-    let wrong = || Err(format!("its type is {ty}, and {value} is no value of it"));
-    let first = value.as_bytes()[0];
-    match ty.form() {
-        _ if first == b'n' => write_null(out),
-        Form::Json => out.extend_from_slice(value.as_bytes()),
-        Form::Integer => match (value, value.parse::<i64>(), value.parse::<u64>()) {
-            ("true" | "false", ..) => write_integer(out, i64::from(value == "true")),
-            (_, Ok(value), _) => write_integer(out, value),
-            (_, _, Ok(value)) => write_unsigned(out, value),
-            _ => return wrong(),
-        },
-        Form::Float => match value.parse::<f32>() {
-            Ok(number) if number.is_finite() => write_f32(out, number),
-            _ => return wrong(),
-        },
-        Form::Double => match value.parse::<f64>() {
-            Ok(number) if number.is_finite() => write_f64(out, number),
-            _ => return wrong(),
-        },
-        Form::Text | Form::Decimal if first == b'-' || first.is_ascii_digit() => write_text(out, value),
-        _ if first != b'"' => return wrong(),
-        _ => {
-            let text: Cow<str> = serde_json::from_str(value).map_err(|error| error.to_string())?;
-            write_text(out, &text);
-        }
-    }
-    Ok(())
 }
