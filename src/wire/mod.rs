@@ -112,16 +112,19 @@ impl<'a> Flat<'a> {
 
 const TAG_BYTES: usize = 8;
 
+/// The size of what a codec writes of the arrays, in bytes; behind it comes padding.
+fn body_len(codec: Codec, flat: &Flat) -> usize {
+    match codec {
+        Codec::Columnar => columnar::bytes::indexed::length_in_bytes(&flat.slices()),
+        Codec::Bincode => bincode::serialized_size(flat).expect("sizes of byte slices add up") as usize,
+        #[cfg(feature = "abomonation")]
+        Codec::Abomonation => abomonate::encoded_len(flat),
+    }
+}
+
 /// The encoded size of `rows` in bytes, a multiple of eight.
 pub fn encoded_len<H: Pod>(codec: Codec, rows: &Rows<H>) -> usize {
-    let flat = Flat::of(rows);
-    let body = match codec {
-        Codec::Columnar => columnar::bytes::indexed::length_in_bytes(&flat.slices()),
-        Codec::Bincode => bincode::serialized_size(&flat).expect("sizes of byte slices add up") as usize,
-        #[cfg(feature = "abomonation")]
-        Codec::Abomonation => abomonate::encoded_len(&flat),
-    };
-    (TAG_BYTES + body).next_multiple_of(8)
+    (TAG_BYTES + body_len(codec, &Flat::of(rows))).next_multiple_of(8)
 }
 
 /// Writes `rows`: exactly [`encoded_len`] bytes.
@@ -134,15 +137,8 @@ pub fn encode<H: Pod, W: std::io::Write>(codec: Codec, rows: &Rows<H>, writer: &
         #[cfg(feature = "abomonation")]
         Codec::Abomonation => abomonate::encode(&flat, writer)?,
     }
-    if codec != Codec::Columnar {
-        // columnar pads by itself
-        let body = match codec {
-            Codec::Bincode => bincode::serialized_size(&flat).expect("just written") as usize,
-            _ => encoded_len(codec, rows) - TAG_BYTES,
-        };
-        writer.write_all(&[0; 8][..body.next_multiple_of(8) - body])?;
-    }
-    Ok(())
+    let body = body_len(codec, &flat);
+    writer.write_all(&[0; 8][..body.next_multiple_of(8) - body])
 }
 
 /// Reads what [`encode`] wrote; `None` where the bytes are not that.
