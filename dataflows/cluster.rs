@@ -125,6 +125,13 @@ impl Barrier {
     }
 }
 
+/// Waits until every worker of the cluster has come here.
+pub fn meet(worker: &mut Worker) {
+    let mut barrier = Barrier::new(worker);
+    barrier.come();
+    worker.step_or_park_while(None, || !barrier.passed());
+}
+
 /// Steps until `ready` holds on every worker of the cluster, then drops what is left.
 pub fn run_until(worker: &mut Worker, mut ready: impl FnMut() -> bool) {
     let mut barrier = Barrier::new(worker);

@@ -9,20 +9,20 @@ use std::time::Duration;
 use anyhow::{Context, anyhow, bail};
 use tidegate::change::TableSchema;
 use tidegate::change::epoch_of;
-use tidegate::config::{Config, KafkaConfig, TargetConfig, ZeroDates};
+use tidegate::config::{Config, Delivery, KafkaConfig, TargetConfig, ZeroDates};
 use tidegate::letter::DeadLetters;
 use tidegate::log::{
-    EpochReader, ForeignReader, ForeignSettings, Meta, Reader, Schemas, Writer, ensure_topics, partition_ends,
-    read_to_end,
+    EpochReader, ForeignReader, ForeignSettings, Meta, OpenWriter, Reader, Schemas, begin_run, ensure_topics,
+    fence_left_over, partition_ends, read_to_end, refuse_replaced, transactional_id,
 };
 use tidegate::source::{Start, TableFilter};
 use tidegate::target::{FindSchema, JobState, Target};
 use tidegate::verify::Outcome;
 use timely::worker::Worker;
 
-use crate::cluster::{fail, fail_on_signals, run_until, stop_on_signals, tell_all, timely_config};
+use crate::cluster::{fail, fail_on_signals, meet, run_until, stop_on_signals, tell_all, timely_config};
 use crate::land::{Land, Refused, land as build_land};
-use crate::publish::{Publish, publish as build_publish, published};
+use crate::publish::{Publish, Published, publish as build_publish, published};
 use crate::{Job, VerifyJob, connect, verify};
 
 /// How long a lane waits for the schema of a table that it has a row of.
@@ -62,10 +62,25 @@ pub fn publish(job: &Job) -> anyhow::Result<()> {
     let partitions = ensure_topics(&kafka)?;
     let stop = stop_on_signals()?;
     let until_end = job.until_caught_up;
+    let exactly_once = config.publish.delivery == Delivery::ExactlyOnce;
     execute(job, move |worker| {
-        let ends = partition_ends(&kafka, &kafka.topic)?;
-        let known = published(&kafka, &ends)?;
         let (index, peers) = (worker.index(), worker.peers());
+        // First nobody else may write any more; then what is written is known; then this run begins.
+        let run = (index == 0 && exactly_once).then(|| begin_run(&kafka, peers as u32)).transpose()?;
+        tell_all(worker, (index == 0).then(String::new));
+        let id = exactly_once.then(|| transactional_id(&config.job, index as u32));
+        let open = OpenWriter::new(&kafka, id.as_deref())?;
+        run.iter().try_for_each(|run| fence_left_over(&kafka, &config.job, run))?;
+        meet(worker);
+        let said = match index {
+            0 => {
+                let metas = read_to_end(&kafka)?;
+                run.iter().try_for_each(|run| refuse_replaced(&kafka, &metas, run))?;
+                Some(serde_json::to_string(&published(&kafka, metas))?)
+            }
+            _ => None,
+        };
+        let known: Published = serde_json::from_str(&tell_all(worker, said)).context("what worker 0 said")?;
         let start = if index == 0 { Some(&known.start) } else { None };
         let source = config.source()?;
         let reader = start.map(|start: &Start| connect::reader(source, &config.job, start, until_end)).transpose()?;
@@ -75,7 +90,7 @@ pub fn publish(job: &Job) -> anyhow::Result<()> {
             Publish {
                 reader,
                 decoder: connect::decoder(source)?,
-                writer: Writer::new(&kafka, starts, known.schemas, config.publish.statement_interval)?,
+                writer: open.begin(starts, known.schemas, config.publish.commit_interval),
                 partitions,
                 memory: config.publish.memory,
                 letters: DeadLetters::new(config.publish.dead_letter.clone()),

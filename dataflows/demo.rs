@@ -25,7 +25,7 @@ use rusqlite::types::ValueRef;
 use tidegate::config::{Config, SourceConfig};
 use tidegate::demo::{Model, Stored, Workload};
 use tidegate::letter::DeadLetters;
-use tidegate::log::{PartitionStart, Reader, Schemas, Writer};
+use tidegate::log::{OpenWriter, PartitionStart, Reader, Schemas};
 use tidegate::source::dts::DtsReader;
 use tidegate::source::{Start, TableFilter};
 use tidegate::target::{FindSchema, Lane, Step, TargetError};
@@ -222,7 +222,7 @@ impl Flow {
                 Publish {
                     reader: reader.map(|reader| Box::new(reader) as Box<dyn tidegate::source::Reader>),
                     decoder: connect::decoder(config.source()?)?,
-                    writer: Writer::new(kafka, starts, Vec::new(), config.publish.statement_interval)?,
+                    writer: OpenWriter::new(kafka, None)?.begin(starts, Vec::new(), config.publish.commit_interval),
                     partitions: PARTITIONS,
                     memory: config.publish.memory,
                     letters: DeadLetters::default(),

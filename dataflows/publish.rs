@@ -13,10 +13,11 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use crossbeam_channel::RecvTimeoutError;
+use serde::{Deserialize, Serialize};
 use tidegate::change::{Change, Changes, NewChange, Op, TableSchema};
 use tidegate::config::KafkaConfig;
 use tidegate::letter::{DeadLetter, DeadLetters};
-use tidegate::log::{Meta, PartitionStart, Statement, Writer, partition_of, read_to_end};
+use tidegate::log::{Meta, PartitionStart, Statement, Writer, partition_of};
 use tidegate::operators::{
     BySeq, Deliver, Delivery, ExchangeBy, Gate, Ingested, RoundRobin, Station, Throttle, ingest,
 };
@@ -31,6 +32,7 @@ use timely::worker::Worker;
 use crate::cluster::fail;
 
 /// What Kafka says of earlier runs.
+#[derive(Serialize, Deserialize)]
 pub struct Published {
     /// Where the source goes on.
     pub start: Start,
@@ -40,21 +42,23 @@ pub struct Published {
     pub schemas: Vec<TableSchema>,
 }
 
-/// Reads the companion topic: the only checkpoint.
-pub fn published(kafka: &KafkaConfig, ends: &[(u64, u64)]) -> anyhow::Result<Published> {
+/// What the companion topic, the only checkpoint, says.
+pub fn published(kafka: &KafkaConfig, metas: Vec<Meta>) -> Published {
     let mut statements: BTreeMap<u32, Statement> = BTreeMap::new();
     let mut schemas = Vec::new();
-    for meta in read_to_end(kafka)? {
+    for meta in metas {
         match meta {
             Meta::Statement(statement) => drop(statements.insert(statement.partition, statement)),
             Meta::Schema(schema) => schemas.push(schema),
+            Meta::Run(_) => {}
         }
     }
-    let start_of = |(partition, (_, end)): (usize, &(u64, u64))| {
-        let stated = statements.get(&(partition as u32)).map_or(0, |statement| statement.seq);
-        (partition as u32, PartitionStart { seq: stated, offset: *end })
+    // Of a partition without a statement nothing is known to be there, whatever is.
+    let start_of = |partition| {
+        let stated = statements.get(&partition);
+        (partition, stated.map_or_else(PartitionStart::default, |s| PartitionStart { seq: s.seq, offset: s.offset }))
     };
-    let partitions = ends.iter().enumerate().map(start_of).collect();
+    let partitions = (0..kafka.partitions).map(start_of).collect();
     let oldest: Option<&Resume> = statements.values().map(|s| &s.resume).min_by_key(|resume| resume.seq);
     let start = match oldest {
         None => Start::Configured,
@@ -63,7 +67,7 @@ pub fn published(kafka: &KafkaConfig, ends: &[(u64, u64)]) -> anyhow::Result<Pub
             time: statements.values().map(|statement| statement.time).max().unwrap_or(0),
         },
     };
-    Ok(Published { start, partitions, schemas })
+    Published { start, partitions, schemas }
 }
 
 /// What one worker needs.

@@ -160,13 +160,26 @@ pub enum EnvelopeKind {
     BinlogHeaders,
 }
 
+/// How often a change may be in the topic.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Delivery {
+    /// Once, for consumers that read committed records: Kafka transactions.
+    #[default]
+    ExactlyOnce,
+    /// After a crash perhaps twice, with the same seq; `land` drops repeats. For clusters without transactions.
+    AtLeastOnce,
+}
+
 /// Settings of `publish`.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct PublishConfig {
-    /// The least time between two statements of a partition.
+    /// Whether records and the statements about them are committed in Kafka transactions.
+    pub delivery: Delivery,
+    /// How often what has been written is stated, and with transactions committed.
     #[serde(deserialize_with = "duration")]
-    pub statement_interval: Duration,
+    pub commit_interval: Duration,
     /// How many bytes may be between the source and Kafka's acknowledgement, per worker.
     #[serde(deserialize_with = "bytes")]
     pub memory: usize,
@@ -176,7 +189,12 @@ pub struct PublishConfig {
 
 impl Default for PublishConfig {
     fn default() -> Self {
-        PublishConfig { statement_interval: Duration::from_millis(100), memory: 64 << 20, dead_letter: None }
+        PublishConfig {
+            delivery: Delivery::ExactlyOnce,
+            commit_interval: Duration::from_millis(100),
+            memory: 64 << 20,
+            dead_letter: None,
+        }
     }
 }
 

@@ -96,11 +96,9 @@ impl Job {
     fn start_both(&mut self) {
         self.start("publish");
         self.wait("publish to write its first statement", |job| {
-            let meta = format!("{}.meta", job.name);
-            let consumer: rdkafka::consumer::BaseConsumer =
-                rdkafka::ClientConfig::new().set("bootstrap.servers", env("KAFKA_ADDR")).create().unwrap();
-            let ends = rdkafka::consumer::Consumer::fetch_watermarks(&consumer, &meta, 0, Duration::from_secs(5));
-            ends.is_ok_and(|(_, high)| high > 0)
+            let config = tidegate::config::Config::load(&job.folder.path().join("tidegate.toml")).unwrap();
+            let said = tidegate::log::read_to_end(config.kafka().unwrap());
+            said.is_ok_and(|said| said.iter().any(|meta| matches!(meta, tidegate::log::Meta::Statement(_))))
         });
         self.start("land");
     }

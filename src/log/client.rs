@@ -15,7 +15,7 @@ use super::meta::{Meta, meta_topic};
 use crate::config::KafkaConfig;
 
 /// How long a cluster may take to answer before it counts as unreachable.
-const PATIENCE: Duration = Duration::from_secs(15);
+pub(super) const PATIENCE: Duration = Duration::from_secs(15);
 
 /// Client settings for the cluster of `config`, with the user's own on top.
 pub fn kafka_config(config: &KafkaConfig) -> ClientConfig {
@@ -32,13 +32,14 @@ fn consumer(config: &KafkaConfig) -> Result<BaseConsumer, LogError> {
         .set("group.id", "tidegate")
         .set("enable.auto.commit", "false")
         .set("auto.offset.reset", "error")
+        .set("isolation.level", "read_committed")
         .set("enable.partition.eof", "true")
         .create()
         .map_err(|e| LogError(format!("Kafka settings: {e}")))
 }
 
-/// A consumer of the partitions that it is told, for reading on and on. `ends`: it says where a partition ends.
-pub(super) fn consumer_for(config: &KafkaConfig, ends: bool) -> Result<BaseConsumer, LogError> {
+/// A consumer of the partitions that it is told, for reading on and on, that says where a partition ends.
+pub(super) fn consumer_for(config: &KafkaConfig) -> Result<BaseConsumer, LogError> {
     let mut client = kafka_config(config);
     for (name, value) in [
         ("group.id", "tidegate"),
@@ -47,13 +48,28 @@ pub(super) fn consumer_for(config: &KafkaConfig, ends: bool) -> Result<BaseConsu
         ("isolation.level", "read_committed"),
         ("fetch.queue.backoff.ms", "5"),
         ("queued.max.messages.kbytes", "65536"),
-        ("enable.partition.eof", if ends { "true" } else { "false" }),
+        ("enable.partition.eof", "true"),
     ] {
         if client.get(name).is_none() {
             client.set(name, value);
         }
     }
     client.create().map_err(|e| LogError(format!("Kafka settings of the consumer: {e}")))
+}
+
+/// Has a consumer read partitions of a topic from these offsets.
+pub(super) fn assign(
+    consumer: &BaseConsumer,
+    topic: &str,
+    starts: impl Iterator<Item = (u32, Offset)>,
+) -> Result<(), LogError> {
+    let mut assignment = TopicPartitionList::new();
+    for (partition, offset) in starts {
+        assignment
+            .add_partition_offset(topic, partition as i32, offset)
+            .map_err(|e| LogError(format!("{topic}/{partition}: {e}")))?;
+    }
+    consumer.assign(&assignment).map_err(|e| LogError(format!("topic {topic}: {e}")))
 }
 
 /// The end offset of a partition now.
@@ -174,9 +190,7 @@ pub fn read_to_end(config: &KafkaConfig) -> Result<Vec<Meta>, LogError> {
         return Ok(metas);
     }
     let consumer = consumer(config)?;
-    let mut assignment = TopicPartitionList::new();
-    let assigned = assignment.add_partition_offset(&topic, 0, Offset::Offset(low as i64));
-    assigned.and_then(|()| consumer.assign(&assignment)).map_err(|e| LogError(format!("{topic}/0: {e}")))?;
+    assign(&consumer, &topic, [(0, Offset::Offset(low as i64))].into_iter())?;
     loop {
         match consumer.poll(PATIENCE) {
             None => return Err(LogError(format!("{topic}/0: no answer for {} s", PATIENCE.as_secs()))),

@@ -16,13 +16,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rdkafka::Message;
-use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::consumer::BaseConsumer;
 use rdkafka::error::KafkaError;
 use rdkafka::message::Headers;
-use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
+use rdkafka::topic_partition_list::Offset;
 
 use super::LogError;
-use super::client::{consumer_for, end_of, refusal};
+use super::client::{assign, consumer_for, end_of, refusal};
 use super::reader::{EpochReader, EpochStart, Fetched, Schemas};
 use crate::change::{BATCH_BYTES, Changes, SettlePolicy, Settler, Verdict, epoch_of};
 use crate::codec::envelope::{ForeignDecoder, ForeignRecord};
@@ -115,14 +115,9 @@ impl ForeignReader {
         schemas: Arc<Schemas>,
         letters: DeadLetters,
     ) -> Result<ForeignReader, LogError> {
-        let consumer = consumer_for(config, true)?;
-        let mut assignment = TopicPartitionList::new();
-        for (number, (start, _)) in partitions {
-            assignment
-                .add_partition_offset(&config.topic, *number as i32, Offset::Offset(*start as i64))
-                .map_err(|e| LogError(format!("{}/{number}: {e}", config.topic)))?;
-        }
-        consumer.assign(&assignment).map_err(|e| LogError(format!("topic {}: {e}", config.topic)))?;
+        let consumer = consumer_for(config)?;
+        let starts = partitions.iter().map(|(number, (start, _))| (*number, Offset::Offset(*start as i64)));
+        assign(&consumer, &config.topic, starts)?;
         let mut settler = Settler::starting_at(settings.policy, first);
         partitions.keys().for_each(|number| settler.expect(*number, now_ms()));
         let begun =

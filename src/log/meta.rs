@@ -30,9 +30,22 @@ pub struct Statement {
     pub last: bool,
 }
 
+/// A run of `publish` with transactions. The newest one's writers are the only ones that may still write.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Run {
+    /// Tells the run from every other one.
+    pub id: String,
+    /// How many writers it has, each with a transactional id of its own.
+    pub writers: u32,
+    /// How many such ids this run or any before it had.
+    pub ids: u32,
+}
+
 /// A record of the companion topic.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Meta {
+    /// Who writes.
+    Run(Run),
     /// How far a partition is complete.
     Statement(Statement),
     /// What a table looks like from a seq on.
@@ -43,6 +56,8 @@ pub enum Meta {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum MetaKey {
+    /// The run that writes.
+    Run,
     /// The statement of a partition.
     Statement(u32),
     /// The schema of a table.
@@ -53,6 +68,7 @@ impl Meta {
     /// Key and value of the record.
     pub fn to_record(&self) -> (Vec<u8>, Vec<u8>) {
         let (key, value) = match self {
+            Meta::Run(run) => (MetaKey::Run, serde_json::to_vec(run)),
             Meta::Statement(statement) => (MetaKey::Statement(statement.partition), serde_json::to_vec(statement)),
             Meta::Schema(schema) => (MetaKey::Schema(schema.name.clone()), serde_json::to_vec(schema)),
         };
@@ -68,6 +84,7 @@ impl Meta {
         let key: MetaKey = serde_json::from_slice(key)
             .map_err(|e| format!("'{}' is no key of a companion topic ({e}): is this topic another's?", text(key)))?;
         let meta = match key {
+            MetaKey::Run => serde_json::from_slice(value).map(Meta::Run),
             MetaKey::Statement(_) => serde_json::from_slice(value).map(Meta::Statement),
             MetaKey::Schema(_) => serde_json::from_slice(value).map(Meta::Schema),
         };
@@ -96,7 +113,8 @@ mod tests {
             key: vec!["id".into()],
             since_seq: 9,
         });
-        for meta in [statement, schema] {
+        let run = Meta::Run(Run { id: "a".into(), writers: 2, ids: 4 });
+        for meta in [statement, schema, run] {
             let (key, value) = meta.to_record();
             assert_eq!(Meta::from_record(&key, &value).unwrap(), meta);
         }

@@ -4,7 +4,8 @@
 //! table, and the row as JSON. One writer per partition writes in seq order, so a partition's own order moves its
 //! frontier. Its companion, `<topic>.meta`, compacted, holds *statements* ("of this partition, every change with a lower
 //! time or seq has a lower offset") that move an idle partition's frontier and are `publish`'s only checkpoint, and the
-//! tables' *schemas*.
+//! tables' *schemas*. Records and the statements about them are committed in one transaction, so that a consumer of committed
+//! records sees each change once, whatever became of the publisher on the way ([`begin_run`] fences the one before).
 
 mod client;
 mod foreign;
@@ -13,16 +14,18 @@ mod offsets;
 mod partitioner;
 mod reader;
 mod record;
+mod run;
 mod writer;
 
 pub use client::{ensure_topics, kafka_config, partition_ends, partitions_of, read_to_end};
 pub use foreign::{ForeignReader, ForeignSettings};
-pub use meta::{Meta, MetaKey, Statement, meta_topic};
+pub use meta::{Meta, MetaKey, Run, Statement, meta_topic};
 pub use offsets::EpochOffsets;
 pub use partitioner::{murmur2, partition_of};
 pub use reader::{EpochReader, EpochStart, Fetched, Reader, Schemas};
 pub use record::{RecordError, headers_of, parse_record};
-pub use writer::{PartitionStart, Writer};
+pub use run::{begin_run, fence_left_over, refuse_replaced, transactional_id};
+pub use writer::{OpenWriter, PartitionStart, Writer};
 
 /// What goes wrong at Kafka: one sentence that names topic, partition and offset and says what to do.
 #[derive(Debug, thiserror::Error)]

@@ -9,12 +9,13 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
 use rdkafka::Message;
-use rdkafka::consumer::{BaseConsumer, Consumer};
-use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
+use rdkafka::consumer::BaseConsumer;
+use rdkafka::error::KafkaError;
+use rdkafka::topic_partition_list::Offset;
 use serde::{Deserialize, Serialize};
 
 use super::LogError;
-use super::client::{consumer_for, end_of, refusal};
+use super::client::{assign, consumer_for, end_of, refusal};
 use super::meta::{Meta, Statement, meta_topic};
 use super::record::parse_record;
 use crate::change::{BATCH_BYTES, Changes, TableName, TableSchema, epoch_of};
@@ -106,6 +107,8 @@ struct Partition {
 /// Reads some partitions of a topic, and all of its companion.
 pub struct Reader {
     consumer: BaseConsumer,
+    /// Of the companion topic; a consumer of its own, because the end of a partition is told without its topic.
+    meta: BaseConsumer,
     topic: String,
     meta_topic: String,
     epoch: Duration,
@@ -129,19 +132,11 @@ impl Reader {
         schemas: Arc<Schemas>,
         letters: DeadLetters,
     ) -> Result<Reader, LogError> {
-        let consumer = consumer_for(config, false)?;
+        let (consumer, meta) = (consumer_for(config)?, consumer_for(config)?);
         let meta_topic = meta_topic(&config.topic);
-        let mut assignment = TopicPartitionList::new();
-        let add = |assignment: &mut TopicPartitionList, topic: &str, partition: u32, offset| {
-            assignment
-                .add_partition_offset(topic, partition as i32, offset)
-                .map_err(|e| LogError(format!("{topic}/{partition}: {e}")))
-        };
-        add(&mut assignment, &meta_topic, 0, Offset::Beginning)?;
-        for (partition, (start, _)) in partitions {
-            add(&mut assignment, &config.topic, *partition, Offset::Offset(*start as i64))?;
-        }
-        consumer.assign(&assignment).map_err(|e| LogError(format!("topic {}: {e}", config.topic)))?;
+        let starts = partitions.iter().map(|(partition, (start, _))| (*partition, Offset::Offset(*start as i64)));
+        assign(&consumer, &config.topic, starts)?;
+        assign(&meta, &meta_topic, [(0, Offset::Beginning)].into_iter())?;
         let partition = |(number, (start, end)): (&u32, &(u64, u64))| {
             let state = Partition {
                 next: *start,
@@ -157,6 +152,7 @@ impl Reader {
         };
         Ok(Reader {
             consumer,
+            meta,
             topic: config.topic.clone(),
             meta_topic,
             epoch,
@@ -170,8 +166,26 @@ impl Reader {
         })
     }
 
-    fn learn(&mut self, meta: Meta) {
+    /// Takes what the companion topic has.
+    fn learn(&mut self) -> Result<(), LogError> {
+        while let Some(message) = self.meta.poll(Duration::ZERO) {
+            let message = match message {
+                Ok(message) => message,
+                Err(error) => match refusal(&self.meta_topic, &error) {
+                    Some(refusal) => return Err(refusal),
+                    None => continue,
+                },
+            };
+            let meta = Meta::from_record(message.key().unwrap_or_default(), message.payload().unwrap_or_default())
+                .map_err(|e| LogError(format!("{}/0/{}: {e}", self.meta_topic, message.offset())))?;
+            self.take(meta);
+        }
+        Ok(())
+    }
+
+    fn take(&mut self, meta: Meta) {
         match meta {
+            Meta::Run(_) => {}
             Meta::Schema(schema) => self.schemas.announce(schema),
             Meta::Statement(statement) => {
                 if let Some(partition) = self.partitions.get_mut(&statement.partition) {
@@ -192,6 +206,13 @@ impl EpochReader for Reader {
             let Some(message) = self.consumer.poll(patience) else { break };
             let message = match message {
                 Ok(message) => message,
+                // Markers of transactions leave gaps: the last offsets may hold no record.
+                Err(KafkaError::PartitionEOF(number)) => {
+                    if let Some(partition) = self.partitions.get_mut(&(number as u32)) {
+                        partition.next = partition.next.max(partition.end);
+                    }
+                    continue;
+                }
                 Err(error) => match refusal(&self.topic, &error) {
                     Some(refusal) => return Err(refusal),
                     None => continue,
@@ -199,12 +220,6 @@ impl EpochReader for Reader {
             };
             bytes += message.payload_len() + 64;
             let offset = message.offset() as u64;
-            if message.topic() == self.meta_topic {
-                let meta = Meta::from_record(message.key().unwrap_or_default(), message.payload().unwrap_or_default())
-                    .map_err(|e| LogError(format!("{}/0/{offset}: {e}", self.meta_topic)))?;
-                self.learn(meta);
-                continue;
-            }
             let number = message.partition() as u32;
             let partition = self.partitions.get_mut(&number).expect("only assigned partitions are read");
             if offset < partition.next {
@@ -247,6 +262,7 @@ impl EpochReader for Reader {
                 cut(partition, &mut fetched.batches, false);
             }
         }
+        self.learn()?;
         for (number, partition) in &mut self.partitions {
             cut(partition, &mut fetched.batches, false);
             while let Some(statement) = partition.statements.front()

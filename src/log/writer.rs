@@ -3,30 +3,35 @@
 //! A partition has one writer, which produces in seq order with an idempotent producer, so that the partition's order is
 //! the source's. Delivery callbacks alone say what is there (`flush` also succeeds after a time-out): a batch is
 //! acknowledged, and its mark may become statements, when every record up to it has been delivered.
+//!
+//! With transactions, records and the statements about them are committed together, and only that acknowledges them: what
+//! the statements of a partition say is exactly what a consumer of committed records finds in it.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use rdkafka::ClientContext;
 use rdkafka::Message;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::producer::{BaseProducer, BaseRecord, DeliveryResult, Producer, ProducerContext};
+use serde::{Deserialize, Serialize};
 
 use super::LogError;
-use super::client::kafka_config;
+use super::client::{PATIENCE, kafka_config};
 use super::meta::{Meta, Statement, meta_topic};
 use super::record::headers_of;
+use super::run::{refused, transaction_error};
 use crate::change::{Change, Changes, Op, TableName, TableSchema};
 use crate::config::KafkaConfig;
 use crate::source::Mark;
 
 /// What is known of a partition when its writer starts.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PartitionStart {
     /// Changes with a lower seq are in the partition already.
     pub seq: u64,
-    /// The partition's end offset.
+    /// They have lower offsets than this.
     pub offset: u64,
 }
 
@@ -66,7 +71,7 @@ impl ProducerContext for Context {
         match result {
             Err((error, record)) => {
                 let place = format!("{}/{}", record.topic(), record.partition());
-                deliveries.failure.get_or_insert(format!("{place}: a record was not delivered: {error}"));
+                deliveries.failure.get_or_insert(format!("{place}: a record was not delivered: {}", refused(error)));
             }
             Ok(_) if ticket == META => deliveries.metas -= 1,
             Ok(record) => {
@@ -83,30 +88,39 @@ impl ProducerContext for Context {
 /// Writes the partitions of one worker.
 pub struct Writer {
     producer: BaseProducer<Context>,
-    topic: String,
-    meta_topic: String,
+    topic: Arc<str>,
+    meta_topic: Arc<str>,
     starts: BTreeMap<u32, PartitionStart>,
     schemas: HashMap<TableName, TableSchema>,
     interval: Duration,
-    acked: u64,
+    /// Whether records wait for a transaction's commit, and whether one is open.
+    transactional: bool,
+    in_transaction: bool,
+    /// The newest ticket that is delivered, and the newest that is committed.
+    delivered: u64,
+    committed: u64,
     /// The newest mark whose batch is delivered, and what was last stated.
     mark: Option<Mark>,
     stated: Option<(Instant, Mark)>,
 }
 
-impl Writer {
-    /// A writer of the partitions in `starts`. `schemas` are the ones that the companion topic holds; `interval` is the
-    /// least time between two statements of a partition.
+/// A writer that does not know yet what is written: whoever wrote before with its transactional id is fenced, so that what
+/// is read now stays true.
+pub struct OpenWriter {
+    producer: BaseProducer<Context>,
+    topic: String,
+    transactional: bool,
+}
+
+impl OpenWriter {
+    /// Opens a writer; with a transactional id it writes in transactions, and whoever wrote with that id before is fenced.
     ///
     /// # Errors
-    /// Settings that librdkafka does not take.
-    pub fn new(
-        config: &KafkaConfig,
-        starts: BTreeMap<u32, PartitionStart>,
-        schemas: Vec<TableSchema>,
-        interval: Duration,
-    ) -> Result<Writer, LogError> {
+    /// Settings that librdkafka does not take; a cluster that grants no transactions.
+    pub fn new(config: &KafkaConfig, transactional_id: Option<&str>) -> Result<OpenWriter, LogError> {
         let mut client = kafka_config(config);
+        // The client refuses records that may outlive their transaction.
+        let patience = if transactional_id.is_some() { "60000" } else { "300000" };
         for (name, value) in [
             ("enable.idempotence", "true"),
             ("linger.ms", "5"),
@@ -114,29 +128,48 @@ impl Writer {
             ("compression.type", "lz4"),
             ("batch.size", "1000000"),
             ("queue.buffering.max.messages", "500000"),
-            ("message.timeout.ms", "300000"),
+            ("message.timeout.ms", patience),
         ] {
             if client.get(name).is_none() {
                 client.set(name, value);
             }
         }
-        let ends = starts.iter().map(|(partition, start)| (*partition, start.offset)).collect();
-        let context = Context { deliveries: Mutex::new(Deliveries { ends, ..Deliveries::default() }) };
-        Ok(Writer {
-            producer: client
-                .create_with_context(context)
-                .map_err(|e| LogError(format!("Kafka settings of the producer: {e}")))?,
-            topic: config.topic.clone(),
-            meta_topic: meta_topic(&config.topic),
+        if let Some(id) = transactional_id {
+            client.set("transactional.id", id).set("transaction.timeout.ms", patience);
+        }
+        let producer: BaseProducer<Context> = client
+            .create_with_context(Context::default())
+            .map_err(|e| LogError(format!("Kafka settings of the producer: {e}")))?;
+        if let Some(id) = transactional_id {
+            producer.init_transactions(PATIENCE).map_err(|e| transaction_error(config, id, &e))?;
+        }
+        Ok(OpenWriter { producer, topic: config.topic.clone(), transactional: transactional_id.is_some() })
+    }
+
+    /// Begins to write the partitions in `starts`. `schemas` are the ones that the companion topic holds; `interval` is
+    /// the least time between two statements of a partition, and between two commits.
+    pub fn begin(self, starts: BTreeMap<u32, PartitionStart>, schemas: Vec<TableSchema>, interval: Duration) -> Writer {
+        let OpenWriter { producer, topic, transactional } = self;
+        producer.context().deliveries.lock().expect("no panic while holding it").ends =
+            starts.iter().map(|(partition, start)| (*partition, start.offset)).collect();
+        Writer {
+            producer,
+            meta_topic: meta_topic(&topic).into(),
+            topic: topic.into(),
             starts,
             schemas: schemas.into_iter().map(|schema| (schema.name.clone(), schema)).collect(),
             interval,
-            acked: 0,
+            transactional,
+            in_transaction: false,
+            delivered: 0,
+            committed: 0,
             mark: None,
             stated: None,
-        })
+        }
     }
+}
 
+impl Writer {
     /// Produces a batch, in its order. Tickets count 1, 2, 3, …
     ///
     /// # Errors
@@ -172,9 +205,10 @@ impl Writer {
         change.head.seq >= start.expect("changes are routed to the writer of their partition").seq
     }
 
-    fn write_change(&self, change: &Change, ticket: u64) -> Result<(), LogError> {
+    fn write_change(&mut self, change: &Change, ticket: u64) -> Result<(), LogError> {
+        let topic = Arc::clone(&self.topic);
         self.produce(
-            BaseRecord::with_opaque_to(&self.topic, ticket as usize)
+            BaseRecord::with_opaque_to(&topic, ticket as usize)
                 .partition(change.head.partition as i32)
                 .timestamp(change.head.time as i64)
                 .headers(headers_of(change))
@@ -197,20 +231,22 @@ impl Writer {
         Ok(())
     }
 
-    fn write_meta(&self, meta: &Meta) -> Result<(), LogError> {
+    fn write_meta(&mut self, meta: &Meta) -> Result<(), LogError> {
         let (key, value) = meta.to_record();
         self.deliveries().metas += 1;
+        let topic = Arc::clone(&self.meta_topic);
         self.produce(
-            BaseRecord::with_opaque_to(&self.meta_topic, META)
-                .partition(0)
-                .key(key.as_slice())
-                .payload(value.as_slice()),
+            BaseRecord::with_opaque_to(&topic, META).partition(0).key(key.as_slice()).payload(value.as_slice()),
         )
         .map_err(|e| LogError(format!("{}: {e}", self.meta_topic)))
     }
 
     /// Hands a record to librdkafka, waiting for room in its queue.
-    fn produce(&self, mut record: BaseRecord<'_, [u8], [u8], usize>) -> Result<(), KafkaError> {
+    fn produce(&mut self, mut record: BaseRecord<'_, [u8], [u8], usize>) -> Result<(), KafkaError> {
+        if self.transactional && !self.in_transaction {
+            self.producer.begin_transaction()?;
+            self.in_transaction = true;
+        }
         loop {
             match self.producer.send(record) {
                 Ok(()) => return Ok(()),
@@ -224,11 +260,26 @@ impl Writer {
     }
 
     /// Serves delivery reports, waiting at most `wait` for the first; states what has been reached. Returns the highest
-    /// ticket of which, and of everything before, every record is in Kafka.
+    /// ticket of which, and of everything before, every record is in Kafka, where there are transactions: committed.
     ///
     /// # Errors
-    /// A record that was not delivered.
+    /// A record that was not delivered; a newer run of the job that has fenced this writer.
     pub fn poll(&mut self, wait: Duration) -> Result<u64, LogError> {
+        self.serve(wait)?;
+        if !self.transactional {
+            if self.is_due(self.mark.as_ref()) {
+                self.state()?;
+            }
+            return Ok(self.delivered);
+        }
+        let newest = self.deliveries().pending.iter().rev().find_map(|pending| pending.mark.clone());
+        if self.is_due(newest.as_ref().or(self.mark.as_ref())) {
+            self.commit()?;
+        }
+        Ok(self.committed)
+    }
+
+    fn serve(&mut self, wait: Duration) -> Result<(), LogError> {
         self.producer.poll(wait);
         let mut deliveries = self.producer.context().deliveries.lock().expect("no panic while holding it");
         if let Some(failure) = deliveries.failure.take() {
@@ -236,18 +287,41 @@ impl Writer {
         }
         while deliveries.pending.front().is_some_and(|pending| pending.outstanding == 0) {
             let pending = deliveries.pending.pop_front().expect("just seen");
-            self.acked = pending.ticket;
+            self.delivered = pending.ticket;
             self.mark = pending.mark.or(self.mark.take());
         }
-        drop(deliveries);
-        self.state()?;
-        Ok(self.acked)
+        Ok(())
     }
 
-    /// Whether everything produced, statements included, has been delivered.
+    /// Waits for what is on its way, states it, and commits both. Offsets are known only when records are delivered, so
+    /// that statements can't be on their way at the same time.
+    fn commit(&mut self) -> Result<(), LogError> {
+        while !self.deliveries().pending.is_empty() {
+            self.serve(Duration::from_millis(1))?;
+        }
+        self.state()?;
+        // The client waits in a commit for reports that only this thread serves: nothing may be outstanding.
+        while self.deliveries().metas > 0 {
+            self.serve(Duration::from_millis(1))?;
+        }
+        if self.in_transaction {
+            loop {
+                match self.producer.commit_transaction(PATIENCE) {
+                    Ok(()) => break,
+                    Err(KafkaError::Transaction(error)) if error.is_retriable() => {}
+                    Err(error) => return Err(LogError(format!("topic {}: {}", self.topic, refused(&error)))),
+                }
+            }
+            self.in_transaction = false;
+        }
+        self.committed = self.delivered;
+        Ok(())
+    }
+
+    /// Whether everything produced, statements included, is in Kafka.
     pub fn is_idle(&self) -> bool {
         let deliveries = self.deliveries();
-        deliveries.pending.is_empty() && deliveries.metas == 0
+        deliveries.pending.is_empty() && deliveries.metas == 0 && !self.in_transaction
     }
 
     /// Whether the source's end has been reached and stated.
@@ -255,24 +329,25 @@ impl Writer {
         self.mark.as_ref().is_some_and(|mark| mark.end)
     }
 
-    /// Writes statements if there is something new to say and the last ones are old enough.
-    fn state(&mut self) -> Result<(), LogError> {
-        let Some(mark) = &self.mark else { return Ok(()) };
-        let due = match &self.stated {
-            None => true,
-            Some((at, stated)) => stated != mark && (mark.end || at.elapsed() >= self.interval),
-        };
-        if !due {
-            return Ok(());
+    /// Whether a mark has something new to say, and the last statements are old enough.
+    fn is_due(&self, mark: Option<&Mark>) -> bool {
+        match (mark, &self.stated) {
+            (None, _) => false,
+            (Some(_), None) => true,
+            (Some(mark), Some((at, stated))) => stated != mark && (mark.end || at.elapsed() >= self.interval),
         }
-        let mark = mark.clone();
-        for (partition, start) in &self.starts {
+    }
+
+    /// Writes the statements of the newest mark whose batch is delivered.
+    fn state(&mut self) -> Result<(), LogError> {
+        let Some(mark) = self.mark.clone() else { return Ok(()) };
+        for (partition, start) in self.starts.clone() {
             if mark.seq < start.seq {
                 continue; // still replaying what the partition has: statements only grow
             }
-            let offset = self.deliveries().ends.get(partition).copied().unwrap_or(start.offset);
+            let offset = self.deliveries().ends.get(&partition).copied().unwrap_or(start.offset);
             self.write_meta(&Meta::Statement(Statement {
-                partition: *partition,
+                partition,
                 time: mark.time,
                 seq: mark.seq,
                 offset,

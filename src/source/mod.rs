@@ -100,7 +100,7 @@ pub struct Mark {
 }
 
 /// Where a run of a reader begins.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Start {
     /// As the configuration says: no earlier run is known.
     Configured,

@@ -87,6 +87,11 @@ impl Job {
         std::fs::write(self.file("tidegate.toml"), config).unwrap();
     }
 
+    /// Writes the configuration, with settings for `[publish]`.
+    pub fn configure_publish(&self, publish: &str) {
+        self.configure(&format!("[publish]\n{publish}\n"));
+    }
+
     pub fn command(&self, command: &str, arguments: &[&str]) -> Command {
         let mut process = Command::new(env!("CARGO_BIN_EXE_tidegate"));
         process.arg(command).arg("--config").arg(self.file("tidegate.toml")).args(arguments);
@@ -115,9 +120,14 @@ impl Job {
         }
     }
 
-    /// Starts a command that runs on.
+    /// Starts a command that runs on, on two workers.
     pub fn start(&mut self, command: &str) {
-        let child = self.command(command, &["-w", "2"]).stderr(Stdio::inherit()).spawn().unwrap();
+        self.start_with(command, &["-w", "2"]);
+    }
+
+    /// Starts a command that runs on.
+    pub fn start_with(&mut self, command: &str, arguments: &[&str]) {
+        let child = self.command(command, arguments).stderr(Stdio::inherit()).spawn().unwrap();
         self.running.push(child);
     }
 

@@ -1,0 +1,110 @@
+//! Each change is once in the topic, for a consumer of committed records, whatever becomes of the publishers.
+
+#[allow(dead_code, reason = "each test program uses its part of it")]
+mod job;
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use job::{Job, env, landed};
+use rdkafka::Message;
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::error::KafkaError;
+use rdkafka::message::Headers;
+use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
+
+/// The seqs of the committed records of each partition, in order.
+fn committed(topic: &str) -> BTreeMap<i32, Vec<u64>> {
+    let consumer: BaseConsumer = rdkafka::ClientConfig::new()
+        .set("bootstrap.servers", env("KAFKA_ADDR"))
+        .set("group.id", "test")
+        .set("isolation.level", "read_committed")
+        .set("enable.partition.eof", "true")
+        .set("fetch.queue.backoff.ms", "5")
+        .create()
+        .unwrap();
+    let mut assignment = TopicPartitionList::new();
+    (0..4).for_each(|partition| assignment.add_partition_offset(topic, partition, Offset::Beginning).unwrap());
+    consumer.assign(&assignment).unwrap();
+    let mut seqs: BTreeMap<i32, Vec<u64>> = (0..4).map(|partition| (partition, Vec::new())).collect();
+    let mut ended = 0;
+    while ended < 4 {
+        match consumer.poll(Duration::from_secs(70)).expect("an open transaction holds up every consumer") {
+            Err(KafkaError::PartitionEOF(_)) => ended += 1,
+            Err(error) => panic!("{error}"),
+            Ok(message) => {
+                let headers = message.headers().unwrap();
+                let seq = headers.iter().find(|header| header.key == "tidegate.seq").unwrap().value.unwrap();
+                let seq = std::str::from_utf8(seq).unwrap().parse().unwrap();
+                seqs.get_mut(&message.partition()).unwrap().push(seq);
+            }
+        }
+    }
+    seqs
+}
+
+/// Every change once, and each partition in the order of the source. A line of the source owns two numbers.
+fn assert_once(topic: &str, lines: usize) {
+    let seqs = committed(topic);
+    for (partition, seqs) in &seqs {
+        assert!(seqs.is_sorted_by(|a, b| a < b), "partition {partition} repeats or reorders");
+    }
+    let mut all: Vec<u64> = seqs.into_values().flatten().collect();
+    all.sort_unstable();
+    let want: Vec<u64> = (1..=lines as u64).map(|line| line * 2).collect();
+    assert!(all == want, "{} changes of {lines}", all.len());
+}
+
+fn lines(count: i64) -> Vec<String> {
+    let line = |number: i64| {
+        let (id, time) = (number % 1_000, 1_700_000_000_000 + number / 100);
+        let op = if number < 1_000 { "insert" } else { "update" };
+        format!(
+            r#"{{"op":"{op}","database":"shop","table":"t","time":{time},"key":["id"],"row":{{"id":{id},"v":{number}}}}}"#
+        )
+    };
+    (0..count).map(line).collect()
+}
+
+#[test]
+fn a_publisher_killed_at_any_moment_leaves_each_change_once() {
+    let count = 400_000;
+    let mut job = Job::of_lines("once", &lines(count));
+    // With other numbers of writers each time: all of the older ones are fenced.
+    for (round, workers) in [2, 1, 4, 3, 1, 2, 4, 1].iter().enumerate() {
+        job.start_with("publish", &["-w", &workers.to_string()]);
+        std::thread::sleep(Duration::from_millis(250 + 77 * round as u64));
+        job.kill();
+    }
+    job.run("publish");
+    assert_once(&job.name, count as usize);
+    job.run("land");
+    assert_eq!(landed(&mut job), (0..1_000).map(|id| (id, count - 1_000 + id)).collect());
+}
+
+#[test]
+fn of_two_publishers_the_older_stops_and_nothing_is_twice() {
+    let first = lines(50_000);
+    let job = Job::of_lines("two", &first);
+    let config = "delivery = \"exactly-once\"\ncommit_interval = \"20ms\"";
+    job.configure_publish(config);
+    // An older one that goes on: it waits for lines that never come, or is in the middle of them.
+    let older: Vec<_> = (0..3)
+        .map(|_| {
+            let child = job.command("publish", &["-w", "2"]).stderr(std::process::Stdio::piped()).spawn().unwrap();
+            std::thread::sleep(Duration::from_millis(120));
+            child
+        })
+        .collect();
+    for child in older {
+        let output = child.wait_with_output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        match output.status.code() {
+            Some(0) => {}
+            Some(3) => assert!(said.contains("a newer publish of this job has begun"), "{said}"),
+            other => panic!("{other:?}: {said}"),
+        }
+    }
+    job.run("publish");
+    assert_once(&job.name, first.len());
+}
