@@ -76,7 +76,7 @@ pub fn publish(job: &Job) -> anyhow::Result<()> {
             0 => {
                 let metas = read_to_end(&kafka)?;
                 run.iter().try_for_each(|run| refuse_replaced(&kafka, &metas, run))?;
-                Some(serde_json::to_string(&published(&kafka, metas))?)
+                Some(serde_json::to_string(&published(&kafka, metas)?)?)
             }
             _ => None,
         };
@@ -85,12 +85,17 @@ pub fn publish(job: &Job) -> anyhow::Result<()> {
         let source = config.source()?;
         let reader = start.map(|start: &Start| connect::reader(source, &config.job, start, until_end)).transpose()?;
         let starts = known.partitions.into_iter().filter(|(partition, _)| own(*partition, index, peers)).collect();
+        let mut writer = open.begin(starts, known.schemas, config.publish.commit_interval);
+        if let Some(reader) = reader.as_ref().filter(|_| known.start == Start::Configured) {
+            writer.state_begun(0..partitions, &reader.begun())?;
+        }
+        meet(worker);
         let durable = build_publish(
             worker,
             Publish {
                 reader,
                 decoder: connect::decoder(source)?,
-                writer: open.begin(starts, known.schemas, config.publish.commit_interval),
+                writer,
                 partitions,
                 memory: config.publish.memory,
                 letters: DeadLetters::new(config.publish.dead_letter.clone()),

@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
+use anyhow::bail;
 use crossbeam_channel::RecvTimeoutError;
 use serde::{Deserialize, Serialize};
 use tidegate::change::{Change, Changes, NewChange, Op, TableSchema};
@@ -21,7 +22,7 @@ use tidegate::log::{Meta, PartitionStart, Statement, Writer, partition_of};
 use tidegate::operators::{
     BySeq, Deliver, Delivery, ExchangeBy, Gate, Ingested, RoundRobin, Station, Throttle, ingest,
 };
-use tidegate::source::{Decoder, Mark, Raws, Reader, Resume, SourceError, Start};
+use tidegate::source::{Decoder, Mark, Raws, Reader, SourceError, Start};
 use timely::container::NoopBuilder;
 use timely::dataflow::operators::generic::Operator;
 use timely::dataflow::operators::probe::Handle;
@@ -43,7 +44,7 @@ pub struct Published {
 }
 
 /// What the companion topic, the only checkpoint, says.
-pub fn published(kafka: &KafkaConfig, metas: Vec<Meta>) -> Published {
+pub fn published(kafka: &KafkaConfig, metas: Vec<Meta>) -> anyhow::Result<Published> {
     let mut statements: BTreeMap<u32, Statement> = BTreeMap::new();
     let mut schemas = Vec::new();
     for meta in metas {
@@ -53,21 +54,24 @@ pub fn published(kafka: &KafkaConfig, metas: Vec<Meta>) -> Published {
             Meta::Run(_) => {}
         }
     }
-    // Of a partition without a statement nothing is known to be there, whatever is.
-    let start_of = |partition| {
-        let stated = statements.get(&partition);
-        (partition, stated.map_or_else(PartitionStart::default, |s| PartitionStart { seq: s.seq, offset: s.offset }))
+    let start_of = |s: &Statement| (s.partition, PartitionStart { seq: s.seq, offset: s.offset });
+    let partitions: BTreeMap<_, _> = statements.values().map(start_of).collect();
+    let missing = (0..kafka.partitions).filter(|partition| !partitions.contains_key(partition));
+    let missing: Vec<String> = missing.map(|partition| partition.to_string()).collect();
+    let Some(oldest) = statements.values().map(|s| &s.resume).min_by_key(|resume| resume.seq) else {
+        let partitions = (0..kafka.partitions).map(|partition| (partition, PartitionStart::default())).collect();
+        return Ok(Published { start: Start::Configured, partitions, schemas });
     };
-    let partitions = (0..kafka.partitions).map(start_of).collect();
-    let oldest: Option<&Resume> = statements.values().map(|s| &s.resume).min_by_key(|resume| resume.seq);
-    let start = match oldest {
-        None => Start::Configured,
-        Some(resume) => Start::Resume {
-            resume: resume.clone(),
-            time: statements.values().map(|statement| statement.time).max().unwrap_or(0),
-        },
-    };
-    Published { start, partitions, schemas }
+    // Every run states all partitions before it writes to any.
+    if !missing.is_empty() {
+        bail!(
+            "topic {}.meta says nothing of partition {}, but does of others: it was truncated, or is another topic's: nobody knows what the partition has; publish to a new topic",
+            kafka.topic,
+            missing.join(", ")
+        );
+    }
+    let time = statements.values().map(|statement| statement.time).max().unwrap_or(0);
+    Ok(Published { start: Start::Resume { resume: oldest.clone(), time }, partitions, schemas })
 }
 
 /// What one worker needs.

@@ -101,6 +101,16 @@ fn fence(config: &KafkaConfig, id: &str) -> Result<(), LogError> {
 
 const REPLACED: &str = "a newer publish of this job has begun and this one stops: run one copy of a job";
 
+/// What the client says of a transaction that failed, and what to do about it.
+pub(super) fn refused_because(reason: &str) -> String {
+    let lower = reason.to_ascii_lowercase();
+    if ["fenced", "newer", "epoch"].iter().any(|word| lower.contains(word)) {
+        REPLACED.into()
+    } else {
+        format!("the transaction has failed ({reason}): start publish again, it goes on where the last commit was")
+    }
+}
+
 /// What Kafka says to a writer, and what to do about it.
 pub(super) fn refused(error: &KafkaError) -> String {
     match error.rdkafka_error_code() {
@@ -110,6 +120,7 @@ pub(super) fn refused(error: &KafkaError) -> String {
             | RDKafkaErrorCode::InvalidProducerEpoch
             | RDKafkaErrorCode::InvalidProducerIdMapping,
         ) => REPLACED.into(),
+        Some(RDKafkaErrorCode::Fatal | RDKafkaErrorCode::State) => refused_because(&error.to_string()),
         _ => error.to_string(),
     }
 }

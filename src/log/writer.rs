@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use rdkafka::ClientContext;
 use rdkafka::Message;
+use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::producer::{BaseProducer, BaseRecord, DeliveryResult, Producer, ProducerContext};
 use serde::{Deserialize, Serialize};
@@ -21,7 +22,7 @@ use super::LogError;
 use super::client::{PATIENCE, kafka_config};
 use super::meta::{Meta, Statement, meta_topic};
 use super::record::headers_of;
-use super::run::{refused, transaction_error};
+use super::run::{refused, refused_because, transaction_error};
 use crate::change::{Change, Changes, Op, TableName, TableSchema};
 use crate::config::KafkaConfig;
 use crate::source::Mark;
@@ -61,7 +62,27 @@ struct Context {
     deliveries: Mutex<Deliveries>,
 }
 
-impl ClientContext for Context {}
+impl ClientContext for Context {
+    /// The client says here, and else only to the next commit, that a transaction has failed; its records are held back
+    /// until then, without a report.
+    fn log(&self, _level: RDKafkaLogLevel, facility: &str, message: &str) {
+        if facility == "TXNERR" {
+            self.fail(refused_because(message));
+        }
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        if error.rdkafka_error_code() == Some(RDKafkaErrorCode::Fatal) {
+            self.fail(refused_because(reason));
+        }
+    }
+}
+
+impl Context {
+    fn fail(&self, failure: String) {
+        self.deliveries.lock().expect("no panic while holding it").failure.get_or_insert(failure);
+    }
+}
 
 impl ProducerContext for Context {
     type DeliveryOpaque = usize;
@@ -170,6 +191,25 @@ impl OpenWriter {
 }
 
 impl Writer {
+    /// States of `partitions`, before anything is written to any of them, where the source is read from: else a partition
+    /// that nothing was committed to when a run ends would not be known to lack what that run read.
+    ///
+    /// # Errors
+    /// Statements that can't be delivered or committed.
+    pub fn state_begun(&mut self, partitions: impl Iterator<Item = u32>, begun: &Mark) -> Result<(), LogError> {
+        for partition in partitions {
+            self.write_meta(&Meta::Statement(Statement {
+                partition,
+                time: begun.time,
+                seq: begun.seq,
+                offset: 0,
+                resume: begun.resume.clone(),
+                last: false,
+            }))?;
+        }
+        self.commit()
+    }
+
     /// Produces a batch, in its order. Tickets count 1, 2, 3, …
     ///
     /// # Errors
@@ -216,8 +256,11 @@ impl Writer {
                 .payload(change.row()),
         )
         .map_err(|e| {
+            // What made the client refuse says more than that it does.
+            let failure = self.deliveries().failure.take().unwrap_or_else(|| refused(&e));
             let key = String::from_utf8_lossy(change.key());
-            LogError(format!("{}/{}: table {}, key {key}: {e}", self.topic, change.head.partition, change.table_name()))
+            let place = format!("{}/{}", self.topic, change.head.partition);
+            LogError(format!("{place}: table {}, key {key}: {failure}", change.table_name()))
         })
     }
 
@@ -283,7 +326,7 @@ impl Writer {
         self.producer.poll(wait);
         let mut deliveries = self.producer.context().deliveries.lock().expect("no panic while holding it");
         if let Some(failure) = deliveries.failure.take() {
-            return Err(LogError(failure));
+            return Err(LogError(format!("topic {}: {failure}", self.topic)));
         }
         while deliveries.pending.front().is_some_and(|pending| pending.outstanding == 0) {
             let pending = deliveries.pending.pop_front().expect("just seen");
@@ -299,7 +342,9 @@ impl Writer {
         while !self.deliveries().pending.is_empty() {
             self.serve(Duration::from_millis(1))?;
         }
-        self.state()?;
+        if self.is_due(self.mark.as_ref()) {
+            self.state()?;
+        }
         // The client waits in a commit for reports that only this thread serves: nothing may be outstanding.
         while self.deliveries().metas > 0 {
             self.serve(Duration::from_millis(1))?;

@@ -101,6 +101,10 @@ impl DtsFileReader {
 }
 
 impl Reader for DtsFileReader {
+    fn begun(&self) -> Mark {
+        self.records.mark(self.input.at, false)
+    }
+
     fn read(&mut self, out: &mut Raws) -> Result<Mark, SourceError> {
         let now = now_ms();
         let begun = self.input.at;

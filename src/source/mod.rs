@@ -115,6 +115,9 @@ pub enum Start {
 
 /// One serial reader of a totally ordered log. Lives on a thread of its own and may block there.
 pub trait Reader: Send {
+    /// What is true before anything is read: from there everything can be read again.
+    fn begun(&self) -> Mark;
+
     /// Appends what is there to `out`, at most about [`BATCH_BYTES`](crate::change::BATCH_BYTES), waiting at most about
     /// ten milliseconds for the first record (but everything at hand is taken at once). Returns what is true now.
     ///

@@ -148,6 +148,10 @@ impl DtsReader {
 }
 
 impl Reader for DtsReader {
+    fn begun(&self) -> Mark {
+        self.records.mark(self.next, false)
+    }
+
     fn read(&mut self, out: &mut Raws) -> Result<Mark, SourceError> {
         let now = now_ms();
         let before = self.next;

@@ -65,6 +65,10 @@ impl JsonlReader {
 }
 
 impl Reader for JsonlReader {
+    fn begun(&self) -> Mark {
+        self.mark(false)
+    }
+
     fn read(&mut self, out: &mut Raws) -> Result<Mark, SourceError> {
         while out.payload_bytes() < BATCH_BYTES && out.len() < BATCH_ROWS {
             self.text.clear();

@@ -167,6 +167,10 @@ fn describe(server: &Server, asking: &mut Option<Conn>, table: &TableName) -> Re
 }
 
 impl Reader for MysqlReader {
+    fn begun(&self) -> Mark {
+        self.follower.mark(false)
+    }
+
     fn read(&mut self, out: &mut Raws) -> Result<Mark, SourceError> {
         self.take(out)?;
         Ok(self.follower.mark(self.ended()))
