@@ -3,7 +3,7 @@
 //! What crosses is a triple of byte vectors. abomonation writes the triple as it lies in memory (three pointers, lengths
 //! and capacities) and the contents behind it; decoding patches the pointers in place.
 
-use abomonation::{measure, unsafe_abomonate as _};
+use abomonation::measure;
 use bytemuck::Pod;
 
 use super::Flat;
