@@ -1,6 +1,6 @@
 //! Envelopes of others: what Canal, Debezium and Maxwell write to Kafka, and a row beside headers.
 //!
-//! Each kind of envelope is read into the same [`Event`]s: what was done to which table, when, the row as loose JSON, and as
+//! Each kind of envelope is read into the same events: what was done to which table, when, the row as loose JSON, and as
 //! much about key and types as the envelope says. The [`ForeignDecoder`] makes changes of them, in the project's own form.
 //! Such topics carry no sequence: a change's seq is its event time, and inside one time the order of the partition decides.
 
