@@ -169,10 +169,14 @@ pub fn land(job: &Job) -> anyhow::Result<()> {
             .map(|lane| target.lane(&config.job, lane, state.generation, Arc::clone(&find)))
             .collect::<Result<_, _>>()?;
         let reader: Box<dyn EpochReader> = match foreign {
-            None => Box::new(Reader::new(&kafka, &partitions, config.land.epoch, schemas, letters.clone())?),
+            None => {
+                let together = state.through.values().map(|progress| progress.seq).max().unwrap_or(0);
+                Box::new(Reader::new(&kafka, &partitions, config.land.epoch, together, schemas, letters.clone())?)
+            }
             Some(settings) => {
                 // A lane's progress is in event time there; what any of them has reached was complete.
-                let newest = state.lanes.values().map(|progress| epoch_of(progress.seq, config.land.epoch) + 1).max();
+                let reached = state.lanes.values().chain(state.through.values());
+                let newest = reached.map(|progress| epoch_of(progress.seq, config.land.epoch) + 1).max();
                 let first = newest.unwrap_or(0);
                 Box::new(ForeignReader::new(&kafka, &partitions, settings, first, schemas, letters.clone())?)
             }

@@ -261,6 +261,7 @@ impl Flow {
                         config.kafka()?,
                         &partitions,
                         config.land.epoch,
+                        0,
                         schemas,
                         DeadLetters::default(),
                     )?),

@@ -74,9 +74,9 @@ pub fn land(worker: &mut Worker, job: Land) -> Landing {
     let caught_up = Arc::new(AtomicU64::new(u64::MAX));
     let (lane_count, peers) = (settings.lanes, worker.peers() as u32);
     let told = Arc::clone(&caught_up);
-    let reached: Vec<u64> = (worker.index() as u32..lane_count)
+    let reached: Vec<Progress> = (worker.index() as u32..lane_count)
         .step_by(worker.peers())
-        .map(|lane| applied.get(&lane).map_or(0, |progress| progress.seq))
+        .map(|lane| applied.get(&lane).copied().unwrap_or_default())
         .collect();
     worker.dataflow::<u64, _, _>(|scope| {
         let (durable, read) = (Handle::new(), Handle::new());
@@ -109,7 +109,7 @@ pub fn land(worker: &mut Worker, job: Land) -> Landing {
                 move |batch: &Changes, index| (batch.head(index).lane(lane_count) / peers) as usize,
                 |waker| {
                     let lanes = lanes.into_iter().zip(reached);
-                    lanes.map(|(lane, seq)| apply(lane, seq, letters.clone(), waker.clone())).collect()
+                    lanes.map(|(lane, reached)| apply(lane, reached, letters.clone(), waker.clone())).collect()
                 },
             )
             .probe_with(&durable);
@@ -232,17 +232,23 @@ impl Refused {
     }
 }
 
-/// Applies a lane's steps on a thread of its own; it has applied what goes up to `seq`.
-fn apply(mut lane: Box<dyn Lane>, mut seq: u64, refused: Refused, waker: SyncActivator) -> Station<u64, Changes, 3> {
+/// Applies a lane's steps on a thread of its own; it has applied what goes up to `reached`.
+fn apply(
+    mut lane: Box<dyn Lane>,
+    mut reached: Progress,
+    refused: Refused,
+    waker: SyncActivator,
+) -> Station<u64, Changes, 3> {
     let (inbox, deliveries) = crossbeam_channel::unbounded::<Delivery<u64, Changes, 3>>();
     let acked = Arc::new(AtomicU64::new(0));
     let ack = Arc::clone(&acked);
     std::thread::spawn(move || {
         for Delivery { ticket, time, batches } in deliveries {
-            // What is late is older than what has been reached.
-            seq = batches.iter().flat_map(|batch| batch.heads()).map(|head| head.seq).fold(seq, u64::max);
+            // What is late, or comes together with what is half written, is of no newer epoch than what has been reached.
+            let seqs = batches.iter().flat_map(|batch| batch.heads()).map(|head| head.seq);
+            reached = Progress { epoch: time.max(reached.epoch), seq: seqs.fold(reached.seq, u64::max) };
             let [inserts, updates, deletes] = batches;
-            let mut step = Step { progress: Progress { epoch: time, seq }, inserts, updates, deletes };
+            let mut step = Step { progress: reached, inserts, updates, deletes };
             while let Err(error) = lane.apply(&step) {
                 if !refused.keep(&mut step, &error) {
                     fail(&error);

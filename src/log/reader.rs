@@ -114,6 +114,8 @@ pub struct Reader {
     epoch: Duration,
     partitions: BTreeMap<u32, Partition>,
     schemas: Arc<Schemas>,
+    /// Everything up to this seq comes as one epoch, the first.
+    together: u64,
     /// Where each partition was begun, until it has been told.
     begun: Vec<EpochStart>,
     letters: DeadLetters,
@@ -121,7 +123,9 @@ pub struct Reader {
 
 impl Reader {
     /// A reader of `partitions`: each with the offset to begin at and the end that is there now. `epoch` is the length of
-    /// an epoch. Schemas go to `schemas`, records that can't be used to `letters`.
+    /// an epoch. Everything up to seq `together` comes as one epoch, so that it is applied in one step: a target without
+    /// transactions may have half of it, and going there again by smaller steps would write rows back. Schemas go to
+    /// `schemas`, records that can't be used to `letters`.
     ///
     /// # Errors
     /// Settings that librdkafka does not take.
@@ -129,6 +133,7 @@ impl Reader {
         config: &KafkaConfig,
         partitions: &BTreeMap<u32, (u64, u64)>,
         epoch: Duration,
+        together: u64,
         schemas: Arc<Schemas>,
         letters: DeadLetters,
     ) -> Result<Reader, LogError> {
@@ -158,6 +163,7 @@ impl Reader {
             epoch,
             partitions: partitions.iter().map(partition).collect(),
             schemas,
+            together,
             begun: partitions
                 .iter()
                 .map(|(p, (start, _))| EpochStart { partition: *p, epoch: 0, offset: *start })
@@ -249,7 +255,10 @@ impl EpochReader for Reader {
             partition.seq = head.seq;
             // A publisher that had stopped in good order may begin again inside an epoch that was taken as complete;
             // what comes then belongs to the next.
-            let epoch = epoch_of(head.time, self.epoch).max(partition.epoch);
+            let epoch = match head.seq <= self.together {
+                true => partition.epoch,
+                false => epoch_of(head.time, self.epoch).max(partition.epoch),
+            };
             partition.newest = epoch + 1;
             if offset < partition.end {
                 partition.wanted = epoch + 1;
@@ -269,8 +278,9 @@ impl EpochReader for Reader {
                 && statement.offset <= partition.next
             {
                 let epoch = epoch_of(statement.time, self.epoch) + u64::from(statement.last);
+                let behind = statement.seq <= self.together; // what must not be cut may still come
                 partition.statements.pop_front();
-                if epoch > partition.epoch {
+                if epoch > partition.epoch && !behind {
                     partition.epoch = epoch;
                     fetched.starts.push(EpochStart { partition: *number, epoch, offset: partition.next });
                 }

@@ -153,7 +153,8 @@ impl PostgresLane {
         let atomic = session.server.dialect == Dialect::Postgres;
         progress::refuse_fenced(&mut session.server, job, *generation, atomic)?;
         if !atomic && !step.is_empty() {
-            if progress::order(step.progress) < progress::order(session.through) {
+            // By seq, not by epoch: one step may have been several epochs, and bears the number of the first.
+            if step.progress.seq < session.through.seq {
                 return Err(Failure::Final(TargetError::Target(format!(
                     "job '{job}', lane {lane}: a step up to {:?} after one up to {:?} that may be half written: rows would go back",
                     step.progress, session.through
