@@ -1,6 +1,8 @@
 //! Each change is once in the topic, for a consumer of committed records, whatever becomes of the publishers.
 
 #[allow(dead_code, reason = "each test program uses its part of it")]
+mod hologres;
+#[allow(dead_code, reason = "each test program uses its part of it")]
 mod job;
 
 use std::collections::BTreeMap;

@@ -1,6 +1,8 @@
 //! Topics that something else wrote: out of order, late, idle, killed; and what can't be used kept aside.
 
 #[allow(dead_code, reason = "each test program uses its part of it")]
+mod hologres;
+#[allow(dead_code, reason = "each test program uses its part of it")]
 mod job;
 
 use job::{Job, Rows, env, guard, landed};

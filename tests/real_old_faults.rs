@@ -5,6 +5,8 @@
 //! one: so a row that steps back, however briefly, ends `land` with an error.
 
 #[allow(dead_code, reason = "each test program uses its part of it")]
+mod hologres;
+#[allow(dead_code, reason = "each test program uses its part of it")]
 mod job;
 
 use std::time::{Duration, Instant};

@@ -1,6 +1,9 @@
 //! The whole path on real servers: a file of changes, published into a topic of a real Kafka and landed in PostgreSQL by
 //! separate processes, compared with a map that the test keeps itself.
 
+#[allow(dead_code, reason = "each test program uses its part of it")]
+mod hologres;
+
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
@@ -31,7 +34,7 @@ impl Scenario {
              [land]\nepoch = \"500ms\"\n[target]\nkind = \"postgres\"\nurl = \"{}\"\nschema = \"{name}\"\n",
             folder.path().join("changes.jsonl").display(),
             env("KAFKA_ADDR"),
-            env("PG_URL"),
+            hologres::target_url(&env("PG_URL")),
         );
         std::fs::write(folder.path().join("tidegate.toml"), config).unwrap();
         Scenario { name, folder }

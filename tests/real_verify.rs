@@ -1,6 +1,8 @@
 //! `tidegate verify` on real servers: rows of every type on MySQL and MariaDB against PostgreSQL and SQLite, damage that is
 //! planted and must be found, and nothing else, and what it says when it can't compare.
 
+#[allow(dead_code, reason = "each test program uses its part of it")]
+mod hologres;
 mod place;
 
 use std::sync::Arc;

@@ -3,6 +3,8 @@
 //! both sides, written here and sharing nothing with it, have to say the same.
 
 #[allow(dead_code, reason = "each test program uses its part of it")]
+mod hologres;
+#[allow(dead_code, reason = "each test program uses its part of it")]
 mod place;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -74,7 +76,7 @@ impl Job {
              [target]\nkind = \"postgres\"\nurl = \"{}\"\nschema = \"{name}\"\n",
             env(server),
             env("KAFKA_ADDR"),
-            env("PG_URL"),
+            hologres::target_url(&env("PG_URL")),
         );
         std::fs::write(folder.path().join("tidegate.toml"), config).unwrap();
         let target = Client::connect(&env("PG_URL"), NoTls).unwrap();

@@ -16,11 +16,12 @@ pub(super) struct Attempts {
     since: Instant,
     pause: Duration,
     failed: u32,
+    in_a_row: u32,
 }
 
 impl Attempts {
     pub(super) fn new() -> Attempts {
-        Attempts { since: Instant::now(), pause: FIRST_PAUSE, failed: 0 }
+        Attempts { since: Instant::now(), pause: FIRST_PAUSE, failed: 0, in_a_row: 0 }
     }
 
     /// How many have failed.
@@ -30,6 +31,17 @@ impl Attempts {
 
     /// Counts a failure and waits before the next attempt; `false` when there is no point in another.
     pub(super) fn again(&mut self) -> bool {
+        self.in_a_row = 0;
+        self.pause()
+    }
+
+    /// The same, for a failure that is not to come so often in a row.
+    pub(super) fn again_in_a_row(&mut self, most: u32) -> bool {
+        self.in_a_row += 1;
+        self.in_a_row <= most && self.pause()
+    }
+
+    fn pause(&mut self) -> bool {
         if self.since.elapsed() >= PATIENCE {
             return false;
         }

@@ -8,6 +8,8 @@ use std::time::{Duration, Instant};
 
 use postgres::{Client, NoTls};
 
+use crate::hologres::target_url;
+
 /// What the environment says where a server is.
 pub fn env(name: &str) -> String {
     std::env::var(name).unwrap_or_else(|_| panic!("{name} is not set: run tests/run, which starts the servers"))
@@ -41,6 +43,8 @@ pub struct Job {
     folder: tempfile::TempDir,
     source: String,
     running: Vec<Child>,
+    /// Where the job lands; the test itself goes straight to PostgreSQL.
+    pub url: String,
     pub target: Client,
 }
 
@@ -51,8 +55,9 @@ impl Job {
         let name = format!("{name}_{}_{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
         let mut target = Client::connect(&env("PG_URL"), NoTls).unwrap();
         target.batch_execute(&format!("CREATE SCHEMA {name}; SET search_path = {name}")).unwrap();
-        let job =
-            Job { name, folder: tempfile::tempdir().unwrap(), source: source.into(), running: Vec::new(), target };
+        let url = target_url(&env("PG_URL"));
+        let folder = tempfile::tempdir().unwrap();
+        let job = Job { name, folder, source: source.into(), running: Vec::new(), url, target };
         job.configure("");
         job
     }
@@ -82,7 +87,7 @@ impl Job {
             self.name,
             self.source,
             env("KAFKA_ADDR"),
-            env("PG_URL"),
+            self.url,
         );
         std::fs::write(self.file("tidegate.toml"), config).unwrap();
     }
@@ -134,6 +139,7 @@ impl Job {
     /// Ends what was started last, with SIGKILL.
     pub fn kill(&mut self) {
         let mut child = self.running.pop().unwrap();
+        assert_eq!(child.try_wait().unwrap(), None, "a process ended by itself");
         child.kill().unwrap();
         child.wait().unwrap();
     }

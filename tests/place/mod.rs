@@ -10,6 +10,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use mysql::prelude::Queryable;
 use postgres::NoTls;
 
+use crate::hologres::target_url;
+
 /// What the environment says where a server is.
 pub fn env(name: &str) -> String {
     std::env::var(name).unwrap_or_else(|_| panic!("{name} is not set: run tests/run, which starts the servers"))
@@ -52,7 +54,7 @@ impl Place {
     pub fn configure(&self, source: &str, more: &str) {
         let target = match self.kind {
             Kind::Postgres => {
-                format!("kind = \"postgres\"\nurl = \"{}\"\nschema = \"{}\"", env("PG_URL"), self.name)
+                format!("kind = \"postgres\"\nurl = \"{}\"\nschema = \"{}\"", target_url(&env("PG_URL")), self.name)
             }
             Kind::Sqlite => format!("kind = \"sqlite\"\npath = \"{}\"", self.file("target.db").display()),
         };

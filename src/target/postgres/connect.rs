@@ -10,6 +10,10 @@ use postgres::{Client, NoTls};
 
 use crate::config::PostgresConfig;
 use crate::target::TargetError;
+use crate::target::retry::Attempts;
+
+/// How often in a row a table may turn out not to be as its statements have it, before that is an error.
+const STALE_MAX: u32 = 6;
 
 /// How long one statement may take. A newer run of a job waits so long for statements of an older one, at most.
 pub(super) const STATEMENT_TIMEOUT: Duration = Duration::from_secs(60);
@@ -32,6 +36,27 @@ pub(super) enum Failure {
     },
     /// Nothing to be repeated.
     Final(TargetError),
+}
+
+impl Failure {
+    /// Pauses after a failure that may pass; `place` is for the log.
+    ///
+    /// # Errors
+    /// What does not pass, or has not for too long.
+    pub(super) fn passes(self, place: &str, attempts: &mut Attempts) -> Result<(), TargetError> {
+        let again = match &self {
+            Failure::Transient(said) => {
+                tracing::warn!("{place}: {said}: trying again");
+                attempts.again()
+            }
+            Failure::Stale(said) => {
+                tracing::warn!("{place}: {said}: looking at the table again");
+                attempts.again_in_a_row(STALE_MAX)
+            }
+            _ => false,
+        };
+        if again { Ok(()) } else { Err(self.into()) }
+    }
 }
 
 /// What a server says of a value that it refused.

@@ -20,8 +20,6 @@ use crate::target::fields::key_agrees;
 use crate::target::retry::Attempts;
 use crate::target::{FindSchema, Lane, Progress, Step, TargetError};
 
-/// How often a table may turn out not to be as its statements have it, before that is an error.
-const STALE_MAX: u32 = 6;
 /// Shapes of one table that are kept; a source with more has its statements made anew.
 const SHAPES_MAX: usize = 16;
 
@@ -71,17 +69,8 @@ impl Lane for PostgresLane {
                 Err(failure) => failure,
             };
             self.session = None;
-            let patience = match &failure {
-                Failure::Transient(_) => true,
-                Failure::Stale(_) => attempts.failed() < STALE_MAX,
-                _ => false,
-            };
-            if patience {
-                tracing::warn!("job '{}', lane {}: {failure:?}: trying again", self.identity.job, self.identity.lane);
-            }
-            if !patience || !attempts.again() {
-                return Err(failure.into());
-            }
+            let place = format!("job '{}', lane {}", self.identity.job, self.identity.lane);
+            failure.passes(&place, &mut attempts)?;
         }
     }
 }
@@ -95,7 +84,11 @@ impl PostgresLane {
         find_schema: FindSchema,
     ) -> Result<PostgresLane, TargetError> {
         let mut lane = PostgresLane { connector, policy, identity, find_schema, session: None, sent: None };
-        lane.connect()?;
+        let mut attempts = Attempts::new();
+        while let Err(failure) = lane.connect() {
+            let place = format!("job '{}', lane {}", lane.identity.job, lane.identity.lane);
+            failure.passes(&place, &mut attempts)?;
+        }
         Ok(lane)
     }
 

@@ -53,8 +53,10 @@ impl PostgresTarget {
 
 impl Target for PostgresTarget {
     fn begin(&self, job: &str, lanes: u32) -> Result<JobState, TargetError> {
+        let reached = std::cell::Cell::new(false);
         let begin = || -> Result<JobState, Failure> {
             let mut server = self.connector.connect(&progress::session_name(job, 0, "begin"))?;
+            reached.set(true);
             progress::create_tables(&mut server)?;
             let generation = progress::take_generation(&mut server, job, lanes)?;
             progress::end_sessions(&mut server, job, |session| {
@@ -62,7 +64,15 @@ impl Target for PostgresTarget {
             })?;
             progress::job_state(&mut server, job, generation)
         };
-        Ok(begin()?)
+        let mut attempts = Attempts::new();
+        loop {
+            match begin() {
+                Ok(state) => return Ok(state),
+                // What was never there is said at once: most likely the configuration is wrong.
+                Err(failure) if !reached.get() => return Err(failure.into()),
+                Err(failure) => failure.passes(&format!("job '{job}'"), &mut attempts)?,
+            }
+        }
     }
 
     fn lane(&self, job: &str, lane: u32, generation: u64, schemas: FindSchema) -> Result<Box<dyn Lane>, TargetError> {
@@ -79,10 +89,7 @@ impl Target for PostgresTarget {
                 Ok(()) => return Ok(()),
                 Err(failure) => {
                     *held = None;
-                    let passing = matches!(failure, Failure::Transient(_));
-                    if !passing || !attempts.again() {
-                        return Err(failure.into());
-                    }
+                    failure.passes(&format!("job '{job}', checkpoint"), &mut attempts)?;
                 }
             }
         }
