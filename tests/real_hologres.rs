@@ -73,7 +73,8 @@ fn the_stand_in_refuses_what_hologres_refuses_and_nothing_else() {
     for sql in [
         "CREATE TABLE s.y (\"a b\" text, id bigint NOT NULL, n numeric(20,0), at timestamptz, \
          PRIMARY KEY (\"a b\", id)) WITH (orientation = 'column', distribution_key = 'id')",
-        "INSERT INTO s.y VALUES ('x', 1, 2, '2026-01-01 00:00:00.0006+00') ON CONFLICT (\"a b\", id) DO UPDATE SET n = excluded.n",
+        "INSERT INTO s.y VALUES ('x', 1, 2, '2026-01-01 00:00:00.0006+00'::timestamp with time zone) \
+         ON CONFLICT (\"a b\", id) DO UPDATE SET n = excluded.n",
         "UPDATE s.y SET n = 3 WHERE id = 1",
         "SET hg_experimental_x = on",
         "SELECT hg_version()",

@@ -18,10 +18,33 @@ use std::time::Duration;
 use landing::{Cut, Place, orders, url, way};
 use postgres::{Client, NoTls};
 use steps::{Net, step};
-use tidegate::change::Op::{Insert, Update};
+use tidegate::change::Op::{Delete, Insert, Update};
 use tidegate::config::PostgresConfig;
 use tidegate::target::postgres::PostgresTarget;
 use tidegate::target::{Progress, Target, TargetError};
+
+#[test]
+fn steps_insert_update_and_delete_and_applying_them_again_changes_nothing() {
+    let mut place = Place::new();
+    let mut lane = place.run(&orders());
+    let first = step(
+        1,
+        &[(Insert, "orders", "1", r#"{"id":1,"note":"a"}"#), (Insert, "orders", "2", r#"{"id":2,"note":"b"}"#)],
+    );
+    let second = step(
+        2,
+        &[
+            (Update, "orders", "1", r#"{"id":1,"note":"c"}"#),
+            (Delete, "orders", "2", r#"{"id":2,"note":"b"}"#),
+            (Insert, "orders", "3", r#"{"id":3,"note":null}"#),
+        ],
+    );
+    for step in [&first, &second, &first, &second, &step(3, &[])] {
+        lane.apply(step).unwrap();
+    }
+    assert_eq!(place.query("SELECT * FROM orders ORDER BY id"), ["1|c", "3|NULL"]);
+    assert_eq!(place.recorded(), Some(Progress { epoch: 3, seq: 30 }));
+}
 
 #[test]
 fn the_one_row_of_a_large_batch_that_the_server_refuses_is_named() {

@@ -64,6 +64,9 @@ fn every_type(server: &str, kind: Kind, own: &'static [Sample]) {
     let mut near_misses = Vec::new();
     for (n, sample) in samples.iter().enumerate() {
         place.at_target(&format!("UPDATE types SET c{n} = {} WHERE id = {}", literal(kind, sample.near), n + 1));
+        if kind == Kind::Postgres && hologres::on_hologres() && sample.ty == "timestamp(6) null" {
+            continue; // less than it keeps
+        }
         near_misses.push(["types", "changed", &format!("id={}", n + 1), &format!("c{n}")].map(String::from));
     }
     place.finds_and_mends(&refer(&near_misses));

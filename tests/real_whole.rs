@@ -156,6 +156,11 @@ impl Job {
     /// All rows of a table on both sides, by key.
     fn dump(&mut self, index: usize) -> [BTreeMap<String, Vec<Option<String>>>; 2] {
         let (at_source, at_target) = DUMPS[index];
+        // Hologres keeps milliseconds of a moment.
+        let at_source = match hologres::on_hologres() {
+            true => at_source.replace("format(updated,", "format(cast(updated AS datetime(3)),"),
+            false => at_source.to_string(),
+        };
         let source: Vec<mysql::Row> = self.source.query(at_source).unwrap();
         let source = source.into_iter().map(|row| {
             let mut texts: Vec<Option<String>> = row.unwrap().into_iter().map(text).collect();

@@ -247,12 +247,11 @@ pub fn for_postgres(sql: &str, stubborn: bool) -> String {
     if statement.begins(&["SET"]) && matches!(statement.0.get(1), Some(Token::Word(word)) if word.starts_with("HG_")) {
         return "SELECT 1".into();
     }
-    if statement.begins(&["CREATE", "TABLE"]) || statement.begins(&["ALTER", "TABLE"]) {
-        if let Some((table, _)) = sql.rsplit_once(" WITH (orientation") {
-            sql = table.to_string();
-        }
-        // It keeps milliseconds of these.
-        sql = sql.replace(" timestamptz", " timestamptz(3)").replace(" timestamp with time zone", " timestamptz(3)");
+    if statement.begins(&["CREATE", "TABLE"])
+        && let Some((table, _)) = sql.rsplit_once(" WITH (orientation")
+    {
+        sql = table.to_string();
     }
-    sql
+    // It keeps milliseconds of these, whatever comes.
+    sql.replace("::timestamp with time zone", "::timestamptz(3)")
 }
