@@ -87,6 +87,7 @@ fn schemas() -> FindSchema {
         columns: columns.map(column).to_vec(),
         key: vec!["id".into()],
         since_seq: 0,
+        partial: false,
     };
     Arc::new(move |_| Some(schema.clone()))
 }

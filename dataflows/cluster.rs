@@ -22,6 +22,22 @@ pub fn fail(error: &dyn Display) -> ! {
     std::process::exit(3)
 }
 
+/// Has a panic end the process as a failure does. A thread that is gone must not leave others waiting for it; and what
+/// timely's own threads say when the connection to another process breaks is that they panic.
+pub fn fail_on_panics(cluster: &Cluster) {
+    let several = cluster.processes > 1;
+    std::panic::set_hook(Box::new(move |panic| {
+        let place = panic.location().map_or("", |location| location.file());
+        if several && (place.contains("timely") || panic.to_string().contains("timely")) {
+            fail(
+                &"another process of the cluster is gone, or has another number of --workers: start all again, with the \
+                  same numbers; they go on where they were",
+            );
+        }
+        fail(&format_args!("this is a bug in tidegate: {panic}"))
+    }));
+}
+
 /// Timely's configuration for this process.
 pub fn timely_config(cluster: &Cluster) -> anyhow::Result<timely::Config> {
     let (workers, processes) = (cluster.workers as usize, cluster.processes as usize);
@@ -132,11 +148,23 @@ pub fn meet(worker: &mut Worker) {
     worker.step_or_park_while(None, || !barrier.passed());
 }
 
-/// Steps until `ready` holds on every worker of the cluster, then drops what is left.
-pub fn run_until(worker: &mut Worker, mut ready: impl FnMut() -> bool) {
+/// Steps until `ready` holds on every worker of the cluster, then drops what is left. A `stop` that is up in one process
+/// goes up in all.
+pub fn run_until(worker: &mut Worker, stop: &Arc<AtomicBool>, mut ready: impl FnMut() -> bool) {
     let mut barrier = Barrier::new(worker);
+    let heard = Arc::clone(stop);
+    let mut word = worker.dataflow::<u64, _, _>(|scope| {
+        let (input, stream) = scope.new_input::<Vec<()>>();
+        stream.broadcast().inspect(move |()| heard.store(true, Ordering::Relaxed));
+        Some(input)
+    });
     while !barrier.passed() {
         worker.step_or_park(Some(Duration::from_millis(10)));
+        if is_up(stop)
+            && let Some(mut word) = word.take()
+        {
+            word.send(());
+        }
         if ready() {
             barrier.come();
         }

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, anyhow, bail};
 use tidegate::change::TableSchema;
@@ -13,17 +13,23 @@ use tidegate::config::{Config, Delivery, KafkaConfig, TargetConfig, ZeroDates};
 use tidegate::letter::DeadLetters;
 use tidegate::log::{
     EpochReader, ForeignReader, ForeignSettings, Meta, OpenWriter, Reader, Schemas, begin_run, ensure_topics,
-    fence_left_over, partition_ends, read_to_end, refuse_replaced, transactional_id,
+    fence_left_over, partition_ends, partitions_of, read_to_end, refuse_replaced, transactional_id,
 };
 use tidegate::source::{Start, TableFilter};
 use tidegate::target::{FindSchema, JobState, Target};
 use tidegate::verify::Outcome;
 use timely::worker::Worker;
 
-use crate::cluster::{fail, fail_on_signals, meet, run_until, stop_on_signals, tell_all, timely_config};
+use crate::cluster::{
+    fail, fail_on_panics, fail_on_signals, meet, run_until, stop_on_signals, tell_all, timely_config,
+};
 use crate::land::{Land, Refused, land as build_land};
 use crate::publish::{Publish, Published, publish as build_publish, published};
+use crate::report::{Report, say};
 use crate::{Job, VerifyJob, connect, verify};
+
+/// How long a topic that does not exist is waited for.
+const TOPIC_PATIENCE: Duration = Duration::from_secs(5);
 
 /// How long a lane waits for the schema of a table that it has a row of.
 const SCHEMA_PATIENCE: Duration = Duration::from_secs(30);
@@ -39,6 +45,7 @@ fn load(path: &Path) -> anyhow::Result<Config> {
 
 /// Runs `build` on every worker of this process; what goes wrong ends the process.
 fn execute(job: &Job, build: impl Fn(&mut Worker) -> anyhow::Result<()> + Send + Sync + 'static) -> anyhow::Result<()> {
+    fail_on_panics(&job.cluster);
     let guards = timely::execute(timely_config(&job.cluster)?, move |worker| {
         build(worker).unwrap_or_else(|e| fail(&format_args!("{e:#}")));
     })
@@ -63,10 +70,14 @@ pub fn publish(job: &Job) -> anyhow::Result<()> {
     let stop = stop_on_signals()?;
     let until_end = job.until_caught_up;
     let exactly_once = config.publish.delivery == Delivery::ExactlyOnce;
+    let report = Report::default();
+    report.start("publish", "in Kafka");
+    let shown = report.clone();
     execute(job, move |worker| {
         let (index, peers) = (worker.index(), worker.peers());
         // First nobody else may write any more; then what is written is known; then this run begins.
-        let run = (index == 0 && exactly_once).then(|| begin_run(&kafka, peers as u32)).transpose()?;
+        let source = config.source()?;
+        let run = (index == 0 && exactly_once).then(|| begin_run(&kafka, peers as u32, source.tables())).transpose()?;
         tell_all(worker, (index == 0).then(String::new));
         let id = exactly_once.then(|| transactional_id(&config.job, index as u32));
         let open = OpenWriter::new(&kafka, id.as_deref())?;
@@ -82,8 +93,12 @@ pub fn publish(job: &Job) -> anyhow::Result<()> {
         };
         let known: Published = serde_json::from_str(&tell_all(worker, said)).context("what worker 0 said")?;
         let start = if index == 0 { Some(&known.start) } else { None };
-        let source = config.source()?;
         let reader = start.map(|start: &Start| connect::reader(source, &config.job, start, until_end)).transpose()?;
+        if let Some(reader) = &reader {
+            let how = if exactly_once { "exactly once" } else { "at least once" };
+            let (topic, from) = (&kafka.topic, reader.begun().resume.position);
+            say(&format_args!("publish: reads from {from}, writes topic {topic}, {partitions} partitions, {how}"));
+        }
         let starts = known.partitions.into_iter().filter(|(partition, _)| own(*partition, index, peers)).collect();
         let mut writer = open.begin(starts, known.schemas, config.publish.commit_interval);
         if let Some(reader) = reader.as_ref().filter(|_| known.start == Start::Configured) {
@@ -99,23 +114,36 @@ pub fn publish(job: &Job) -> anyhow::Result<()> {
                 partitions,
                 memory: config.publish.memory,
                 letters: DeadLetters::new(config.publish.dead_letter.clone()),
+                report: shown.clone(),
                 stop: Arc::clone(&stop),
             },
         );
-        run_until(worker, || durable.done());
+        run_until(worker, &stop, || durable.done());
         Ok(())
-    })
+    })?;
+    report.end("publish", "in Kafka");
+    Ok(())
 }
 
-/// Refuses wanted tables of which no row could be found again, before any work.
+/// Refuses wanted tables of which no row could be found again, before any work; warns of patterns that match no table.
 fn refuse_keyless(kafka: &KafkaConfig, tables: &TableFilter) -> anyhow::Result<()> {
     let mut keyless = BTreeSet::new();
+    let mut known = BTreeSet::new();
     for meta in read_to_end(kafka)? {
         let Meta::Schema(TableSchema { name, key, .. }) = meta else { continue };
         match key.is_empty() && tables.wants(&name.database, &name.table) {
             true => keyless.insert(name.to_string()),
             false => keyless.remove(&name.to_string()),
         };
+        known.insert(name);
+    }
+    let unmatched = tables.unmatched(known.iter()).join(", ");
+    if !known.is_empty() && !unmatched.is_empty() {
+        tracing::warn!(
+            "[land] tables: topic {} has no table yet that matches {unmatched}; what [land] tables leaves out is passed over \
+             for good",
+            kafka.topic
+        );
     }
     if keyless.is_empty() {
         return Ok(());
@@ -133,6 +161,11 @@ pub fn land(job: &Job) -> anyhow::Result<()> {
     let config = load(&job.config)?;
     let kafka = config.kafka()?.clone();
     let target: Arc<dyn Target> = connect::target(config.target()?)?;
+    // Whoever starts both jobs at once starts this one before publish has made the topic.
+    let asked = Instant::now();
+    while partitions_of(&kafka, &kafka.topic)?.is_none() && asked.elapsed() < TOPIC_PATIENCE {
+        std::thread::sleep(Duration::from_millis(200));
+    }
     let ends = partition_ends(&kafka, &kafka.topic)?;
     let tables = TableFilter::new(&config.land.tables).map_err(|e| anyhow!("[land] tables: {e}"))?;
     let foreign = ForeignSettings::of(&config.land, job.until_caught_up);
@@ -144,6 +177,9 @@ pub fn land(job: &Job) -> anyhow::Result<()> {
         matches!(config.target()?, TargetConfig::Postgres(target) if target.zero_dates == ZeroDates::DeadLetter);
     let stop = stop_on_signals()?;
     let until_caught_up = job.until_caught_up;
+    let report = Report::default();
+    report.start("land", "durable");
+    let shown = report.clone();
     execute(job, move |worker| {
         let (index, peers) = (worker.index(), worker.peers());
         let said = match index {
@@ -151,6 +187,12 @@ pub fn land(job: &Job) -> anyhow::Result<()> {
             _ => None,
         };
         let state: JobState = serde_json::from_str(&tell_all(worker, said)).context("what worker 0 said")?;
+        if index == 0 {
+            let (topic, lanes, run) = (&kafka.topic, config.land.lanes, state.generation);
+            let from =
+                state.checkpoint.as_ref().map_or("the beginning".to_string(), |c| format!("epoch {}", c.epoch + 1));
+            say(&format_args!("land: reads topic {topic} from {from}, {lanes} lanes, run {run} of job {}", config.job));
+        }
         let from = state.checkpoint.unwrap_or_default().offsets;
         let range = |(partition, (low, high)): (usize, &(u64, u64))| {
             let partition = partition as u32;
@@ -195,13 +237,14 @@ pub fn land(job: &Job) -> anyhow::Result<()> {
                 }),
                 settings: config.land.clone(),
                 tables: tables.clone(),
+                report: shown.clone(),
                 stop: Arc::clone(&stop),
                 sealed: None,
                 read_seq: Arc::default(),
             },
         );
         let stop = &stop;
-        run_until(worker, || {
+        run_until(worker, stop, || {
             let caught_up = landing.caught_up.load(Ordering::Acquire);
             let durable = landing.durable.with_frontier(|frontier| frontier.first().copied().unwrap_or(u64::MAX));
             let read = landing.read.with_frontier(|frontier| frontier.first().copied().unwrap_or(u64::MAX));
@@ -209,14 +252,16 @@ pub fn land(job: &Job) -> anyhow::Result<()> {
             drained || (until_caught_up && durable >= caught_up)
         });
         Ok(())
-    })
+    })?;
+    report.end("land", "durable");
+    Ok(())
 }
 
 /// `tidegate verify`.
 pub fn verify(job: &VerifyJob) -> anyhow::Result<Outcome> {
     let config = load(&job.config)?;
-    // A thread that is gone must not leave the others waiting for it, nor a table without its verdict.
-    std::panic::set_hook(Box::new(|panic| fail(&format_args!("this is a bug in tidegate: {panic}"))));
+    // Nothing may be left waiting, nor a table without its verdict.
+    fail_on_panics(&job.cluster);
     fail_on_signals("stopped by a signal before everything was compared: nothing is known, run verify again")?;
     let first = job.cluster.process == 0;
     verify::run(&config, timely_config(&job.cluster)?, first, job.json, job.repair.as_deref())

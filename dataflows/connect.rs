@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use anyhow::anyhow;
+use anyhow::{anyhow, bail};
 use tidegate::codec::binlog::BinlogDecoder;
 use tidegate::codec::dts::DtsDecoder;
 use tidegate::config::{SourceConfig, TargetConfig};
@@ -17,7 +17,22 @@ use tidegate::target::sqlite::SqliteTarget;
 /// The reader of a source.
 pub fn reader(source: &SourceConfig, job: &str, start: &Start, until_end: bool) -> anyhow::Result<Box<dyn Reader>> {
     Ok(match source {
-        SourceConfig::Mysql(mysql) => Box::new(MysqlReader::open(mysql, job, start, until_end)?),
+        SourceConfig::Mysql(mysql) => {
+            let mut reader = MysqlReader::open(mysql, job, start, until_end)?;
+            let unmatched = reader.unmatched()?.join(", ");
+            match start {
+                _ if unmatched.is_empty() => {}
+                Start::Configured => bail!(
+                    "[source] tables: the source has no table that matches {unmatched}: correct the pattern, create the table, \
+                     or grant the user SELECT on it"
+                ),
+                // It may have been dropped, and its changes are still to be read.
+                Start::Resume { .. } => {
+                    tracing::warn!("[source] tables: the source has no table that matches {unmatched}")
+                }
+            }
+            Box::new(reader)
+        }
         SourceConfig::Dts(dts) => Box::new(DtsReader::open(dts, start, until_end)?),
         SourceConfig::DtsFile(file) => Box::new(DtsFileReader::open(file, start)?),
         SourceConfig::Jsonl(file) => Box::new(JsonlReader::open(file, start)?),

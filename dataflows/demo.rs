@@ -34,6 +34,7 @@ use crate::cluster::{fail, run_until};
 use crate::connect;
 use crate::land::{Land, Refused, land};
 use crate::publish::{Publish, publish};
+use crate::report::{Report, say};
 
 const PARTITIONS: u32 = 4;
 /// Far below the 5 MB that a partition of the mock cluster keeps.
@@ -156,13 +157,14 @@ pub fn demo(demo: &Demo) -> anyhow::Result<bool> {
             "latency_ms": { "p50": p50, "p99": p99 }, "max_rss_mb": max_rss_mb(), "differences": differences,
             "identical": differences == 0,
         });
-        println!("{summary}");
+        say(&summary);
     } else {
-        println!("{} changes → {rows} rows in {epochs} epochs, {rate} changes/s", demo.changes);
-        println!("commit to durable: p50 {p50} ms, p99 {p99} ms (epochs of 250 ms)");
-        println!("differences between the shop's own model and the target: {differences}");
-        println!("The target is {}; look at it with", database.display());
-        println!("    sqlite3 {} 'SELECT * FROM orders LIMIT 5'", database.display());
+        let at = database.display();
+        say(&format_args!("{} changes → {rows} rows in {epochs} epochs, {rate} changes/s", demo.changes));
+        say(&format_args!("commit to durable: p50 {p50} ms, p99 {p99} ms (epochs of 250 ms)"));
+        say(&format_args!("differences between the shop's own model and the target: {differences}"));
+        say(&format_args!("The target is {at}, yours to look at and to remove:"));
+        say(&format_args!("    sqlite3 {at} 'SELECT * FROM orders LIMIT 5'"));
     }
     Ok(differences == 0)
 }
@@ -226,10 +228,11 @@ impl Flow {
                     partitions: PARTITIONS,
                     memory: config.publish.memory,
                     letters: DeadLetters::default(),
+                    report: Report::default(),
                     stop: Arc::clone(&stop),
                 },
             );
-            run_until(worker, || durable.done());
+            run_until(worker, &stop, || durable.done());
             Ok(())
         })
     }
@@ -275,12 +278,13 @@ impl Flow {
                     }),
                     settings: config.land.clone(),
                     tables: TableFilter::default(),
+                    report: Report::default(),
                     stop: Arc::default(),
                     sealed: Some(Arc::clone(&sealed)),
                     read_seq: Arc::clone(&read_seq),
                 },
             );
-            run_until(worker, || {
+            run_until(worker, &Arc::default(), || {
                 let caught_up = landing.caught_up.load(Ordering::Acquire);
                 landing.durable.with_frontier(|frontier| frontier.first().is_none_or(|durable| *durable >= caught_up))
             });

@@ -31,6 +31,7 @@ use timely::scheduling::SyncActivator;
 use timely::worker::Worker;
 
 use crate::cluster::{fail, is_up};
+use crate::report::{Report, Work};
 
 /// What one worker needs.
 pub struct Land {
@@ -50,6 +51,8 @@ pub struct Land {
     pub settings: LandConfig,
     /// Which tables of the topic are wanted.
     pub tables: TableFilter,
+    /// Counts what is durable.
+    pub report: Report,
     /// Set to stop in good order.
     pub stop: Arc<AtomicBool>,
     /// Set once nothing more is written: then the end to reach is the one that is there, and not the one at the start.
@@ -70,7 +73,8 @@ pub struct Landing {
 
 /// Builds the dataflow on a worker.
 pub fn land(worker: &mut Worker, job: Land) -> Landing {
-    let Land { reader, lanes, applied, horizon, letters, checkpoint, settings, tables, stop, sealed, read_seq } = job;
+    let Land { reader, lanes, applied, horizon, letters, checkpoint, settings, tables, report, stop, sealed, read_seq } =
+        job;
     let caught_up = Arc::new(AtomicU64::new(u64::MAX));
     let (lane_count, peers) = (settings.lanes, worker.peers() as u32);
     let told = Arc::clone(&caught_up);
@@ -109,7 +113,9 @@ pub fn land(worker: &mut Worker, job: Land) -> Landing {
                 move |batch: &Changes, index| (batch.head(index).lane(lane_count) / peers) as usize,
                 |waker| {
                     let lanes = lanes.into_iter().zip(reached);
-                    lanes.map(|(lane, reached)| apply(lane, reached, letters.clone(), waker.clone())).collect()
+                    lanes
+                        .map(|(lane, reached)| apply(lane, reached, letters.clone(), report.clone(), waker.clone()))
+                        .collect()
                 },
             )
             .probe_with(&durable);
@@ -237,6 +243,7 @@ fn apply(
     mut lane: Box<dyn Lane>,
     mut reached: Progress,
     refused: Refused,
+    report: Report,
     waker: SyncActivator,
 ) -> Station<u64, Changes, 3> {
     let (inbox, deliveries) = crossbeam_channel::unbounded::<Delivery<u64, Changes, 3>>();
@@ -254,6 +261,7 @@ fn apply(
                     fail(&error);
                 }
             }
+            [&step.inserts, &step.updates, &step.deletes].into_iter().for_each(|batch| report.add(Work::of(batch)));
             ack.store(ticket, Ordering::Release);
             let _ = waker.activate(); // a worker that is gone needs no waking
         }

@@ -6,8 +6,10 @@ mod connect;
 mod demo;
 mod land;
 mod publish;
+mod report;
 mod verify;
 
+use std::io::IsTerminal;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
@@ -89,8 +91,14 @@ fn main() {
                 .unwrap_or_else(|_| "warn,rdkafka=off,librdkafka=off".into()),
         )
         .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
         .init();
-    let outcome = match Cli::parse().command {
+    // Not clap's own exit code: 2 says of verify that it is undecided.
+    let cli = Cli::try_parse().unwrap_or_else(|usage| {
+        let _ = usage.print();
+        std::process::exit(if usage.use_stderr() { 3 } else { 0 })
+    });
+    let outcome = match cli.command {
         Command::Demo(demo) => demo::demo(&demo).map(|identical| std::process::exit(i32::from(!identical))),
         Command::Publish(job) => commands::publish(&job),
         Command::Land(job) => commands::land(&job),

@@ -7,7 +7,7 @@
 //! The timely timestamp is the number of the read. Whatever worker decodes a record, the gate restores the source's order
 //! per partition before the partition's one writer gets it. Behind each read comes its mark, to every writer.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
@@ -31,6 +31,7 @@ use timely::scheduling::SyncActivator;
 use timely::worker::Worker;
 
 use crate::cluster::fail;
+use crate::report::{Report, Work};
 
 /// What Kafka says of earlier runs.
 #[derive(Serialize, Deserialize)]
@@ -88,13 +89,15 @@ pub struct Publish {
     pub memory: usize,
     /// Where records go that can't be used; where they are not kept the job stops at the first.
     pub letters: DeadLetters,
+    /// Counts what is in Kafka.
+    pub report: Report,
     /// Set to stop in good order.
     pub stop: Arc<AtomicBool>,
 }
 
 /// Builds the dataflow on a worker; it is complete when the source has ended and everything is in Kafka.
 pub fn publish(worker: &mut Worker, job: Publish) -> Handle<u64> {
-    let Publish { reader, decoder, writer, partitions, memory, letters, stop } = job;
+    let Publish { reader, decoder, writer, partitions, memory, letters, report, stop } = job;
     worker.dataflow::<u64, _, _>(|scope| {
         let durable = Handle::new();
         let peers = scope.peers() as u32;
@@ -122,7 +125,7 @@ pub fn publish(worker: &mut Worker, job: Publish) -> Handle<u64> {
             .concat(marks)
             .by("Partition", |(head, _)| u64::from(head.partition))
             .gate_coalescing("Gate", BySeq, 4 << 20)
-            .deliver_alone("Kafka", |waker| write(writer, waker))
+            .deliver_alone("Kafka", |waker| write(writer, report, waker))
             .probe_with(&durable);
         durable
     })
@@ -234,16 +237,20 @@ fn punctuations(marks: &[Mark], peers: u32) -> Changes {
 }
 
 /// Writes to Kafka on a thread of its own.
-fn write(mut writer: Writer, waker: SyncActivator) -> Station<u64, Changes, 1> {
+fn write(mut writer: Writer, report: Report, waker: SyncActivator) -> Station<u64, Changes, 1> {
     let (inbox, deliveries) = crossbeam_channel::unbounded::<Delivery<u64, Changes, 1>>();
     let acked = Arc::new(AtomicU64::new(0));
     let ack = Arc::clone(&acked);
     std::thread::spawn(move || {
         let mut open = true;
         let mut told = 0;
+        let mut under_way = VecDeque::new();
         while open || !writer.is_idle() {
             match deliveries.recv_timeout(Duration::from_millis(1)) {
-                Ok(delivery) => writer.write(delivery.ticket, &delivery.batches[0]).unwrap_or_else(|e| fail(&e)),
+                Ok(delivery) => {
+                    under_way.push_back((delivery.ticket, Work::of(&delivery.batches[0])));
+                    writer.write(delivery.ticket, &delivery.batches[0]).unwrap_or_else(|e| fail(&e));
+                }
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => open = false,
             }
@@ -251,6 +258,9 @@ fn write(mut writer: Writer, waker: SyncActivator) -> Station<u64, Changes, 1> {
             // The end of the source is only acknowledged behind its statements.
             if reached > told && (!writer.has_ended() || writer.is_idle()) {
                 told = reached;
+                while let Some((_, work)) = under_way.pop_front_if(|(ticket, _)| *ticket <= told) {
+                    report.add(work);
+                }
                 ack.store(told, Ordering::Release);
                 let _ = waker.activate(); // a worker that is gone needs no waking
             }

@@ -288,6 +288,20 @@ fn what_can_not_be_opened_is_refused_with_what_to_do() {
 
         config.url = host.replace("r:r@", "r:wrong@");
         said(&open(&config), &["refuses user 'r'", "password"]);
+        config.url = host.replace("r:r@", "nobody_at_all:x@");
+        said(&open(&config), &["refuses user 'nobody_at_all'"]);
+        let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        config.url = format!("mysql://r:r@{}/", silent.local_addr().unwrap());
+        said(&open(&config), &["does not answer as a MySQL server does"]);
+        config.url = host.clone();
+        config.start = "lastest".into();
+        said(&open(&config), &["'lastest' is no place"]);
+        let end = database.end();
+        database.run("CREATE TABLE later (id int PRIMARY KEY)");
+        let (file, offset) = end.rsplit_once(':').unwrap();
+        config.start = format!("{file}:{}", offset.parse::<u64>().unwrap() + 3);
+        said(&open(&config), &["[source] start", "no event begins there"]);
+        config.start = "latest".into();
         config.url = "mysql://r:r@127.0.0.1:1/".into();
         said(&open(&config), &["127.0.0.1:1", "connecting"]);
         config.url = "127.0.0.1".into();

@@ -22,6 +22,8 @@ fn env(name: &str) -> String {
 /// A scenario: a scratch folder with a configuration, a topic and a schema of its own.
 struct Scenario {
     name: String,
+    /// The last run of `land` seen at the target.
+    runs: std::cell::Cell<i64>,
     folder: tempfile::TempDir,
 }
 
@@ -37,7 +39,7 @@ impl Scenario {
             hologres::target_url(&env("PG_URL")),
         );
         std::fs::write(folder.path().join("tidegate.toml"), config).unwrap();
-        Scenario { name, folder }
+        Scenario { name, runs: Default::default(), folder }
     }
 
     fn config(&self) -> PathBuf {
@@ -102,9 +104,33 @@ impl Scenario {
     }
 
     fn landed(&self) -> Rows {
+        let rows = self.query();
+        rows.unwrap().iter().map(|row| (row.get(0), row.get(1))).collect()
+    }
+
+    /// Waits until another run of `land` has begun than at the last time.
+    fn wait_for_a_run(&self) {
         let mut client = Client::connect(&env("PG_URL"), NoTls).unwrap();
-        let rows = client.query(&format!("SELECT id, value FROM {}.orders", self.name), &[]).unwrap();
-        rows.iter().map(|row| (row.get(0), row.get(1))).collect()
+        let deadline = std::time::Instant::now() + Duration::from_secs(60);
+        loop {
+            let sql = "SELECT generation FROM tidegate.generation WHERE job = $1";
+            let run = client.query_opt(sql, &[&self.name]).ok().flatten().map_or(0, |row| row.get::<_, i64>(0));
+            if self.runs.replace(run) < run {
+                return;
+            }
+            assert!(std::time::Instant::now() < deadline, "waited in vain for a run");
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+
+    /// The same while the table may not be there yet.
+    fn landed_if_there(&self) -> Rows {
+        self.query().map_or(Rows::new(), |rows| rows.iter().map(|row| (row.get(0), row.get(1))).collect())
+    }
+
+    fn query(&self) -> Result<Vec<postgres::Row>, postgres::Error> {
+        let mut client = Client::connect(&env("PG_URL"), NoTls).unwrap();
+        client.query(&format!("SELECT id, value FROM {}.orders", self.name), &[])
     }
 }
 
@@ -166,4 +192,60 @@ fn a_missing_topic_is_one_sentence_and_exit_code_3() {
     let missing =
         Command::new(env!("CARGO_BIN_EXE_tidegate")).args(["land", "--config"]).arg(Path::new("nowhere")).output();
     assert_eq!(missing.unwrap().status.code(), Some(3));
+}
+
+/// Starts both processes of a cluster of two.
+fn start_both(scenario: &Scenario, command: &str, workers: [&str; 2]) -> [Child; 2] {
+    let hosts = scenario.folder.path().join(format!("hosts.{command}"));
+    let port = || std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    std::fs::write(&hosts, format!("127.0.0.1:{}\n127.0.0.1:{}\n", port(), port())).unwrap();
+    let start = |(number, workers): (usize, &str)| {
+        let number = number.to_string();
+        scenario.start(command, &["-n", "2", "-p", &number, "-h", hosts.to_str().unwrap(), "-w", workers])
+    };
+    [start((0, workers[0])), start((1, workers[1]))]
+}
+
+fn signal(child: &Child, signal: &str) {
+    assert!(Command::new("kill").args([signal, &child.id().to_string()]).status().unwrap().success());
+}
+
+#[test]
+fn a_signal_to_one_process_stops_all_in_good_order() {
+    let scenario = Scenario::new("signal");
+    let want = scenario.write_changes(2_000, 300, Rows::new());
+    scenario.run("publish", &["--until-caught-up"]);
+    for told in [0, 1] {
+        let running = start_both(&scenario, "land", ["1", "1"]);
+        let deadline = std::time::Instant::now() + Duration::from_secs(60);
+        while told == 0 && scenario.landed_if_there() != want {
+            assert!(std::time::Instant::now() < deadline, "waited in vain for the rows");
+            std::thread::sleep(Duration::from_millis(100));
+        }
+        scenario.wait_for_a_run();
+        signal(&running[told], "-TERM");
+        running.into_iter().for_each(finish);
+    }
+    assert_eq!(scenario.landed(), want);
+}
+
+#[test]
+fn a_process_that_is_gone_ends_the_others_with_one_sentence() {
+    let scenario = Scenario::new("gone");
+    scenario.write_changes(100, 30, Rows::new());
+    scenario.run("publish", &["--until-caught-up"]);
+    for (workers, kill) in [(["1", "1"], true), (["2", "1"], false)] {
+        let [first, mut second] = start_both(&scenario, "land", workers);
+        if kill {
+            scenario.wait_for_a_run();
+            second.kill().unwrap();
+        }
+        let output = first.wait_with_output().unwrap();
+        second.wait().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(3), "{said}");
+        let ours: Vec<&str> = said.lines().filter(|line| line.starts_with("tidegate: ")).collect();
+        assert_eq!(ours.len(), 1, "{said}");
+        assert!(ours[0].contains("another process of the cluster is gone") && !said.contains("panicked"), "{said}");
+    }
 }

@@ -157,10 +157,12 @@ impl Job {
     fn dump(&mut self, index: usize) -> [BTreeMap<String, Vec<Option<String>>>; 2] {
         let (at_source, at_target) = DUMPS[index];
         // Hologres keeps milliseconds of a moment.
-        let at_source = match hologres::on_hologres() {
-            true => at_source.replace("format(updated,", "format(cast(updated AS datetime(3)),"),
-            false => at_source.to_string(),
-        };
+        let (mut at_source, mut at_target) = (at_source.to_string(), at_target.to_string());
+        if hologres::on_hologres() {
+            let rounded = "left(date_format(date_add(updated, INTERVAL 500 MICROSECOND), '%Y-%m-%d %H:%i:%s.%f'), 23)";
+            at_source = at_source.replace("date_format(updated, '%Y-%m-%d %H:%i:%s.%f')", rounded);
+            at_target = at_target.replace("'UTC', 'YYYY-MM-DD HH24:MI:SS.US')", "'UTC', 'YYYY-MM-DD HH24:MI:SS.MS')");
+        }
         let source: Vec<mysql::Row> = self.source.query(at_source).unwrap();
         let source = source.into_iter().map(|row| {
             let mut texts: Vec<Option<String>> = row.unwrap().into_iter().map(text).collect();
@@ -168,7 +170,7 @@ impl Job {
         });
         let source = source.collect();
         self.target.batch_execute(&format!("SET search_path = {}; SET extra_float_digits = 1", self.name)).unwrap();
-        let target = self.target.query(at_target, &[]).unwrap();
+        let target = self.target.query(&at_target, &[]).unwrap();
         let target = target.iter().map(|row| {
             let mut texts: Vec<Option<String>> = (0..row.len()).map(|column| row.get(column)).collect();
             (texts.remove(0).unwrap(), texts)

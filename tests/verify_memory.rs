@@ -22,6 +22,7 @@ fn schema(table: &str, columns: &[(&str, &str)], key: &[&str]) -> TableSchema {
             .collect(),
         key: key.iter().map(|name| (*name).into()).collect(),
         since_seq: 0,
+        partial: false,
     }
 }
 

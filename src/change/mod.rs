@@ -42,6 +42,11 @@ pub enum Op {
 }
 
 impl Op {
+    /// Whether it is a row event.
+    pub fn is_row(self) -> bool {
+        matches!(self, Op::Insert | Op::Update | Op::Delete)
+    }
+
     /// The name used in Kafka headers and reports.
     pub fn name(self) -> &'static str {
         match self {

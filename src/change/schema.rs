@@ -52,12 +52,21 @@ pub struct TableSchema {
     pub key: Vec<String>,
     /// The first change that has this schema.
     pub since_seq: u64,
+    /// Whether it only tells what some rows had, so that other rows may have more columns.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub partial: bool,
 }
 
 impl TableSchema {
     /// The column of that name.
     pub fn column(&self, name: &str) -> Option<&Column> {
         self.columns.iter().find(|column| column.name == name)
+    }
+
+    /// Whether the table had a column of that name at `seq` and has it no longer: an older change has it, and there is
+    /// nothing left to put it in.
+    pub fn has_dropped(&self, name: &str, seq: u64) -> bool {
+        seq < self.since_seq && !self.partial && self.column(name).is_none()
     }
 
     /// Whether both describe the same table, whenever it came to look so.

@@ -1,8 +1,12 @@
 //! From text to a checked configuration: variables first, then the types, then what a type can't say.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use super::{Config, ConfigError, KafkaConfig, SourceConfig, TargetConfig, ZeroDates};
+
+/// Nobody waits longer for a row, and numbers of epochs stay small.
+const EPOCH_MAX: Duration = Duration::from_secs(3600);
 
 impl Config {
     /// Reads and checks a configuration file.
@@ -46,6 +50,14 @@ impl Config {
         }
         if self.land.lanes == 0 || self.land.lanes > 64 {
             return at("lanes", format!("lanes = {}: 1 to 64", self.land.lanes));
+        }
+        if self.land.epoch > EPOCH_MAX {
+            return at("epoch", format!("epoch = {:?}: at most an hour", self.land.epoch));
+        }
+        if let Some(TargetConfig::Postgres(postgres)) = &self.target
+            && postgres.schema.is_empty()
+        {
+            return at("schema", "schema is empty: name one, or leave the setting out for public".into());
         }
         if self.land.epochs_in_flight == 0 {
             return at("epochs_in_flight", "epochs_in_flight = 0: at least 1".into());
@@ -157,7 +169,9 @@ fn substitute(text: &str, file: &str, variable: &dyn Fn(&str) -> Option<String>)
             continue;
         }
         while let Some(start) = rest.find("${") {
-            let Some(len) = rest[start..].find('}') else { break };
+            let Some(len) = rest[start..].find('}') else {
+                return Err(ConfigError(format!("{file}:{}: '${{' without '}}': write ${{NAME}}", number + 1)));
+            };
             let name = &rest[start + 2..start + len];
             let value = variable(name).ok_or_else(|| {
                 ConfigError(format!("{file}:{}: the environment variable {name} is not set", number + 1))
@@ -179,8 +193,6 @@ fn substitute(text: &str, file: &str, variable: &dyn Fn(&str) -> Option<String>)
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     fn parse(text: &str) -> Result<Config, ConfigError> {
@@ -220,6 +232,8 @@ mod tests {
             ("job = \"x y\"\n", "t.toml:1: job = 'x y'"),
             ("job = \"x\"\n[kafka]\nbrokers = \"${NOPE}\"\n", "t.toml:3: the environment variable NOPE is not set"),
             ("job = 3\n", "t.toml:1: invalid type"),
+            ("job = \"x\"\n[kafka]\nbrokers = \"${NOPE\"\n", "t.toml:3: '${' without '}'"),
+            ("job = \"x\"\n[land]\nepoch = \"2h\"\n", "t.toml:3: epoch = 7200s: at most an hour"),
         ] {
             let got = parse(text).unwrap_err().to_string();
             assert!(got.starts_with(want), "{got}");

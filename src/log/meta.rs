@@ -39,6 +39,9 @@ pub struct Run {
     pub writers: u32,
     /// How many such ids this run or any before it had.
     pub ids: u32,
+    /// The patterns of the tables that it takes from the source.
+    #[serde(default)]
+    pub tables: Vec<String>,
 }
 
 /// A record of the companion topic.
@@ -112,8 +115,9 @@ mod tests {
             columns: vec![Column { name: "id".into(), ty: "bigint unsigned".parse().unwrap(), nullable: false }],
             key: vec!["id".into()],
             since_seq: 9,
+            partial: false,
         });
-        let run = Meta::Run(Run { id: "a".into(), writers: 2, ids: 4 });
+        let run = Meta::Run(Run { id: "a".into(), writers: 2, ids: 4, tables: vec!["shop.*".into()] });
         for meta in [statement, schema, run] {
             let (key, value) = meta.to_record();
             assert_eq!(Meta::from_record(&key, &value).unwrap(), meta);

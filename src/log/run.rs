@@ -34,16 +34,26 @@ impl ProducerContext for Outcome {
     }
 }
 
-/// Announces a run with so many writers. Its writers may be opened then, and before they write anything the run has to
+/// Announces a run with so many writers, of those tables of the source. Its writers may be opened then, and before they write anything the run has to
 /// [`fence_left_over`] ones and to [`refuse_replaced`].
 ///
 /// # Errors
 /// The cluster does not answer.
-pub fn begin_run(config: &KafkaConfig, writers: u32) -> Result<Run, LogError> {
-    let before = newest(&read_to_end(config)?).map_or(0, |run| run.ids);
+pub fn begin_run(config: &KafkaConfig, writers: u32, tables: &[String]) -> Result<Run, LogError> {
+    let metas = read_to_end(config)?;
+    let before = newest(&metas);
+    if let Some(before) = before.filter(|before| before.tables != tables) {
+        tracing::warn!(
+            "topic {}: [source] tables was {:?} and is {tables:?} now: of tables that were left out until now, earlier \
+             changes are not in the topic; for all of them publish to a new topic",
+            config.topic,
+            before.tables
+        );
+    }
+    let before = before.map_or(0, |run| run.ids);
     let started = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
     let id = format!("{}.{}", started.as_nanos(), std::process::id());
-    let run = Run { id, writers, ids: before.max(writers) };
+    let run = Run { id, writers, ids: before.max(writers), tables: tables.to_vec() };
     let (key, value) = Meta::Run(run.clone()).to_record();
     let topic = meta_topic(&config.topic);
     let error = |e: KafkaError| LogError(format!("{topic}: {e}"));

@@ -154,24 +154,29 @@ pub enum SourceError {
     Source(String),
 }
 
-/// Which tables are wanted: patterns `database.table` with `*` for any run of characters.
+/// Which tables are wanted: patterns `database.table` with `*` for any run of characters; with `!` before it a pattern
+/// takes tables out.
 #[derive(Clone, Debug, Default)]
 pub struct TableFilter {
     patterns: Vec<(String, String)>,
+    without: Vec<(String, String)>,
 }
 
 impl TableFilter {
-    /// A filter that lets pass what any of the patterns matches; no pattern: everything but MySQL's own databases.
+    /// A filter that lets pass what any of the patterns matches and none with `!`; none without: everything but MySQL's
+    /// own databases.
     ///
     /// # Errors
     /// The pattern that is not `database.table`.
     pub fn new(patterns: &[String]) -> Result<Self, String> {
-        let split = |p: &String| {
+        let split = |p: &str| {
             p.split_once('.')
                 .map(|(d, t)| (d.to_string(), t.to_string()))
                 .ok_or_else(|| format!("'{p}' is no table pattern: write database.table, * for any text"))
         };
-        Ok(TableFilter { patterns: patterns.iter().map(split).collect::<Result<_, _>>()? })
+        let (without, patterns): (Vec<_>, Vec<_>) = patterns.iter().partition(|pattern| pattern.starts_with('!'));
+        let without = without.into_iter().map(|pattern| split(&pattern[1..])).collect::<Result<_, _>>()?;
+        Ok(TableFilter { patterns: patterns.into_iter().map(|p| split(p)).collect::<Result<_, _>>()?, without })
     }
 
     /// The patterns that none of the tables matches.
@@ -186,12 +191,17 @@ impl TableFilter {
 
     /// Whether the table is wanted.
     pub fn wants(&self, database: &str, table: &str) -> bool {
-        if self.patterns.is_empty() {
-            return !matches!(database, "mysql" | "information_schema" | "performance_schema" | "sys");
-        }
-        self.patterns
-            .iter()
-            .any(|(d, t)| glob(d.as_bytes(), database.as_bytes()) && glob(t.as_bytes(), table.as_bytes()))
+        let matches = |patterns: &[(String, String)]| {
+            let one = |(d, t): &(String, String)| {
+                glob(d.as_bytes(), database.as_bytes()) && glob(t.as_bytes(), table.as_bytes())
+            };
+            patterns.iter().any(one)
+        };
+        let wanted = match self.patterns.is_empty() {
+            true => !matches!(database, "mysql" | "information_schema" | "performance_schema" | "sys"),
+            false => matches(&self.patterns),
+        };
+        wanted && !matches(&self.without)
     }
 }
 
@@ -242,6 +252,11 @@ mod tests {
         let filter = TableFilter::new(&["shop.*".into(), "crm_*.user".into()]).unwrap();
         assert!(filter.wants("shop", "orders") && filter.wants("crm_7", "user"));
         assert!(!filter.wants("crm_7", "users") && !filter.wants("shop2", "orders"));
+        let filter = TableFilter::new(&["shop.*".into(), "!shop.log*".into()]).unwrap();
+        assert!(filter.wants("shop", "orders") && !filter.wants("shop", "log_2026"));
+        let filter = TableFilter::new(&["!*.log".into()]).unwrap();
+        assert!(filter.wants("shop", "orders") && !filter.wants("shop", "log") && !filter.wants("mysql", "user"));
+        assert!(TableFilter::new(&["!log".into()]).unwrap_err().contains("'log'"));
         assert!(TableFilter::new(&["orders".into()]).unwrap_err().contains("'orders'"));
         assert!(!TableFilter::default().wants("mysql", "user") && TableFilter::default().wants("shop", "x"));
     }

@@ -264,6 +264,7 @@ mod tests {
                     .collect(),
                 key: key.iter().map(|name| (*name).into()).collect(),
                 since_seq: 0,
+                partial: false,
             },
             rows_estimated: 0,
             ranges: true,

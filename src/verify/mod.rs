@@ -30,6 +30,7 @@
 //!     ],
 //!     key: vec!["id".into()],
 //!     since_seq: 0,
+//!     partial: false,
 //! };
 //! let row = |id, price| Row::new(&[Value::Int(id), Value::text(price)]);
 //! let source = MemorySide::new("source").table(schema.clone(), vec![row(1, "1.10"), row(2, "2.00")]);

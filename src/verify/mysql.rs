@@ -53,8 +53,14 @@ impl Side for MysqlSide {
     }
 
     fn connect(&self) -> Result<Box<dyn Session>, VerifyError> {
-        let connection = Conn::new(self.opts.clone()).map_err(|error| {
-            VerifyError(format!("{}: {error}: is it running, are user and password right?", self.name))
+        let connection = Conn::new(self.opts.clone()).map_err(|error| match error {
+            mysql::Error::MySqlError(said) => {
+                VerifyError(format!("{}: {}: correct user, password or database", self.name, said.message))
+            }
+            error => VerifyError(format!(
+                "{}: {error}: is the server running, host and port right, the way open?",
+                self.name
+            )),
         })?;
         Ok(Box::new(MysqlSession { connection, name: self.name.clone() }))
     }
@@ -169,7 +175,13 @@ impl Session for MysqlSession {
         for (database, table, rows_estimated) in tables {
             let name = TableName::new(database, table);
             let Some(columns) = columns.remove(&name) else { continue };
-            let schema = TableSchema { key: keys.remove(&name).unwrap_or_default(), name, columns, since_seq: 0 };
+            let schema = TableSchema {
+                key: keys.remove(&name).unwrap_or_default(),
+                name,
+                columns,
+                since_seq: 0,
+                partial: false,
+            };
             let leading = schema.key.first().and_then(|key| schema.column(key));
             let ranges = leading.is_some_and(|column| matches!(column.ty, ColumnType::Integer { .. }));
             found.push(SourceTable { schema, rows_estimated: rows_estimated.unwrap_or(0), ranges });

@@ -53,7 +53,11 @@ impl PostgresSide {
 
     fn open(&self) -> Result<PostgresSession, VerifyError> {
         let mut client = self.config.connect(NoTls).map_err(|error| {
-            VerifyError(format!("{}: {}: is it running, are user and password right?", self.name, said(&error)))
+            let hint = match error.as_db_error() {
+                Some(_) => "correct the url or password_file",
+                None => "is the server running, host and port right, the way open?",
+            };
+            VerifyError(format!("{}: {}: {hint}", self.name, said(&error)))
         })?;
         let settings = "SET statement_timeout = 0; SET TimeZone = 'UTC'";
         let set = client.batch_execute(settings).and_then(|()| is_hologres(&mut client));

@@ -105,13 +105,15 @@ impl Job {
 
     /// Runs a command until it has caught up, whatever comes of it.
     pub fn try_run(&self, command: &str) -> Output {
-        self.command(command, &["--until-caught-up", "-w", "2"]).output().unwrap()
+        let arguments: &[&str] = if command == "verify" { &["-w", "2"] } else { &["--until-caught-up", "-w", "2"] };
+        self.command(command, arguments).output().unwrap()
     }
 
     /// Runs a command until it has caught up.
     pub fn run(&self, command: &str) {
         let output = self.try_run(command);
-        assert!(output.status.success(), "{command}: {}", String::from_utf8_lossy(&output.stderr));
+        let [out, err] = [&output.stdout, &output.stderr].map(|said| String::from_utf8_lossy(said));
+        assert!(output.status.success(), "{command}: {out}{err}");
     }
 
     /// That a command refuses in one sentence with all those words.

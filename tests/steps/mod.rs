@@ -54,6 +54,7 @@ pub fn schema(table: &str, columns: &[(&str, &str)], key: &[&str]) -> TableSchem
         columns: columns.iter().map(column).collect(),
         key: key.iter().map(|name| name.to_string()).collect(),
         since_seq: 0,
+        partial: false,
     }
 }
 

@@ -141,7 +141,7 @@ impl Table {
             return Err(": its primary key has a column that is not there".into());
         }
         let key_names = key.iter().map(|&place| columns[place].name.clone()).collect();
-        let schema = TableSchema { name: name.clone(), columns, key: key_names, since_seq: 0 };
+        let schema = TableSchema { name: name.clone(), columns, key: key_names, since_seq: 0, partial: false };
         Ok(Table { schema, columns: codecs, key, announced: false })
     }
 }

@@ -38,7 +38,7 @@ impl Layout {
             columns[index].nullable = false;
         }
         let key = self.key.iter().map(|&index| self.columns[index].name.clone()).collect();
-        TableSchema { name: self.name.clone(), columns, key, since_seq }
+        TableSchema { name: self.name.clone(), columns, key, since_seq, partial: false }
     }
 
     fn same_as(&self, other: &Layout) -> bool {

@@ -112,7 +112,7 @@ impl ForeignDecoder {
             self.before.read(before, &event.key, stated, guessed, &mut Vec::new())?;
             moved = self.before.key() != self.after.key();
         }
-        let schema = TableSchema { name, columns, key: event.key.clone(), since_seq: event.time };
+        let schema = TableSchema { name, columns, key: event.key.clone(), since_seq: event.time, partial: true };
         let known = self.announced.get(&schema.name).is_some_and(|known| known.same_shape(&schema));
         // A delete may carry the key's columns alone.
         if !known && !schema.key.is_empty() && event.op != Op::Delete {

@@ -158,8 +158,13 @@ impl JsonlDecoder {
         let stated = |column: &str| line.types.get(column).copied();
         let in_table = |reason| format!("table {name}{reason}");
         let guessed = self.guessed.entry(name.clone()).or_default();
-        let mut schema =
-            TableSchema { name: name.clone(), columns: Vec::new(), key: line.key.clone(), since_seq: raw.head.seq };
+        let mut schema = TableSchema {
+            name: name.clone(),
+            columns: Vec::new(),
+            key: line.key.clone(),
+            since_seq: raw.head.seq,
+            partial: true,
+        };
         self.after.read(&line.row, &line.key, stated, guessed, &mut schema.columns).map_err(in_table)?;
         let mut moved = false;
         if let Some(before) = line.before.as_ref().filter(|_| op == Op::Update) {

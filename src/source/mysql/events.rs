@@ -260,6 +260,11 @@ impl Follower {
         Ok(())
     }
 
+    /// Which tables are wanted.
+    pub fn filter(&self) -> &TableFilter {
+        &self.filter
+    }
+
     fn statement(
         &mut self,
         sql: &str,
@@ -293,6 +298,16 @@ impl Follower {
                     );
                     let time = self.time(second, now);
                     self.hand_on(&[&[event::UNUSABLE], reason.as_bytes()], &[], 1, time, out);
+                }
+            }
+            Statement::Alter { database, table } => {
+                let database = database.unwrap_or_else(|| default_database.to_string());
+                if self.filter.wants(&database, &table) {
+                    let short: String = sql.chars().take(200).collect();
+                    tracing::warn!(
+                        "{}: what becomes of the rows of {database}.{table} is not in the binlog, run verify: {short}",
+                        self.place
+                    );
                 }
             }
             Statement::Other => {}

@@ -56,6 +56,9 @@ impl MysqlReader {
         server.check(&mut conn)?;
         let flavor = server.flavor(&mut conn)?;
         let end = server.end(&mut conn)?;
+        if !matches!(config.start.as_str(), "latest" | "earliest") {
+            config.start.parse::<Place>()?; // a mistake is said when it is made, and not when it first counts
+        }
         let (place, seq, time) = match start {
             Start::Resume { resume, time } => {
                 let place = resume.position.parse().map_err(|_| {
@@ -71,7 +74,7 @@ impl MysqlReader {
                 let place = match config.start.as_str() {
                     "latest" => end.clone(),
                     "earliest" => server.earliest(&mut conn)?,
-                    place => server.kept(&mut conn, place.parse()?)?,
+                    place => server.event_at(&mut conn, place.parse()?)?,
                 };
                 (place, crate::source::FIRST_SEQ, 0)
             }
@@ -84,6 +87,19 @@ impl MysqlReader {
             end: until_end.then_some(end),
             server,
         })
+    }
+
+    /// The wanted patterns that no table of the server matches now.
+    ///
+    /// # Errors
+    /// The server does not say.
+    pub fn unmatched(&mut self) -> Result<Vec<String>, SourceError> {
+        let conn = match &mut self.asking {
+            Some(conn) => conn,
+            None => self.asking.insert(self.server.connect_once()?),
+        };
+        let tables = self.server.tables(conn)?;
+        Ok(self.follower.filter().unmatched(tables.iter()))
     }
 
     fn ended(&self) -> bool {

@@ -1,9 +1,11 @@
 //! Questions to the server, and the sentences for its answers.
 
+use std::io::Read;
+use std::net::{TcpStream, ToSocketAddrs};
 use std::time::Duration;
 
 use mysql::prelude::Queryable;
-use mysql::{Conn, Opts, OptsBuilder};
+use mysql::{Conn, DriverError, Opts, OptsBuilder};
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::change::TableName;
@@ -17,6 +19,7 @@ use super::place::{FILE_START, Place};
 const SILENCE_MAX: Duration = Duration::from_secs(30);
 
 const CONNECT_MAX: Duration = Duration::from_secs(10);
+const GREETING_MAX: Duration = Duration::from_secs(5);
 
 /// How often the server sends a heartbeat while it has nothing else to send.
 const HEARTBEAT: Duration = Duration::from_millis(200);
@@ -27,6 +30,8 @@ const BINLOG_REFUSED: u16 = 1236;
 const REPLACED: u16 = 4052;
 const CONNECTING: &str = "connecting";
 const SYNTAX_ERROR: u16 = 1064;
+/// What both answer where no event begins.
+const NO_EVENT: u16 = 1220;
 /// Privileges are missing.
 const NOT_ALLOWED: u16 = 1227;
 
@@ -78,7 +83,31 @@ impl Server {
     }
 
     pub fn connect(&self) -> Result<Conn, Trouble> {
+        self.hear_greeting().map_err(|reason| Trouble::Passing(format!("{CONNECTING}: {reason}")))?;
         Conn::new(self.options.clone()).map_err(|error| self.trouble(CONNECTING, &error))
+    }
+
+    /// That something greets there, as a MySQL server does before anything else; another kind of server would have the
+    /// client wait for as long as a silent replica may.
+    fn hear_greeting(&self) -> Result<(), String> {
+        let unreachable =
+            |error: std::io::Error| format!("{error}: is the server running, host and port right, the way open?");
+        let addresses = self.address.to_socket_addrs().map_err(unreachable)?;
+        let mut last = Err("the name stands for no address".to_string());
+        for address in addresses {
+            match TcpStream::connect_timeout(&address, CONNECT_MAX) {
+                Err(error) => last = Err(unreachable(error)),
+                Ok(stream) => {
+                    let greeting =
+                        stream.set_read_timeout(Some(GREETING_MAX)).and_then(|()| (&stream).read(&mut [0; 1]));
+                    return match greeting {
+                        Ok(1..) => Ok(()),
+                        _ => Err("it does not answer as a MySQL server does: is it another server's port?".into()),
+                    };
+                }
+            }
+        }
+        last
     }
 
     /// The same, where nothing is to be waited for.
@@ -170,6 +199,31 @@ impl Server {
         Ok(rows.iter().filter_map(|row| Some((row.get(0)?, row.get(1)?))).collect())
     }
 
+    /// All tables that it shows to this user.
+    pub fn tables(&self, conn: &mut Conn) -> Result<Vec<TableName>, SourceError> {
+        let question = "SELECT TABLE_SCHEMA, TABLE_NAME FROM information_schema.TABLES WHERE TABLE_TYPE = 'BASE TABLE'";
+        let rows: Vec<(String, String)> =
+            conn.query(question).map_err(|error| self.error("a question about tables", &error))?;
+        Ok(rows.into_iter().map(|(database, table)| TableName { database, table }).collect())
+    }
+
+    /// A place that the configuration names: that an event begins there.
+    pub fn event_at(&self, conn: &mut Conn, place: Place) -> Result<Place, SourceError> {
+        let place = self.kept(conn, place)?;
+        if place.reaches(&self.end(conn)?) {
+            return Ok(place);
+        }
+        let question = format!("SHOW BINLOG EVENTS IN '{}' FROM {} LIMIT 1", place.file, place.offset);
+        match conn.query_first::<mysql::Row, _>(question) {
+            Err(mysql::Error::MySqlError(said)) if said.code == NO_EVENT => Err(SourceError::Source(format!(
+                "[source] start = '{place}': no event begins there: {}; take a place that SHOW BINLOG EVENTS IN '{}' lists",
+                said.message, place.file
+            ))),
+            Err(error) => Err(self.error("SHOW BINLOG EVENTS", &error)),
+            Ok(_) => Ok(place),
+        }
+    }
+
     /// Where to begin: a place asked for, if the server has it.
     pub fn kept(&self, conn: &mut Conn, place: Place) -> Result<Place, SourceError> {
         let files = self.files(conn)?;
@@ -238,13 +292,20 @@ impl Server {
     /// The sentence for what went wrong while doing `what`.
     pub fn trouble(&self, what: &str, error: &mysql::Error) -> Trouble {
         let lasting = |text: String| Trouble::Lasting(SourceError::Source(text));
-        let mysql::Error::MySqlError(said) = error else {
-            return match error {
-                mysql::Error::IoError(_) | mysql::Error::DriverError(_) | mysql::Error::CodecError(_) => {
-                    Trouble::Passing(format!("{what}: {error}"))
-                }
-                _ => lasting(format!("the source at {}: {what}: {error}", self.address)),
-            };
+        let said = match error {
+            mysql::Error::MySqlError(said) => said,
+            // What MySQL also asks of a user that it does not have.
+            mysql::Error::DriverError(DriverError::UnknownAuthPlugin(plugin)) => {
+                return lasting(format!(
+                    "the source at {} refuses user '{}', or has it log in by {plugin}, which this client does not know; check \
+                     the user, or let it log in by caching_sha2_password",
+                    self.address, self.user
+                ));
+            }
+            mysql::Error::IoError(error) => return Trouble::Passing(format!("{what}: {error}")),
+            mysql::Error::DriverError(error) => return Trouble::Passing(format!("{what}: {error}")),
+            mysql::Error::CodecError(error) => return Trouble::Passing(format!("{what}: {error}")),
+            error => return lasting(format!("the source at {}: {what}: {error}", self.address)),
         };
         let (address, user, message) = (&self.address, &self.user, &said.message);
         match said.code {
@@ -262,8 +323,8 @@ impl Server {
                 self.server_id
             )),
             BINLOG_REFUSED => lasting(format!(
-                "the source at {address} can't go on sending its binlog: {message}; if the file is gone, copy the tables anew \
-                 and give the job another topic"
+                "the source at {address} can't go on sending its binlog: {message}; if the place that the topic \
+                 has recorded is gone, copy the tables anew and give the job another topic"
             )),
             // Too many connections; the server shuts down; the connection was killed, or the query was.
             1040 | 1053 | 1927 | 1317 | 1158..=1161 => Trouble::Passing(format!("{what}: {message}")),

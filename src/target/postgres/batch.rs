@@ -13,6 +13,7 @@ use postgres::types::ToSql;
 use super::columns::{Bad, ColumnArray, Kind};
 use super::connect::{Dialect, Failure, Server};
 use super::table::Table;
+use crate::change::Change;
 use crate::target::fields::{Stop, each_field};
 
 /// The parameters of one statement, at most (the protocol has 65,535, Hologres 32,767).
@@ -61,7 +62,7 @@ pub(super) enum Unfit {
 
 /// A list of fields, the arrays of their columns, and the statements for them.
 pub(super) struct Shape {
-    /// Each field and the array it goes to; none for a delete's columns outside the key.
+    /// Each field and the array it goes to; none for a delete's columns outside the key, and for dropped ones.
     fields: Vec<(Box<str>, Option<usize>)>,
     by_name: HashMap<Box<str>, usize>,
     arrays: Vec<ColumnArray>,
@@ -73,8 +74,13 @@ pub(super) struct Shape {
 }
 
 impl Shape {
-    /// The shape of a row. Fails with the name of a field that the table has no column for.
-    pub(super) fn of(row: &[u8], table: &Table, sink: Sink, zero_date_null: bool) -> Result<Shape, Box<Unmatched>> {
+    /// The shape of a change's row. Fails with the name of a field that the table has no column for.
+    pub(super) fn of(
+        change: &Change,
+        table: &Table,
+        sink: Sink,
+        zero_date_null: bool,
+    ) -> Result<Shape, Box<Unmatched>> {
         let mut shape = Shape {
             fields: Vec::new(),
             by_name: HashMap::new(),
@@ -83,7 +89,12 @@ impl Shape {
             rows: 0,
             statements: Vec::new(),
         };
-        each_field(row, |name, _| shape.add_field(name, table, sink, zero_date_null)).map_err(|stop| match stop {
+        let dropped = |name: &str| table.source.as_ref().is_some_and(|s| s.has_dropped(name, change.head.seq));
+        let add = |name: &str, _: &_| {
+            let may_lack = sink == Sink::Delete || dropped(name);
+            shape.add_field(name, table, sink, may_lack, zero_date_null)
+        };
+        each_field(change.row(), add).map_err(|stop| match stop {
             Stop::Field(unmatched) => unmatched,
             Stop::NotAnObject(reason) => Box::new(Unmatched::Row(Bad::new(reason))),
         })?;
@@ -95,10 +106,17 @@ impl Shape {
         Ok(shape)
     }
 
-    fn add_field(&mut self, name: &str, table: &Table, sink: Sink, zero_date_null: bool) -> Result<(), Box<Unmatched>> {
+    fn add_field(
+        &mut self,
+        name: &str,
+        table: &Table,
+        sink: Sink,
+        may_lack: bool,
+        zero_date_null: bool,
+    ) -> Result<(), Box<Unmatched>> {
         let column = match table.column(name) {
             Some(column) => Some(column).filter(|&c| sink != Sink::Delete || table.columns[c].in_key),
-            None if sink == Sink::Delete => None,
+            None if may_lack => None,
             None => return Err(Box::new(Unmatched::Column(name.to_string()))),
         };
         let slot = column.map(|column| {

@@ -334,11 +334,10 @@ fn find_shape(
             Err(Unfit::Bad { column, bad }) => return Err(row_error(change, column, bad).into()),
         }
     }
-    let mut shape =
-        Shape::of(change.row(), table, sink, policy.zero_date_null).map_err(|unmatched| match *unmatched {
-            Unmatched::Column(column) => Failure::MissingColumn { table: table.name.clone(), column },
-            Unmatched::Row(bad) => row_error(change, None, bad).into(),
-        })?;
+    let mut shape = Shape::of(change, table, sink, policy.zero_date_null).map_err(|unmatched| match *unmatched {
+        Unmatched::Column(column) => Failure::MissingColumn { table: table.name.clone(), column },
+        Unmatched::Row(bad) => row_error(change, None, bad).into(),
+    })?;
     match shape.push(change.row(), table) {
         Ok(()) => {}
         Err(Unfit::Bad { column, bad }) => return Err(row_error(change, column, bad).into()),

@@ -154,7 +154,8 @@ impl Table {
             return None;
         }
         let missing = each_field(change.row(), |name, _| {
-            match self.columns.iter().any(|column| column.name.eq_ignore_ascii_case(name)) {
+            let dropped = || self.source.as_ref().is_some_and(|s| s.has_dropped(name, change.head.seq));
+            match self.columns.iter().any(|column| column.name.eq_ignore_ascii_case(name)) || dropped() {
                 true => Ok(()),
                 false => Err(name.to_string()),
             }
@@ -252,7 +253,9 @@ impl Shape {
         let read = each_field(change.row(), |name, _| {
             let column = columns.iter().find(|column| column.name.eq_ignore_ascii_case(name));
             let column = match column {
-                None if op != Op::Delete => return Err(format!("the table has no column {name}")),
+                None if op != Op::Delete && !source.is_some_and(|s| s.has_dropped(name, change.head.seq)) => {
+                    return Err(format!("the table has no column {name}"));
+                }
                 other => other.filter(|column| op != Op::Delete || column.in_key),
             };
             let parameter = column.map(|column| {

@@ -1,0 +1,86 @@
+//! What becomes of tables that change while they are published and landed.
+
+#[allow(dead_code, reason = "each test program uses its part of it")]
+mod hologres;
+#[allow(dead_code, reason = "each test program uses its part of it")]
+mod job;
+
+use job::{Job, env};
+use mysql::prelude::Queryable;
+
+/// A database at the source with a job that publishes it; the database goes when it goes.
+struct Source {
+    conn: mysql::Conn,
+    name: String,
+}
+
+impl Source {
+    fn new(server: &str, name: &str) -> Source {
+        let name = format!("{name}_{}", std::process::id());
+        let mut conn = mysql::Conn::new(mysql::Opts::from_url(&env(server)).unwrap()).unwrap();
+        conn.query_drop(format!("CREATE DATABASE {name}")).unwrap();
+        conn.query_drop(format!("USE {name}")).unwrap();
+        Source { conn, name }
+    }
+
+    fn run(&mut self, statements: &[&str]) {
+        for sql in statements {
+            self.conn.query_drop(sql).unwrap_or_else(|error| panic!("{sql}: {error}"));
+        }
+    }
+
+    /// A job that reads from where the binlog ends now.
+    fn job(&mut self, server: &str, tables: &str) -> Job {
+        let row: Result<Option<mysql::Row>, _> = self.conn.query_first("SHOW BINARY LOG STATUS");
+        let row = row.or_else(|_| self.conn.query_first("SHOW MASTER STATUS")).unwrap().unwrap();
+        let start = format!("{}:{}", row.get::<String, _>(0).unwrap(), row.get::<u64, _>(1).unwrap());
+        let url = env(server);
+        Job::new(&self.name, &format!("kind = \"mysql\"\nurl = \"{url}\"\ntables = [{tables}]\nstart = \"{start}\""))
+    }
+}
+
+impl Drop for Source {
+    fn drop(&mut self) {
+        let _ = self.conn.query_drop(format!("DROP DATABASE {}", self.name));
+    }
+}
+
+#[test]
+fn rows_from_before_a_column_was_dropped_are_landed_without_it() {
+    for server in ["MYSQL_URL", "MARIADB_URL"] {
+        let mut source = Source::new(server, "alter");
+        source.run(&["CREATE TABLE a (id int PRIMARY KEY, s varchar(9), v int)"]);
+        let tables = format!("\"{}.*\"", source.name);
+        let mut job = source.job(server, &tables);
+        source.run(&[
+            "INSERT INTO a VALUES (1, 'x', 1), (2, 'y', 2)",
+            "ALTER TABLE a DROP COLUMN s",
+            "INSERT INTO a VALUES (3, 3)",
+            "UPDATE a SET v = 20 WHERE id = 2",
+        ]);
+        let output = job.try_run("publish");
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.success(), "{said}");
+        // What a server does to rows while it alters a table is not logged: that is said.
+        assert!(said.contains("is not in the binlog, run verify: ALTER TABLE a DROP COLUMN s"), "{said}");
+        // Only now: the table is made as it looks in the end.
+        job.run("land");
+        assert_eq!(job.count("a", "(id, v) IN ((1, 1), (2, 20), (3, 3))"), 3, "{server}");
+        job.run("verify");
+    }
+}
+
+#[test]
+fn patterns_of_tables_may_take_tables_out_and_have_to_match_one() {
+    let mut source = Source::new("MYSQL_URL", "patterns");
+    source.run(&["CREATE TABLE a (id int PRIMARY KEY)", "CREATE TABLE log (id int)"]);
+    let name = source.name.clone();
+    let mut job = source.job("MYSQL_URL", &format!("\"{name}.*\", \"!{name}.log\""));
+    source.run(&["INSERT INTO a VALUES (1)", "INSERT INTO log VALUES (1)"]);
+    job.run("publish");
+    job.run("land");
+    assert_eq!((job.count("a", "true"), job.count("log", "true")), (1, 0));
+    job.run("verify");
+    let wrong = source.job("MYSQL_URL", &format!("\"{name}.a\", \"{name}x.*\""));
+    wrong.refused("publish", &["[source] tables: the source has no table that matches", &format!("{name}x.*")]);
+}
