@@ -4,46 +4,12 @@
 mod hologres;
 #[allow(dead_code, reason = "each test program uses its part of it")]
 mod job;
+mod topic;
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
-use job::{Job, env, landed};
-use rdkafka::Message;
-use rdkafka::consumer::{BaseConsumer, Consumer};
-use rdkafka::error::KafkaError;
-use rdkafka::message::Headers;
-use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
-
-/// The seqs of the committed records of each partition, in order.
-fn committed(topic: &str) -> BTreeMap<i32, Vec<u64>> {
-    let consumer: BaseConsumer = rdkafka::ClientConfig::new()
-        .set("bootstrap.servers", env("KAFKA_ADDR"))
-        .set("group.id", "test")
-        .set("isolation.level", "read_committed")
-        .set("enable.partition.eof", "true")
-        .set("fetch.queue.backoff.ms", "5")
-        .create()
-        .unwrap();
-    let mut assignment = TopicPartitionList::new();
-    (0..4).for_each(|partition| assignment.add_partition_offset(topic, partition, Offset::Beginning).unwrap());
-    consumer.assign(&assignment).unwrap();
-    let mut seqs: BTreeMap<i32, Vec<u64>> = (0..4).map(|partition| (partition, Vec::new())).collect();
-    let mut ended = 0;
-    while ended < 4 {
-        match consumer.poll(Duration::from_secs(70)).expect("an open transaction holds up every consumer") {
-            Err(KafkaError::PartitionEOF(_)) => ended += 1,
-            Err(error) => panic!("{error}"),
-            Ok(message) => {
-                let headers = message.headers().unwrap();
-                let seq = headers.iter().find(|header| header.key == "tidegate.seq").unwrap().value.unwrap();
-                let seq = std::str::from_utf8(seq).unwrap().parse().unwrap();
-                seqs.get_mut(&message.partition()).unwrap().push(seq);
-            }
-        }
-    }
-    seqs
-}
+use job::{Job, landed};
+use topic::committed;
 
 /// Every change once, and each partition in the order of the source. A line of the source owns two numbers.
 fn assert_once(topic: &str, lines: usize) {

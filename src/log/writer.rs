@@ -257,7 +257,7 @@ impl Writer {
         )
         .map_err(|e| {
             // What made the client refuse says more than that it does.
-            let failure = self.deliveries().failure.take().unwrap_or_else(|| refused(&e));
+            let failure = self.deliveries().failure.take().unwrap_or_else(|| self.refused(&e));
             let key = String::from_utf8_lossy(change.key());
             let place = format!("{}/{}", self.topic, change.head.partition);
             LogError(format!("{place}: table {}, key {key}: {failure}", change.table_name()))
@@ -281,7 +281,7 @@ impl Writer {
         self.produce(
             BaseRecord::with_opaque_to(&topic, META).partition(0).key(key.as_slice()).payload(value.as_slice()),
         )
-        .map_err(|e| LogError(format!("{}: {e}", self.meta_topic)))
+        .map_err(|e| LogError(format!("{}: {}", self.meta_topic, self.refused(&e))))
     }
 
     /// Hands a record to librdkafka, waiting for room in its queue.
@@ -354,13 +354,22 @@ impl Writer {
                 match self.producer.commit_transaction(PATIENCE) {
                     Ok(()) => break,
                     Err(KafkaError::Transaction(error)) if error.is_retriable() => {}
-                    Err(error) => return Err(LogError(format!("topic {}: {}", self.topic, refused(&error)))),
+                    Err(error) => return Err(LogError(format!("topic {}: {}", self.topic, self.refused(&error)))),
                 }
             }
             self.in_transaction = false;
         }
         self.committed = self.delivered;
         Ok(())
+    }
+
+    /// What Kafka says, and what to do about it. After a fatal error the client only says that there was one; what it was
+    /// has to be asked for.
+    fn refused(&self, error: &KafkaError) -> String {
+        match self.producer.client().fatal_error() {
+            Some((code, reason)) => refused_because(&format!("{code}: {reason}")),
+            None => refused(error),
+        }
     }
 
     /// Whether everything produced, statements included, is in Kafka.
