@@ -71,6 +71,29 @@ fn rows_from_before_a_column_was_dropped_are_landed_without_it() {
 }
 
 #[test]
+fn a_key_that_becomes_another_stops_publish_by_name() {
+    for alter in [
+        "ALTER TABLE a DROP PRIMARY KEY, ADD PRIMARY KEY (y, x)",
+        "ALTER TABLE a DROP PRIMARY KEY, ADD PRIMARY KEY (y)",
+        "ALTER TABLE a MODIFY x decimal(9,3)",
+    ] {
+        let mut source = Source::new("MYSQL_URL", "moved");
+        source.run(&["CREATE TABLE a (x decimal(9,2), y int, PRIMARY KEY (x, y))"]);
+        let mut job = source.job("MYSQL_URL", &format!("\"{}.*\"", source.name));
+        source.run(&["INSERT INTO a VALUES (1, 2)", alter, "INSERT INTO a VALUES (2, 1)"]);
+        for _ in 0..2 {
+            let output = job.try_run("publish");
+            let said = String::from_utf8_lossy(&output.stderr).into_owned();
+            assert_eq!(output.status.code(), Some(3), "{said}");
+            let last = said.trim_end().lines().last().unwrap();
+            assert!(last.contains(&format!("the key of table {}.a was (x, y)", source.name)), "{said}");
+        }
+        job.run("land");
+        assert!(job.count("a", "true") <= 1, "what comes behind it is not landed as if it were the same key");
+    }
+}
+
+#[test]
 fn patterns_of_tables_may_take_tables_out_and_have_to_match_one() {
     let mut source = Source::new("MYSQL_URL", "patterns");
     source.run(&["CREATE TABLE a (id int PRIMARY KEY)", "CREATE TABLE log (id int)"]);

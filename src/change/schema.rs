@@ -69,8 +69,57 @@ impl TableSchema {
         seq < self.since_seq && !self.partial && self.column(name).is_none()
     }
 
+    /// Whether the same row has another key's text than it had with the schema before: then older and newer changes of it
+    /// can't be told to be of one row, and those of two rows may seem to be of one.
+    pub fn has_moved_keys(&self, before: &TableSchema) -> bool {
+        let ty = |schema: &TableSchema, name: &str| schema.column(name).map(|column| column.ty);
+        let keeps_text = |name: &String| match (ty(before, name), ty(self, name)) {
+            (Some(ColumnType::Integer { .. }), Some(ColumnType::Integer { .. })) => true,
+            (Some(old), Some(new)) => old == new || (old.is_text() && new.is_text()),
+            _ => true,
+        };
+        !before.key.is_empty() && !self.key.is_empty() && (before.key != self.key || !self.key.iter().all(keeps_text))
+    }
+
     /// Whether both describe the same table, whenever it came to look so.
     pub fn same_shape(&self, other: &TableSchema) -> bool {
         self.name == other.name && self.columns == other.columns && self.key == other.key
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn schema(key: &[&str], columns: &[(&str, &str)]) -> TableSchema {
+        let column =
+            |(name, ty): &(&str, &str)| Column { name: name.to_string(), ty: ty.parse().unwrap(), nullable: false };
+        TableSchema {
+            name: TableName::new("shop", "t"),
+            columns: columns.iter().map(column).collect(),
+            key: key.iter().map(|name| name.to_string()).collect(),
+            since_seq: 7,
+            partial: false,
+        }
+    }
+
+    #[test]
+    fn a_key_has_moved_when_its_columns_or_their_texts_are_others() {
+        let before = schema(&["a", "b"], &[("a", "int"), ("b", "varchar(9)"), ("c", "decimal(9,2)")]);
+        let moved = |key: &[&str], columns: &[(&str, &str)]| schema(key, columns).has_moved_keys(&before);
+        assert!(!moved(&["a", "b"], &[("a", "bigint unsigned"), ("b", "text"), ("c", "int")]));
+        assert!(moved(&["b", "a"], &[("a", "int"), ("b", "varchar(9)")]), "another order");
+        assert!(moved(&["a"], &[("a", "int"), ("b", "varchar(9)")]), "fewer columns");
+        assert!(moved(&["a", "b"], &[("a", "decimal(9,2)"), ("b", "varchar(9)")]), "another text");
+        assert!(!moved(&[], &[("a", "int")]), "a table without a key is refused elsewhere");
+        let before = schema(&["c"], &[("c", "decimal(9,2)")]);
+        assert!(schema(&["c"], &[("c", "decimal(9,3)")]).has_moved_keys(&before), "another scale");
+    }
+
+    #[test]
+    fn a_column_is_dropped_for_older_changes_alone() {
+        let now = schema(&["a"], &[("a", "int")]);
+        assert!(now.has_dropped("b", 6) && !now.has_dropped("b", 7) && !now.has_dropped("a", 6));
+        assert!(!TableSchema { partial: true, ..now }.has_dropped("b", 6));
     }
 }

@@ -111,6 +111,11 @@ impl ColumnType {
         }
     }
 
+    /// Whether it holds text.
+    pub fn is_text(self) -> bool {
+        matches!(self, ColumnType::Varchar | ColumnType::Text | ColumnType::Enum | ColumnType::Set)
+    }
+
     /// The column type for a table that tidegate creates on PostgreSQL or Hologres. A key column may not be numeric or a
     /// float on Hologres, so that an unsigned BIGINT or a DECIMAL in a key is TEXT.
     pub fn postgres(self, in_key: bool) -> String {

@@ -266,8 +266,20 @@ impl Writer {
 
     fn write_schema(&mut self, change: &Change) -> Result<(), LogError> {
         let schema: TableSchema = serde_json::from_slice(change.row()).expect("schemas are made by tidegate itself");
-        if self.schemas.get(&schema.name).is_some_and(|known| known.same_shape(&schema)) {
-            return Ok(());
+        if let Some(known) = self.schemas.get(&schema.name) {
+            if known.same_shape(&schema) {
+                return Ok(());
+            }
+            if schema.has_moved_keys(known) {
+                return Err(LogError(format!(
+                    "{}: the key of table {} was ({}) and is ({}) now, or its columns' types are others: rows can't be followed \
+                     across that; publish to a new topic from behind it, with the tables copied anew, or leave the table out",
+                    String::from_utf8_lossy(change.position()),
+                    schema.name,
+                    known.key.join(", "),
+                    schema.key.join(", ")
+                )));
+            }
         }
         self.write_meta(&Meta::Schema(schema.clone()))?;
         self.schemas.insert(schema.name.clone(), schema);
