@@ -51,20 +51,31 @@ fn main() {
 
     let folder = tempfile::tempdir().unwrap();
     let config = folder.path().join("tidegate.toml");
-    let text = format!(
-        "job = \"{name}\"\n[source]\nkind = \"dts\"\nbrokers = \"{brokers}\"\ntopic = \"{source}\"\n\
-         [kafka]\nbrokers = \"{brokers}\"\ntopic = \"{name}\"\npartitions = {PARTITIONS}\n\
-         [target]\nkind = \"postgres\"\nurl = \"{postgres}\"\nschema = \"{name}\"\n"
-    );
-    std::fs::write(&config, text).unwrap();
-    for (command, peer) in [("publish", filled), ("land", filled)] {
+    // Each into a topic of its own; what is landed is the last one.
+    let by_transactions = "commit_interval = \"1s\"";
+    let idempotent = "delivery = \"at-least-once\"\ncommit_interval = \"1s\"";
+    let runs = [
+        ("publish", "idempotent", idempotent, "publish, at least once, stated each 1 s"),
+        ("publish", "second", by_transactions, "publish, exactly once, committed each 1 s"),
+        ("publish", "default", "", "publish, exactly once, committed each 100 ms"),
+        ("land", "default", "", "land"),
+    ];
+    for (command, topic, settings, what) in runs {
+        let text = format!(
+            "job = \"{name}_{topic}\"\n[source]\nkind = \"dts\"\nbrokers = \"{brokers}\"\ntopic = \"{source}\"\n\
+             [kafka]\nbrokers = \"{brokers}\"\ntopic = \"{name}_{topic}\"\npartitions = {PARTITIONS}\n\
+             [publish]\n{settings}\n\
+             [target]\nkind = \"postgres\"\nurl = \"{postgres}\"\nschema = \"{name}\"\n"
+        );
+        std::fs::write(&config, text).unwrap();
         let began = Instant::now();
         let status = Command::new(env!("CARGO_BIN_EXE_tidegate"))
             .args([command, "--config", config.to_str().unwrap(), "-w", "2", "--until-caught-up"])
+            .stdout(std::process::Stdio::null())
             .status()
             .unwrap();
         assert!(status.success(), "{command} failed");
-        report(command, changes, began.elapsed(), Some(("librdkafka alone", peer)));
+        report(what, changes, began.elapsed(), Some(("librdkafka alone", filled)));
     }
     let mut client = postgres::Client::connect(&postgres, postgres::NoTls).unwrap();
     let landed: i64 = client.query_one(&format!("SELECT count(*) FROM {name}.orders"), &[]).unwrap().get(0);

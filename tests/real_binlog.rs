@@ -350,3 +350,21 @@ fn a_second_copy_stops_the_first() {
         second.read(&mut Raws::default()).unwrap();
     }
 }
+
+#[test]
+fn rows_that_were_logged_and_rolled_back_are_refused() {
+    // MySQL logs nothing of what is rolled back.
+    let begun = ["BEGIN", "INSERT INTO t VALUES (1)", "CREATE TEMPORARY TABLE x (a int PRIMARY KEY)", "SAVEPOINT s"];
+    for rollback in [&["ROLLBACK"][..], &["ROLLBACK TO s", "COMMIT"]] {
+        let mut database = Database::new("MARIADB_URL", "rolled");
+        database.run("CREATE TABLE t (id int PRIMARY KEY)");
+        let start = database.end();
+        begun.iter().for_each(|sql| database.run(sql));
+        database.run("INSERT INTO t VALUES (2)");
+        rollback.iter().for_each(|sql| database.run(sql));
+        let error = database.error(&start);
+        database.run("DROP TEMPORARY TABLE x");
+        database.run(&format!("DROP DATABASE {}", database.name.clone()));
+        assert!(error.contains("rows are rolled back that were logged"), "{rollback:?}: {error}");
+    }
+}

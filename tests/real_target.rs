@@ -383,6 +383,24 @@ fn tables_that_can_not_be_landed_are_refused_by_name() {
 }
 
 #[test]
+fn two_tables_of_one_name_are_not_mixed() {
+    let mut place = Place::new();
+    let schemas = Schemas::of(&[schema("a.t", &[("id", "int")], &["id"]), schema("b.t", &[("id", "int")], &["id"])]);
+    let mut lane = place.run(&schemas);
+    lane.apply(&step(1, &[(Insert, "a.t", "1", r#"{"id":1}"#)])).unwrap();
+    let error = lane.apply(&step(2, &[(Insert, "b.t", "2", r#"{"id":2}"#)])).unwrap_err().to_string();
+    assert!(error.starts_with("table b.t: ") && error.contains("holds a.t, and two tables are not mixed"), "{error}");
+    assert_eq!(place.query("SELECT id FROM t"), ["1"]);
+    let (database, job) = (place.config.schema.clone(), place.job.clone());
+    place.config.schema = format!("{database}_{{database}}");
+    let mut lane = place.run(&schemas);
+    lane.apply(&step(3, &[(Insert, "a.t", "1", r#"{"id":1}"#), (Insert, "b.t", "2", r#"{"id":2}"#)])).unwrap();
+    let both = format!("SELECT a.id, b.id FROM {job}_a.t AS a, {job}_b.t AS b");
+    assert_eq!(place.query(&both), ["1|2"]);
+    place.execute(&format!("DROP SCHEMA {job}_a CASCADE; DROP SCHEMA {job}_b CASCADE"));
+}
+
+#[test]
 fn four_lanes_may_create_one_table_at_once() {
     for _ in 0..5 {
         let mut place = Place::new();

@@ -85,6 +85,7 @@ impl Drop for Place {
     fn drop(&mut self) {
         let (schema, job) = (&self.config.schema, &self.job);
         let _ = self.client.batch_execute(&format!("DROP SCHEMA IF EXISTS {schema} CASCADE"));
+        let _ = self.client.batch_execute(&format!("DELETE FROM tidegate.landed WHERE target LIKE '%{job}%'"));
         for table in ["generation", "progress", "checkpoint"] {
             let _ = self.client.batch_execute(&format!("DELETE FROM tidegate.{table} WHERE job = '{job}'"));
         }

@@ -70,6 +70,8 @@ struct Transaction {
     time: u64,
     /// Whether a statement that changes no row ends it.
     one_statement: bool,
+    /// Whether rows of wanted tables have come.
+    rows: bool,
 }
 
 impl Follower {
@@ -248,7 +250,7 @@ impl Follower {
         };
         // What was committed a while ago was not waited for: there may be more.
         self.live &= time + 1_000 >= now;
-        self.open = Some(Transaction { place: self.place.clone(), seq: self.seq, time, one_statement });
+        self.open = Some(Transaction { place: self.place.clone(), seq: self.seq, time, one_statement, rows: false });
     }
 
     fn mariadb_gtid(&mut self, data: &[u8], second: u64, now: u64) -> Result<(), SourceError> {
@@ -279,6 +281,17 @@ impl Follower {
                 Some(open) => open.one_statement = false,
                 None => self.begin(Commit::Second(second), now, false),
             },
+            // Logged only where a part of the transaction can't be rolled back.
+            Statement::Rollback if self.open.as_ref().is_some_and(|open| open.rows) => {
+                return Err(self.refused(
+                    "rows are rolled back that were logged, since the transaction also wrote to a table without transactions \
+                     or made a temporary one: tidegate can't take them back; copy the tables anew and publish to a new topic \
+                     from behind it",
+                ));
+            }
+            // A savepoint's leaves the transaction open, and its COMMIT follows.
+            Statement::Rollback if sql.trim().eq_ignore_ascii_case("rollback") => self.open = None,
+            Statement::Rollback => {}
             Statement::End => self.open = None,
             Statement::Xa => return Err(self.distributed()),
             Statement::RowsAsText => {
@@ -366,7 +379,12 @@ impl Follower {
         };
         let (numbers, time) = (data.len() as u64, self.time(second, now));
         match context {
-            Some(context) => self.hand_on(&[&[kind], data], &context, numbers, time, out),
+            Some(context) => {
+                if let Some(open) = &mut self.open {
+                    open.rows = true;
+                }
+                self.hand_on(&[&[kind], data], &context, numbers, time, out);
+            }
             None => self.seq += numbers,
         }
         Ok(())

@@ -7,6 +7,8 @@ pub enum Statement {
     Begin,
     /// A transaction ends.
     End,
+    /// A transaction is rolled back, or a part of it.
+    Rollback,
     /// A distributed transaction begins, whose rows may be rolled back after they were logged.
     Xa,
     /// Rows of a table go without being logged.
@@ -40,13 +42,21 @@ pub fn classify(sql: &str) -> Statement {
     match &*first.to_ascii_uppercase() {
         "BEGIN" => Statement::Begin,
         "COMMIT" => Statement::End,
-        "ROLLBACK" if words.next().is_none() => Statement::End,
+        "ROLLBACK" => Statement::Rollback,
         "XA" => Statement::Xa,
         "INSERT" | "UPDATE" | "DELETE" | "REPLACE" | "LOAD" | "WITH" => Statement::RowsAsText,
         "TRUNCATE" => truncate(&mut words).unwrap_or(Statement::Other),
         "ALTER" => drop_partition(&mut Words(words.0)).or_else(|| alter(&mut words)).unwrap_or(Statement::Other),
         "DROP" | "RENAME" => alter(&mut words).unwrap_or(Statement::Other),
-        "CREATE" if sql.trim_end().to_ascii_uppercase().ends_with("START TRANSACTION") => Statement::CreateWithRows,
+        "CREATE" if sql.trim_end().to_ascii_uppercase().ends_with("START TRANSACTION") => {
+            let what = words.find(|word| {
+                ["TABLE", "PROCEDURE", "FUNCTION", "TRIGGER", "EVENT"].contains(&&*word.to_ascii_uppercase())
+            });
+            match what.is_some_and(|word| word.eq_ignore_ascii_case("TABLE")) {
+                true => Statement::CreateWithRows,
+                false => Statement::Other,
+            }
+        }
         _ => Statement::Other,
     }
 }
@@ -61,15 +71,27 @@ fn truncate(words: &mut Words) -> Option<Statement> {
 
 fn drop_partition(words: &mut Words) -> Option<Statement> {
     words.find(|word| word.eq_ignore_ascii_case("TABLE"))?;
-    let name = words.next()?;
+    let name = past_if_exists(words)?;
     let statement = named(name, words, "ALTER TABLE … DROP or TRUNCATE PARTITION")?;
     let rest: Vec<_> = words.collect();
     let takes = |pair: &[String]| {
         let [verb, object] = pair else { return false };
         object.eq_ignore_ascii_case("PARTITION")
-            && ["DROP", "TRUNCATE", "EXCHANGE", "DISCARD"].iter().any(|taken| verb.eq_ignore_ascii_case(taken))
+            && ["DROP", "TRUNCATE", "EXCHANGE", "DISCARD", "CONVERT"]
+                .iter()
+                .any(|taken| verb.eq_ignore_ascii_case(taken))
     };
     rest.windows(2).any(takes).then_some(statement)
+}
+
+/// The next word that does not belong to IF EXISTS.
+fn past_if_exists(words: &mut Words) -> Option<String> {
+    let name = words.next()?;
+    if !name.eq_ignore_ascii_case("IF") {
+        return Some(name);
+    }
+    words.find(|word| word.eq_ignore_ascii_case("EXISTS"))?;
+    words.next()
 }
 
 fn alter(words: &mut Words) -> Option<Statement> {
@@ -78,11 +100,7 @@ fn alter(words: &mut Words) -> Option<Statement> {
     if !words.find(what)?.eq_ignore_ascii_case("TABLE") {
         return None;
     }
-    let mut name = words.next()?;
-    if name.eq_ignore_ascii_case("IF") {
-        words.find(|word| word.eq_ignore_ascii_case("EXISTS"))?;
-        name = words.next()?;
-    }
+    let name = past_if_exists(words)?;
     match named(name, words, "")? {
         Statement::Truncate { database, table, .. } => Some(Statement::Alter { database, table }),
         _ => None,
@@ -163,8 +181,9 @@ mod tests {
     fn transactions_begin_and_end() {
         assert_eq!(classify("BEGIN"), Statement::Begin);
         assert_eq!(classify("COMMIT"), Statement::End);
-        assert_eq!(classify("ROLLBACK"), Statement::End);
-        assert_eq!(classify("ROLLBACK TO `sp`"), Statement::Other);
+        assert_eq!(classify("ROLLBACK"), Statement::Rollback);
+        assert_eq!(classify("ROLLBACK TO `sp`"), Statement::Rollback);
+        assert_eq!(classify("CREATE DEFINER=`r` PROCEDURE `p`() START TRANSACTION"), Statement::Other);
         assert_eq!(classify("SAVEPOINT `sp`"), Statement::Other);
         assert_eq!(classify("XA START X'78',X'',1"), Statement::Xa);
         assert_eq!(classify("CREATE TABLE `t` (\n `a` int\n) START TRANSACTION"), Statement::CreateWithRows);
@@ -183,6 +202,8 @@ mod tests {
             Statement::Truncate { table, .. } if table == "log"
         ));
         assert!(matches!(classify("alter table log drop partition p1, p2"), Statement::Truncate { .. }));
+        assert!(matches!(classify("ALTER TABLE IF EXISTS log DROP PARTITION p1"), Statement::Truncate { .. }));
+        assert!(matches!(classify("ALTER TABLE log CONVERT PARTITION p1 TO TABLE u"), Statement::Truncate { .. }));
     }
 
     #[test]

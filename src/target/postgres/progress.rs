@@ -1,5 +1,6 @@
 //! What a job keeps of its progress at the target, in the schema `tidegate`: `generation` fences an older copy of the job,
-//! `progress` says what each lane has applied, `checkpoint` where reading begins again.
+//! `progress` says what each lane has applied, `checkpoint` where reading begins again, `landed` which table of the source a
+//! target table holds.
 //!
 //! A generation is taken by compare-and-set with a token of our own, which needs neither RETURNING nor affected-row counts
 //! and so is one code for both dialects. On PostgreSQL a step holds its generation's row in share mode until it commits:
@@ -17,7 +18,7 @@ use xxhash_rust::xxh3::xxh3_64;
 use super::connect::{Dialect, Failure, STATEMENT_TIMEOUT, Server};
 use crate::target::{Checkpoint, JobState, Progress, TargetError};
 
-const TABLES: [(&str, &str); 3] = [
+const TABLES: [(&str, &str); 4] = [
     (
         "generation",
         "CREATE TABLE IF NOT EXISTS tidegate.generation (job text NOT NULL, generation bigint NOT NULL, lanes integer NOT NULL, \
@@ -33,6 +34,10 @@ const TABLES: [(&str, &str); 3] = [
         "checkpoint",
         "CREATE TABLE IF NOT EXISTS tidegate.checkpoint (job text NOT NULL, generation bigint NOT NULL, epoch bigint NOT NULL, \
          offsets text NOT NULL, PRIMARY KEY (job))",
+    ),
+    (
+        "landed",
+        "CREATE TABLE IF NOT EXISTS tidegate.landed (target text NOT NULL, source text NOT NULL, PRIMARY KEY (target))",
     ),
 ];
 
@@ -97,6 +102,15 @@ pub(super) fn create_tables(server: &mut Server) -> Result<(), Failure> {
         }
     }
     Ok(())
+}
+
+/// Makes a target table stand for that table of the source, unless it stands for one already; says for which it does.
+pub(super) fn claim(server: &mut Server, target: &str, source: &str) -> Result<String, Failure> {
+    let sql = "INSERT INTO tidegate.landed (target, source) VALUES ($1, $2) ON CONFLICT (target) DO NOTHING";
+    server.client.execute(sql, &[&target, &source])?;
+    let sql = "SELECT source FROM tidegate.landed WHERE target = $1";
+    let row = server.client.query_opt(sql, &[&target])?;
+    row.map(|row| row.get(0)).ok_or_else(|| Failure::Transient(format!("tidegate.landed has lost {target}")))
 }
 
 /// Takes the next generation of a job.

@@ -2,7 +2,7 @@
 
 use super::columns::Kind;
 use super::connect::{Dialect, Failure, Server, quoted};
-use super::progress::{create, create_schema};
+use super::progress::{claim, create, create_schema};
 use crate::change::{TableName, TableSchema};
 use crate::target::{FindSchema, TargetError};
 
@@ -86,6 +86,15 @@ impl Table {
             create_schema(server, &place.schema)?;
             create(server, &place.create_sql(schema, server.dialect)?)?;
             columns = place.columns(server)?;
+        }
+        let holds = claim(server, &place.sql(), &name.to_string())?;
+        if holds != name.to_string() {
+            return Err(fault(format!(
+                "the target's table {} holds {holds}, and two tables are not mixed: set schema = \"{{database}}\" in [target], or \
+                 land one of them in another schema; if it is not so any more, delete its row from tidegate.landed",
+                place.sql()
+            ))
+            .into());
         }
         let mut key: Vec<&str> = columns.iter().filter(|c| c.in_key).map(|c| c.name.as_str()).collect();
         if key.is_empty() {
