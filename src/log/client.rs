@@ -21,6 +21,8 @@ pub(super) const PATIENCE: Duration = Duration::from_secs(15);
 pub fn kafka_config(config: &KafkaConfig) -> ClientConfig {
     let mut client = ClientConfig::new();
     client.set("bootstrap.servers", &config.brokers);
+    // A broker that is back is found within a second; librdkafka's own pauses grow to ten.
+    client.set("reconnect.backoff.max.ms", "1000");
     for (name, value) in &config.properties {
         client.set(name, value);
     }
