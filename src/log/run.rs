@@ -109,7 +109,9 @@ fn fence(config: &KafkaConfig, id: &str) -> Result<(), LogError> {
     producer.init_transactions(PATIENCE).map_err(|e| transaction_error(config, id, &e))
 }
 
-const REPLACED: &str = "a newer publish of this job has begun and this one stops: run one copy of a job";
+/// Kafka answers the same in both cases.
+const REPLACED: &str = "a newer publish of this job has begun, or Kafka has ended a transaction of this one that it heard \
+    nothing of for too long: run one copy of a job; the only one goes on where it was if it is started again";
 
 /// What the client says of a transaction that failed, and what to do about it.
 pub(super) fn refused_because(reason: &str) -> String {
