@@ -14,6 +14,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
+use crossbeam_channel::SendTimeoutError;
 use tidegate::change::{Change, Changes};
 use tidegate::config::LandConfig;
 use tidegate::letter::{DeadLetter, DeadLetters, text_of};
@@ -190,8 +191,14 @@ fn consume(
                 continue;
             }
             last = fetched.frontier;
-            let handed = Ingested { batches: fetched.batches, notes: fetched.starts, frontier: fetched.frontier };
-            if sender.send(handed).is_err() || waker.activate().is_err() {
+            let mut handed = Ingested { batches: fetched.batches, notes: fetched.starts, frontier: fetched.frontier };
+            // There may be no room until a lane goes on, and a lane may wait for a schema that only this thread can learn.
+            while let Err(refused) = sender.send_timeout(handed, Duration::from_millis(50)) {
+                let SendTimeoutError::Timeout(back) = refused else { return };
+                handed = back;
+                reader.learn().unwrap_or_else(|e| fail(&e));
+            }
+            if waker.activate().is_err() {
                 return;
             }
         }

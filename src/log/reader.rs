@@ -75,6 +75,15 @@ pub trait EpochReader: Send {
     /// A record that can't be used, an offset that retention has passed, a cluster that is gone for good.
     fn poll(&mut self, wait: Duration) -> Result<Fetched, LogError>;
 
+    /// Takes the schemas that have been announced meanwhile. For while nothing can be polled, because what has been is not
+    /// applied: a lane may wait for one of them.
+    ///
+    /// # Errors
+    /// As [`poll`](EpochReader::poll).
+    fn learn(&mut self) -> Result<(), LogError> {
+        Ok(())
+    }
+
     /// Aims at the end that is there now, instead of the one that was there at the start: see
     /// [`caught_up`](EpochReader::caught_up).
     ///
@@ -173,7 +182,7 @@ impl Reader {
     }
 
     /// Takes what the companion topic has.
-    fn learn(&mut self) -> Result<(), LogError> {
+    fn take_metas(&mut self) -> Result<(), LogError> {
         while let Some(message) = self.meta.poll(Duration::ZERO) {
             let message = match message {
                 Ok(message) => message,
@@ -271,7 +280,7 @@ impl EpochReader for Reader {
                 cut(partition, &mut fetched.batches, false);
             }
         }
-        self.learn()?;
+        self.take_metas()?;
         for (number, partition) in &mut self.partitions {
             cut(partition, &mut fetched.batches, false);
             while let Some(statement) = partition.statements.front()
@@ -288,6 +297,10 @@ impl EpochReader for Reader {
         }
         fetched.frontier = self.partitions.values().map(|partition| partition.epoch).min();
         Ok(fetched)
+    }
+
+    fn learn(&mut self) -> Result<(), LogError> {
+        self.take_metas()
     }
 
     fn aim_at_end(&mut self) -> Result<(), LogError> {
