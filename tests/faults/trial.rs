@@ -172,6 +172,11 @@ impl Trial {
         }
     }
 
+    /// Has the source take a statement.
+    pub fn at_source(&mut self, sql: &str) {
+        self.source.query_drop(sql).unwrap();
+    }
+
     /// Writes a row at the source and waits until it is at the target. Nothing may end meanwhile.
     pub fn arrives(&mut self, running: &mut [&mut Running]) -> Duration {
         self.await_mark(PATIENCE, |_| running.iter_mut().for_each(|running| running.is_running()))
