@@ -17,8 +17,14 @@ use timely::worker::Worker;
 use crate::Cluster;
 
 /// Ends the process at once: one sentence, exit code 3. Nothing is half done by it: what is not recorded as durable is
-/// done again by the next run.
+/// done again by the next run. Of threads that fail at the same time one has its say.
 pub fn fail(error: &dyn Display) -> ! {
+    static FAILED: AtomicBool = AtomicBool::new(false);
+    if FAILED.swap(true, Ordering::Relaxed) {
+        loop {
+            std::thread::park(); // until the process has ended
+        }
+    }
     eprintln!("tidegate: {error}");
     std::process::exit(3)
 }
