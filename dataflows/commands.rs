@@ -23,6 +23,7 @@ use timely::worker::Worker;
 use crate::cluster::{
     fail, fail_on_panics, fail_on_signals, is_up, meet, run_until, stop_on_signals, tell_all, workers,
 };
+use crate::fit::{refuse_gone, refuse_overstated, refuse_unstated};
 use crate::land::{Land, Refused, land as build_land};
 use crate::publish::{Publish, Published, publish as build_publish, published};
 use crate::report::{Report, say};
@@ -94,6 +95,9 @@ pub fn publish(job: &Job) -> anyhow::Result<()> {
         let said = match index {
             0 => {
                 let metas = read_to_end(&kafka)?;
+                let ends = partition_ends(&kafka, &kafka.topic)?;
+                refuse_unstated(&kafka, &ends, &metas)?;
+                refuse_overstated(&kafka, &ends, &metas)?;
                 run.iter().try_for_each(|run| refuse_replaced(&kafka, &metas, run))?;
                 Some(serde_json::to_string(&published(&kafka, metas)?)?)
             }
@@ -134,10 +138,10 @@ pub fn publish(job: &Job) -> anyhow::Result<()> {
 }
 
 /// Refuses wanted tables of which no row could be found again, before any work; warns of patterns that match no table.
-fn refuse_keyless(kafka: &KafkaConfig, tables: &TableFilter) -> anyhow::Result<()> {
+fn refuse_keyless(kafka: &KafkaConfig, tables: &TableFilter, metas: Vec<Meta>) -> anyhow::Result<()> {
     let mut keyless = BTreeSet::new();
     let mut known = BTreeSet::new();
-    for meta in read_to_end(kafka)? {
+    for meta in metas {
         let Meta::Schema(TableSchema { name, key, .. }) = meta else { continue };
         match key.is_empty() && tables.wants(&name.database, &name.table) {
             true => keyless.insert(name.to_string()),
@@ -178,7 +182,10 @@ pub fn land(job: &Job) -> anyhow::Result<()> {
     let tables = TableFilter::new(&config.land.tables).map_err(|e| anyhow!("[land] tables: {e}"))?;
     let foreign = ForeignSettings::of(&config.land, job.until_caught_up);
     if foreign.is_none() {
-        refuse_keyless(&kafka, &tables)?;
+        let metas = read_to_end(&kafka)?;
+        refuse_unstated(&kafka, &ends, &metas)?;
+        refuse_overstated(&kafka, &partition_ends(&kafka, &kafka.topic)?, &metas)?;
+        refuse_keyless(&kafka, &tables, metas)?;
     }
     let letters = DeadLetters::new(config.land.dead_letter.clone());
     let zero_dates =
@@ -203,6 +210,12 @@ pub fn land(job: &Job) -> anyhow::Result<()> {
             say(&format_args!("land: reads topic {topic} from {from}, {lanes} lanes, run {run} of job {}", config.job));
         }
         let from = state.checkpoint.unwrap_or_default().offsets;
+        if foreign.is_none() && index == 0 {
+            // An older copy of the job may have landed more than there was when this one began.
+            let ends = partition_ends(&kafka, &kafka.topic)?;
+            refuse_gone(&kafka, &ends, &config.job, config.land.start, &from)?;
+        }
+        meet(worker);
         let range = |(partition, (low, high)): (usize, &(u64, u64))| {
             let partition = partition as u32;
             (partition, (from.get(&partition).copied().unwrap_or(*low), *high))

@@ -206,6 +206,8 @@ impl Default for PublishConfig {
 pub struct LandConfig {
     /// Wanted tables of the topic, `database.table` with `*`; none: every table that is not MySQL's own.
     pub tables: Vec<String>,
+    /// From where a job lands that has no progress yet.
+    pub start: LandStart,
     /// The length of an epoch.
     #[serde(deserialize_with = "duration")]
     pub epoch: Duration,
@@ -235,6 +237,7 @@ impl Default for LandConfig {
     fn default() -> Self {
         LandConfig {
             tables: Vec::new(),
+            start: LandStart::default(),
             epoch: Duration::from_secs(3),
             lanes: 4,
             memory: 256 << 20,
@@ -246,6 +249,17 @@ impl Default for LandConfig {
             dead_letter: None,
         }
     }
+}
+
+/// From where a job lands that has no progress yet.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum LandStart {
+    /// From the topic's first record, which has to be there.
+    #[default]
+    Beginning,
+    /// From the first record that is kept; older ones may be gone.
+    Earliest,
 }
 
 /// A target, by its kind.
