@@ -81,6 +81,34 @@ fn start_later(trial: &mut Trial, running: &mut Running, what: &str, chosen: usi
     trial.start_any(command)
 }
 
+/// A second copy is started while the first is at work: the first stops, all of its processes with one sentence, and the
+/// second goes on.
+#[test]
+fn of_two_copies_the_older_stops() {
+    let (_, seed) = faults::faults_and_seed(4);
+    let server = "MYSQL_URL";
+    let mut trial = Trial::new(server, seed, Place::Here);
+    let mut publish = trial.start("publish", 1);
+    publish.wait_until_up();
+    let mut land = trial.start("land", 2);
+    let work = Work::start(server, &trial.name, seed, Duration::from_millis(2));
+    trial.arrives(&mut [&mut publish, &mut land]);
+    for processes in [2, 1] {
+        for running in [&mut publish, &mut land] {
+            running.wait_until_up();
+            let mut older = std::mem::replace(running, trial.start(running.command, processes));
+            let words = match older.command {
+                "publish" => ["a newer publish of this job", "another replica with server_id"],
+                _ => ["generation", "run one copy of a job"],
+            };
+            let said: Vec<String> = (0..older.processes.len()).map(|number| older.last_sentence(number)).collect();
+            assert!(said.iter().any(|said| words.iter().any(|words| said.contains(words))), "{said:?}");
+        }
+        trial.arrives(&mut [&mut publish, &mut land]);
+    }
+    trial.ends("second copies", work, publish, land);
+}
+
 #[test]
 fn whatever_dies_both_sides_are_identical_and_nothing_is_twice() {
     let (faults, seed) = faults::faults_and_seed(100);

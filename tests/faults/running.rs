@@ -29,7 +29,7 @@ impl Process {
 
     /// Starts it again as it was, after it has ended.
     pub fn start_again(&mut self) {
-        let out = self.out.with_extension(format!("again{}", self.ends));
+        let out = self.out.clone();
         *self =
             Process { ends: self.ends, ..Process::start(std::mem::replace(&mut self.command, Command::new("")), out) };
     }

@@ -132,7 +132,7 @@ impl Trial {
             if processes > 1 {
                 process.args(["-n", &processes.to_string(), "-p", &number.to_string(), "-h"]).arg(path("hosts"));
             }
-            Process::start(process, path(&number.to_string()))
+            Process::start(process, path(&format!("{number}.out")))
         };
         Running { command, processes: (0..processes).map(start).collect() }
     }
