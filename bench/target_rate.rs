@@ -45,7 +45,7 @@ fn main() {
 
 fn run(name: &str, target: &dyn Target, lanes: u32, rows: u64) {
     let job = format!("target-rate-{}-{name}-{lanes}", std::process::id());
-    let generation = target.begin(&job, lanes).unwrap().generation;
+    let generation = target.begin(&job, lanes, "shop").unwrap().generation;
     for (workload, rows) in [("fresh", rows), ("mixed", rows / 2)] {
         let plans: Vec<Vec<Step>> = (0..lanes).map(|lane| steps(workload, lane, lanes, rows)).collect();
         let bytes: usize = plans.iter().flatten().map(|s| s.inserts.payload_bytes() + s.updates.payload_bytes()).sum();

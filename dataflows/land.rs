@@ -12,8 +12,8 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::Duration;
 
+use crossbeam_channel::RecvTimeoutError;
 use tidegate::change::{Change, Changes};
 use tidegate::config::LandConfig;
 use tidegate::letter::{DeadLetter, DeadLetters, text_of};
@@ -30,7 +30,8 @@ use timely::dataflow::operators::probe::Handle;
 use timely::scheduling::SyncActivator;
 use timely::worker::Worker;
 
-use crate::cluster::{fail, is_up};
+use crate::cluster::{fail, is_up, spawn};
+use crate::outlet::{Handed, Outlet};
 use crate::report::{Report, Work};
 
 /// What one worker needs.
@@ -62,17 +63,29 @@ pub struct Land {
 }
 
 /// How far a worker's part of the dataflow is.
-pub struct Landing {
+pub struct Landed {
     /// Passed by what is durable.
-    pub durable: Handle<u64>,
+    durable: Handle<u64>,
     /// Passed by what is closed.
-    pub read: Handle<u64>,
+    read: Handle<u64>,
     /// The first epoch that need not be durable for all that was there at the start to be; `u64::MAX`: not known yet.
-    pub caught_up: Arc<AtomicU64>,
+    caught_up: Arc<AtomicU64>,
+}
+
+impl Landed {
+    /// Whether there is nothing left to do: `stopping`, once all that is closed is durable; `until_caught_up`, once the end
+    /// is that was there at the start.
+    pub fn is_done(&self, until_caught_up: bool, stopping: bool) -> bool {
+        let first =
+            |handle: &Handle<u64>| handle.with_frontier(|frontier| frontier.first().copied().unwrap_or(u64::MAX));
+        let durable = first(&self.durable);
+        let caught_up = self.caught_up.load(Ordering::Acquire);
+        (stopping && durable == first(&self.read)) || (until_caught_up && durable >= caught_up)
+    }
 }
 
 /// Builds the dataflow on a worker.
-pub fn land(worker: &mut Worker, job: Land) -> Landing {
+pub fn land(worker: &mut Worker, job: Land) -> Landed {
     let Land { reader, lanes, applied, horizon, letters, checkpoint, settings, tables, report, stop, sealed, read_seq } =
         job;
     let caught_up = Arc::new(AtomicU64::new(u64::MAX));
@@ -133,7 +146,7 @@ pub fn land(worker: &mut Worker, job: Land) -> Landing {
                 }
             },
         );
-        Landing { durable, read, caught_up }
+        Landed { durable, read, caught_up }
     })
 }
 
@@ -149,57 +162,57 @@ struct Consume {
     lanes: u32,
 }
 
-/// Reads Kafka on a thread of its own, and leaves out what the lanes have applied already and what is not wanted.
+/// Reads Kafka, as a client of its own, and leaves out what the lanes have applied already and what is not wanted. Stopped,
+/// it ends without saying that nothing comes: what is open stays open, so that nothing incomplete is applied.
 fn consume(
     job: Consume,
     applied: impl Fn(u32) -> u64 + Send + 'static,
 ) -> crossbeam_channel::Receiver<Ingested<u64, Changes, EpochStart>> {
     let Consume { mut reader, tables, waker, stop, mut sealed, read_seq, caught_up, lanes } = job;
     let (sender, receiver) = crossbeam_channel::bounded(8);
-    std::thread::spawn(move || {
-        let mut last = Some(0);
-        let mut wanted: HashMap<u64, bool> = HashMap::new();
-        while !is_up(&stop) {
-            let mut fetched = reader.poll(Duration::from_millis(5)).unwrap_or_else(|e| fail(&e));
-            if sealed.as_ref().is_some_and(|sealed| is_up(sealed)) {
-                reader.aim_at_end().unwrap_or_else(|e| fail(&e));
-                sealed = None;
-            }
-            if sealed.is_none()
-                && let Some(epoch) = reader.caught_up()
-            {
-                caught_up.fetch_min(epoch, Ordering::AcqRel);
-            }
-            for (_, batch) in &mut fetched.batches {
-                read_seq.fetch_max(batch.heads().iter().map(|head| head.seq).max().unwrap_or(0), Ordering::AcqRel);
-                let mut stays = |change: &Change| {
-                    let head = change.head;
-                    let wants = || tables.wants(change.database(), change.table());
-                    head.seq > applied(head.lane(lanes)) && *wanted.entry(head.table_hash).or_insert_with(wants)
-                };
-                if !batch.changes().all(|change| stays(&change)) {
-                    let mut fresh = Changes::default();
-                    for (head, payload) in batch.iter().filter(|(head, payload)| stays(&Change::new(head, payload))) {
-                        fresh.push(*head, payload);
-                    }
-                    *batch = fresh;
+    let mut outlet = Outlet::new(sender, waker);
+    let mut last = Some(0);
+    let mut wanted: HashMap<u64, bool> = HashMap::new();
+    let client = move |wait| {
+        match outlet.hand_over(wait) {
+            _ if is_up(&stop) => return false,
+            Handed::Over => {}
+            Handed::Later => return true,
+            Handed::Never => return false,
+        }
+        let mut fetched = reader.poll(wait).unwrap_or_else(|e| fail(&e));
+        if sealed.as_ref().is_some_and(|sealed| is_up(sealed)) {
+            reader.aim_at_end().unwrap_or_else(|e| fail(&e));
+            sealed = None;
+        }
+        // Without a partition there is nothing to wait for, and no other poll.
+        let reached = if fetched.frontier.is_none() { Some(0) } else { reader.caught_up() };
+        if let Some(epoch) = reached.filter(|_| sealed.is_none() || fetched.frontier.is_none()) {
+            caught_up.fetch_min(epoch, Ordering::AcqRel);
+        }
+        for (_, batch) in &mut fetched.batches {
+            read_seq.fetch_max(batch.heads().iter().map(|head| head.seq).max().unwrap_or(0), Ordering::AcqRel);
+            let mut stays = |change: &Change| {
+                let head = change.head;
+                let wants = || tables.wants(change.database(), change.table());
+                head.seq > applied(head.lane(lanes)) && *wanted.entry(head.table_hash).or_insert_with(wants)
+            };
+            if !batch.changes().all(|change| stays(&change)) {
+                let mut fresh = Changes::default();
+                for (head, payload) in batch.iter().filter(|(head, payload)| stays(&Change::new(head, payload))) {
+                    fresh.push(*head, payload);
                 }
+                *batch = fresh;
             }
-            fetched.batches.retain(|(_, batch)| !batch.is_empty());
-            if fetched.batches.is_empty() && fetched.starts.is_empty() && fetched.frontier == last {
-                continue;
-            }
+        }
+        fetched.batches.retain(|(_, batch)| !batch.is_empty());
+        if !fetched.batches.is_empty() || !fetched.starts.is_empty() || fetched.frontier != last {
             last = fetched.frontier;
-            let handed = Ingested { batches: fetched.batches, notes: fetched.starts, frontier: fetched.frontier };
-            if sender.send(handed).is_err() || waker.activate().is_err() {
-                return;
-            }
+            outlet.put(Ingested { batches: fetched.batches, notes: fetched.starts, frontier: fetched.frontier });
         }
-        // Held back, not ended: what is open stays open, so that nothing incomplete is applied.
-        while waker.activate().is_ok() && is_up(&stop) {
-            std::thread::sleep(Duration::from_millis(50));
-        }
-    });
+        true
+    };
+    spawn("consumer", Box::new(client));
     receiver
 }
 
@@ -238,7 +251,7 @@ impl Refused {
     }
 }
 
-/// Applies a lane's steps on a thread of its own; it has applied what goes up to `reached`.
+/// Applies a lane's steps, as a client of its own; it has applied what goes up to `reached`.
 fn apply(
     mut lane: Box<dyn Lane>,
     mut reached: Progress,
@@ -249,38 +262,45 @@ fn apply(
     let (inbox, deliveries) = crossbeam_channel::unbounded::<Delivery<u64, Changes, 3>>();
     let acked = Arc::new(AtomicU64::new(0));
     let ack = Arc::clone(&acked);
-    std::thread::spawn(move || {
-        for Delivery { ticket, time, batches } in deliveries {
-            // What is late, or comes together with what is half written, is of no newer epoch than what has been reached.
-            let seqs = batches.iter().flat_map(|batch| batch.heads()).map(|head| head.seq);
-            reached = Progress { epoch: time.max(reached.epoch), seq: seqs.fold(reached.seq, u64::max) };
-            let [inserts, updates, deletes] = batches;
-            let mut step = Step { progress: reached, inserts, updates, deletes };
-            while let Err(error) = lane.apply(&step) {
-                if !refused.keep(&mut step, &error) {
-                    fail(&error);
-                }
+    let client = move |wait| {
+        let Delivery { ticket, time, batches } = match deliveries.recv_timeout(wait) {
+            Ok(delivery) => delivery,
+            Err(end) => return end == RecvTimeoutError::Timeout,
+        };
+        // What is late, or comes together with what is half written, is of no newer epoch than what has been reached.
+        let seqs = batches.iter().flat_map(|batch| batch.heads()).map(|head| head.seq);
+        reached = Progress { epoch: time.max(reached.epoch), seq: seqs.fold(reached.seq, u64::max) };
+        let [inserts, updates, deletes] = batches;
+        let mut step = Step { progress: reached, inserts, updates, deletes };
+        while let Err(error) = lane.apply(&step) {
+            if !refused.keep(&mut step, &error) {
+                fail(&error);
             }
-            [&step.inserts, &step.updates, &step.deletes].into_iter().for_each(|batch| report.add(Work::of(batch)));
-            ack.store(ticket, Ordering::Release);
-            let _ = waker.activate(); // a worker that is gone needs no waking
         }
-    });
+        [&step.inserts, &step.updates, &step.deletes].into_iter().for_each(|batch| report.add(Work::of(batch)));
+        ack.store(ticket, Ordering::Release);
+        let _ = waker.activate(); // a worker that is gone needs no waking
+        true
+    };
+    spawn("lane", Box::new(client));
     Station { inbox, acked }
 }
 
-/// Records a checkpoint whenever the durable frontier has moved, on a thread of its own; of several the newest. Its
+/// Records a checkpoint whenever the durable frontier has moved, as a client of its own; of several the newest. Its
 /// offsets are those of `lookback` epochs before.
 fn record(
     mut write: Box<dyn FnMut(Checkpoint) + Send>,
     lookback: u64,
 ) -> impl FnMut(Option<u64>, &mut Vec<EpochStart>) {
     let (sender, receiver) = crossbeam_channel::unbounded::<Checkpoint>();
-    std::thread::spawn(move || {
-        while let Ok(checkpoint) = receiver.recv() {
+    let client = move |wait| match receiver.recv_timeout(wait) {
+        Ok(checkpoint) => {
             write(receiver.try_iter().last().unwrap_or(checkpoint));
+            true
         }
-    });
+        Err(end) => end == RecvTimeoutError::Timeout,
+    };
+    spawn("checkpoint", Box::new(client));
     let mut offsets = EpochOffsets::default();
     let mut recorded = 0;
     move |frontier, starts| {

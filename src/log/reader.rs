@@ -8,18 +8,13 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
-use rdkafka::Message;
-use rdkafka::consumer::BaseConsumer;
-use rdkafka::error::KafkaError;
-use rdkafka::topic_partition_list::Offset;
 use serde::{Deserialize, Serialize};
 
 use super::LogError;
-use super::client::{assign, consumer_for, end_of, refusal};
+use super::kafka::{Consumer, Kafka, Polled, Record};
 use super::meta::{Meta, Statement, meta_topic};
 use super::record::parse_record;
 use crate::change::{BATCH_BYTES, Changes, TableName, TableSchema, epoch_of};
-use crate::config::KafkaConfig;
 use crate::letter::{DeadLetter, DeadLetters, text_of};
 
 /// The tables' schemas as the companion topic announces them, for whoever has to wait for one.
@@ -106,11 +101,11 @@ struct Partition {
 
 /// Reads some partitions of a topic, and all of its companion.
 pub struct Reader {
-    consumer: BaseConsumer,
-    /// Of the companion topic; a consumer of its own, because the end of a partition is told without its topic.
-    meta: BaseConsumer,
+    kafka: Arc<dyn Kafka>,
+    consumer: Box<dyn Consumer>,
+    /// Of the companion topic.
+    meta: Box<dyn Consumer>,
     topic: String,
-    meta_topic: String,
     epoch: Duration,
     partitions: BTreeMap<u32, Partition>,
     schemas: Arc<Schemas>,
@@ -122,26 +117,25 @@ pub struct Reader {
 }
 
 impl Reader {
-    /// A reader of `partitions`: each with the offset to begin at and the end that is there now. `epoch` is the length of
+    /// A reader of `partitions` of `topic`: each with the offset to begin at and the end that is there now. `epoch` is the length of
     /// an epoch. Everything up to seq `together` comes as one epoch, so that it is applied in one step: a target without
     /// transactions may have half of it, and going there again by smaller steps would write rows back. Schemas go to
     /// `schemas`, records that can't be used to `letters`.
     ///
     /// # Errors
-    /// Settings that librdkafka does not take.
+    /// Settings that the client does not take.
     pub fn new(
-        config: &KafkaConfig,
+        kafka: Arc<dyn Kafka>,
+        topic: &str,
         partitions: &BTreeMap<u32, (u64, u64)>,
         epoch: Duration,
         together: u64,
         schemas: Arc<Schemas>,
         letters: DeadLetters,
     ) -> Result<Reader, LogError> {
-        let (consumer, meta) = (consumer_for(config)?, consumer_for(config)?);
-        let meta_topic = meta_topic(&config.topic);
-        let starts = partitions.iter().map(|(partition, (start, _))| (*partition, Offset::Offset(*start as i64)));
-        assign(&consumer, &config.topic, starts)?;
-        assign(&meta, &meta_topic, [(0, Offset::Beginning)].into_iter())?;
+        let starts: Vec<_> = partitions.iter().map(|(partition, (start, _))| (*partition, Some(*start))).collect();
+        let consumer = kafka.consumer(topic, &starts)?;
+        let meta = kafka.consumer(&meta_topic(topic), &[(0, None)])?;
         let partition = |(number, (start, end)): (&u32, &(u64, u64))| {
             let state = Partition {
                 next: *start,
@@ -156,10 +150,10 @@ impl Reader {
             (*number, state)
         };
         Ok(Reader {
+            kafka,
             consumer,
             meta,
-            topic: config.topic.clone(),
-            meta_topic,
+            topic: topic.to_string(),
             epoch,
             partitions: partitions.iter().map(partition).collect(),
             schemas,
@@ -174,31 +168,82 @@ impl Reader {
 
     /// Takes what the companion topic has.
     fn learn(&mut self) -> Result<(), LogError> {
-        while let Some(message) = self.meta.poll(Duration::ZERO) {
-            let message = match message {
-                Ok(message) => message,
-                Err(error) => match refusal(&self.meta_topic, &error) {
-                    Some(refusal) => return Err(refusal),
-                    None => continue,
-                },
-            };
-            let meta = Meta::from_record(message.key().unwrap_or_default(), message.payload().unwrap_or_default())
-                .map_err(|e| LogError(format!("{}/0/{}: {e}", self.meta_topic, message.offset())))?;
-            self.take(meta);
-        }
-        Ok(())
-    }
-
-    fn take(&mut self, meta: Meta) {
-        match meta {
-            Meta::Run(_) => {}
-            Meta::Schema(schema) => self.schemas.announce(schema),
-            Meta::Statement(statement) => {
-                if let Some(partition) = self.partitions.get_mut(&statement.partition) {
-                    partition.statements.push_back(statement);
+        let Reader { meta, schemas, partitions, topic, .. } = self;
+        let mut take = |record: Record<'_>| {
+            let meta = Meta::from_record(record.key.unwrap_or_default(), record.value.unwrap_or_default())
+                .map_err(|e| LogError(format!("{}/0/{}: {e}", meta_topic(topic), record.offset)))?;
+            match meta {
+                Meta::Run(_) => {}
+                Meta::Schema(schema) => schemas.announce(schema),
+                Meta::Statement(statement) => {
+                    if let Some(partition) = partitions.get_mut(&statement.partition) {
+                        partition.statements.push_back(statement);
+                    }
                 }
             }
+            Ok(())
+        };
+        while meta.poll(Duration::ZERO, &mut take)? != Polled::Nothing {}
+        Ok(())
+    }
+}
+
+/// Takes records of a topic's partitions into the batches of these.
+struct Taking<'a> {
+    topic: &'a str,
+    epoch: Duration,
+    together: u64,
+    letters: &'a DeadLetters,
+    partitions: &'a mut BTreeMap<u32, Partition>,
+    fetched: &'a mut Fetched,
+    bytes: usize,
+}
+
+impl Taking<'_> {
+    fn take(&mut self, record: Record<'_>) -> Result<(), LogError> {
+        self.bytes += record.value.map_or(0, <[u8]>::len) + 64;
+        let (number, offset) = (record.partition, record.offset);
+        let partition = self.partitions.get_mut(&number).expect("only assigned partitions are read");
+        if offset < partition.next {
+            return Ok(());
         }
+        partition.next = offset + 1;
+        let batch = &mut partition.batch;
+        if let Err(reason) = parse_record(record.headers, record.key, record.value, number, offset, batch) {
+            let letter = DeadLetter {
+                position: format!("{}/{number}/{offset}", self.topic),
+                reason: reason.to_string(),
+                key: text_of(record.key),
+                value: text_of(record.value),
+                ..DeadLetter::default()
+            };
+            return self.letters.keep(&letter).map_err(LogError);
+        }
+        let head = *batch.head(batch.len() - 1);
+        if head.seq <= partition.seq {
+            // Its writer repeated it after a restart.
+            batch.pop();
+            return Ok(());
+        }
+        partition.seq = head.seq;
+        // A publisher that had stopped in good order may begin again inside an epoch that was taken as complete;
+        // what comes then belongs to the next.
+        let epoch = match head.seq <= self.together {
+            true => partition.epoch,
+            false => epoch_of(head.time, self.epoch).max(partition.epoch),
+        };
+        partition.newest = epoch + 1;
+        if offset < partition.end {
+            partition.wanted = epoch + 1;
+        }
+        if epoch > partition.epoch {
+            cut(partition, &mut self.fetched.batches, true);
+            partition.epoch = epoch;
+            self.fetched.starts.push(EpochStart { partition: number, epoch, offset });
+        } else if batch.payload_bytes() >= BATCH_BYTES {
+            cut(partition, &mut self.fetched.batches, false);
+        }
+        Ok(())
     }
 }
 
@@ -206,69 +251,29 @@ impl EpochReader for Reader {
     fn poll(&mut self, wait: Duration) -> Result<Fetched, LogError> {
         let mut fetched = Fetched { starts: std::mem::take(&mut self.begun), ..Fetched::default() };
         let deadline = Instant::now() + wait;
-        let mut bytes = 0;
-        while bytes < 4 * BATCH_BYTES {
-            let patience = if bytes == 0 { deadline.saturating_duration_since(Instant::now()) } else { Duration::ZERO };
-            let Some(message) = self.consumer.poll(patience) else { break };
-            let message = match message {
-                Ok(message) => message,
+        let mut taking = Taking {
+            topic: &self.topic,
+            epoch: self.epoch,
+            together: self.together,
+            letters: &self.letters,
+            partitions: &mut self.partitions,
+            fetched: &mut fetched,
+            bytes: 0,
+        };
+        while taking.bytes < 4 * BATCH_BYTES {
+            let patience = match taking.bytes {
+                0 => deadline.saturating_duration_since(Instant::now()),
+                _ => Duration::ZERO,
+            };
+            match self.consumer.poll(patience, &mut |record| taking.take(record))? {
+                Polled::Record => {}
                 // Markers of transactions leave gaps: the last offsets may hold no record.
-                Err(KafkaError::PartitionEOF(number)) => {
-                    if let Some(partition) = self.partitions.get_mut(&(number as u32)) {
+                Polled::End(number) => {
+                    if let Some(partition) = taking.partitions.get_mut(&number) {
                         partition.next = partition.next.max(partition.end);
                     }
-                    continue;
                 }
-                Err(error) => match refusal(&self.topic, &error) {
-                    Some(refusal) => return Err(refusal),
-                    None => continue,
-                },
-            };
-            bytes += message.payload_len() + 64;
-            let offset = message.offset() as u64;
-            let number = message.partition() as u32;
-            let partition = self.partitions.get_mut(&number).expect("only assigned partitions are read");
-            if offset < partition.next {
-                continue;
-            }
-            partition.next = offset + 1;
-            let parsed =
-                parse_record(message.headers(), message.key(), message.payload(), number, offset, &mut partition.batch);
-            if let Err(reason) = parsed {
-                let letter = DeadLetter {
-                    position: format!("{}/{number}/{offset}", self.topic),
-                    reason: reason.to_string(),
-                    key: text_of(message.key()),
-                    value: text_of(message.payload()),
-                    ..DeadLetter::default()
-                };
-                self.letters.keep(&letter).map_err(LogError)?;
-                continue;
-            }
-            let batch = &mut partition.batch;
-            let head = *batch.head(batch.len() - 1);
-            if head.seq <= partition.seq {
-                // Its writer repeated it after a restart.
-                batch.pop();
-                continue;
-            }
-            partition.seq = head.seq;
-            // A publisher that had stopped in good order may begin again inside an epoch that was taken as complete;
-            // what comes then belongs to the next.
-            let epoch = match head.seq <= self.together {
-                true => partition.epoch,
-                false => epoch_of(head.time, self.epoch).max(partition.epoch),
-            };
-            partition.newest = epoch + 1;
-            if offset < partition.end {
-                partition.wanted = epoch + 1;
-            }
-            if epoch > partition.epoch {
-                cut(partition, &mut fetched.batches, true);
-                partition.epoch = epoch;
-                fetched.starts.push(EpochStart { partition: number, epoch, offset });
-            } else if batch.payload_bytes() >= BATCH_BYTES {
-                cut(partition, &mut fetched.batches, false);
+                Polled::Nothing => break,
             }
         }
         self.learn()?;
@@ -291,8 +296,9 @@ impl EpochReader for Reader {
     }
 
     fn aim_at_end(&mut self) -> Result<(), LogError> {
+        let ends = self.kafka.ends(&self.topic)?;
         for (number, partition) in &mut self.partitions {
-            partition.end = end_of(&self.consumer, &self.topic, *number)?;
+            partition.end = ends[*number as usize].1;
             partition.wanted = partition.newest;
         }
         Ok(())

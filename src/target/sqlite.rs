@@ -22,7 +22,7 @@ use rusqlite::{Connection, ErrorCode, OptionalExtension, params};
 use self::table::{Table, no_key, schema_with};
 use super::fields::key_agrees;
 use super::retry::Attempts;
-use super::{Checkpoint, FindSchema, JobState, Lane, Progress, Step, Target, TargetError};
+use super::{Checkpoint, FindSchema, JobState, Lane, Progress, Step, Target, TargetError, refuse_other};
 use crate::change::{Changes, Op};
 use crate::config::SqliteConfig;
 
@@ -31,7 +31,7 @@ const BUSY_TIMEOUT: Duration = Duration::from_secs(60);
 
 const TABLES: &str = "
     CREATE TABLE IF NOT EXISTS tidegate_generation (
-        job TEXT PRIMARY KEY, generation INTEGER NOT NULL, lanes INTEGER NOT NULL);
+        job TEXT PRIMARY KEY, generation INTEGER NOT NULL, lanes INTEGER NOT NULL, log TEXT NOT NULL);
     CREATE TABLE IF NOT EXISTS tidegate_progress (
         job TEXT NOT NULL, lane INTEGER NOT NULL, generation INTEGER NOT NULL, epoch INTEGER NOT NULL,
         seq INTEGER NOT NULL, PRIMARY KEY (job, lane));
@@ -102,7 +102,7 @@ fn transact<R>(
         let busy = matches!(failure.sqlite_error_code(), Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked));
         // Statements may have been made for tables that are no more.
         *held = None;
-        if !busy || !attempts.again() {
+        if !busy || !attempts.again(std::thread::sleep) {
             return Err(TargetError::Target(format!(
                 "the target {}: {failure}: is it a SQLite file in a folder that can be written to, on a disk with room?",
                 path.display()
@@ -147,24 +147,19 @@ fn open(path: &PathBuf) -> Result<File, rusqlite::Error> {
 }
 
 impl Target for SqliteTarget {
-    fn begin(&self, job: &str, lanes: u32) -> Result<JobState, TargetError> {
+    fn begin(&self, job: &str, lanes: u32, log: &str) -> Result<JobState, TargetError> {
         self.transact(|file| {
-            let sql = "SELECT generation, lanes FROM tidegate_generation WHERE job = ?1";
-            let known: Option<(i64, u32)> =
-                file.connection.query_row(sql, [job], |row| Ok((row.get(0)?, row.get(1)?))).optional()?;
-            if let Some((_, begun_with)) = known
-                && begun_with != lanes
-            {
-                return Err(Failure::Target(TargetError::Target(format!(
-                    "job '{job}' was begun with lanes = {begun_with} and the configuration says lanes = {lanes}: lanes are fixed for \
-                     the life of a job; set lanes = {begun_with} back, or choose another job name to begin anew"
-                ))));
+            let sql = "SELECT generation, lanes, log FROM tidegate_generation WHERE job = ?1";
+            let known: Option<(i64, u32, String)> =
+                file.connection.query_row(sql, [job], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?))).optional()?;
+            if let Some((_, begun_with, read)) = &known {
+                refuse_other(job, (*begun_with, read), (lanes, log))?;
             }
-            let generation = known.map_or(0, |(generation, _)| generation) + 1;
+            let generation = known.map_or(0, |(generation, ..)| generation) + 1;
             file.connection.execute(
-                "INSERT INTO tidegate_generation (job, generation, lanes) VALUES (?1, ?2, ?3) \
-                 ON CONFLICT (job) DO UPDATE SET generation = excluded.generation",
-                params![job, generation, lanes],
+                "INSERT INTO tidegate_generation (job, generation, lanes, log) VALUES (?1, ?2, ?3, ?4) \
+                 ON CONFLICT (job) DO UPDATE SET generation = excluded.generation, log = excluded.log",
+                params![job, generation, lanes, log],
             )?;
             job_state(&file.connection, job, generation as u64)
         })
