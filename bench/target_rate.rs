@@ -109,7 +109,12 @@ fn steps(workload: &str, lane: u32, lanes: u32, rows: u64) -> Vec<Step> {
         }
         let [inserts, updates, deletes] = parts.map(|part| batch(&part));
         let epoch = first / STEP_ROWS + 1;
-        steps.push(Step { progress: Progress { epoch, seq: first }, inserts, updates, deletes });
+        steps.push(Step {
+            progress: Progress { step: epoch, epoch, seqs: [first].into_iter().collect() },
+            inserts,
+            updates,
+            deletes,
+        });
     }
     steps
 }

@@ -28,7 +28,7 @@ use tidegate::letter::DeadLetters;
 use tidegate::log::{Librdkafka, OpenWriter, PartitionStart, Reader, Schemas};
 use tidegate::source::dts::DtsReader;
 use tidegate::source::{Start, TableFilter};
-use tidegate::target::{FindSchema, Lane, Step, TargetError};
+use tidegate::target::{FindSchema, Lane, Seqs, Step, TargetError};
 
 use crate::cluster::{fail, run_until};
 use crate::connect;
@@ -269,7 +269,7 @@ impl Flow {
                         &config.kafka()?.topic,
                         &partitions,
                         config.land.epoch,
-                        0,
+                        &Seqs::default(),
                         schemas,
                         DeadLetters::default(),
                     )?),

@@ -22,7 +22,7 @@ use tidegate::operators::{
     ByKey, Delivery, ExchangeBy, Gate, Ingested, Latest, Net, SplitByOp, Station, Throttle, ingest,
 };
 use tidegate::source::TableFilter;
-use tidegate::target::{Checkpoint, Lane, Progress, Step, TargetError};
+use tidegate::target::{Checkpoint, Lane, Progress, Seqs, Step, TargetError};
 use timely::dataflow::channels::pact::{Exchange, Pipeline};
 use timely::dataflow::operators::Probe;
 use timely::dataflow::operators::generic::Operator;
@@ -93,21 +93,30 @@ pub fn land(worker: &mut Worker, job: Land) -> Landed {
     let told = Arc::clone(&caught_up);
     let reached: Vec<Progress> = (worker.index() as u32..lane_count)
         .step_by(worker.peers())
-        .map(|lane| applied.get(&lane).copied().unwrap_or_default())
+        .map(|lane| applied.get(&lane).cloned().unwrap_or_default())
         .collect();
     worker.dataflow::<u64, _, _>(|scope| {
         let (durable, read) = (Handle::new(), Handle::new());
         let throttle = Throttle::new(durable.clone(), settings.memory, settings.epochs_in_flight);
         // Where completeness is guessed, numbers do not say what has been applied: the reader sees to it.
-        let applied = move |lane: u32| match horizon {
-            None => applied.get(&lane).map_or(0, |progress| progress.seq),
-            Some(_) => 0,
+        let applied: Vec<Seqs> = match horizon {
+            None => (0..lane_count)
+                .map(|lane| applied.get(&lane).map(|progress| progress.seqs.clone()).unwrap_or_default())
+                .collect(),
+            Some(_) => Vec::new(),
         };
         let kafka = ingest(scope, "Kafka", throttle, |waker| {
-            consume(
-                Consume { reader, tables, waker, stop, sealed, read_seq, caught_up: told, lanes: lane_count },
+            consume(Consume {
+                reader,
                 applied,
-            )
+                tables,
+                waker,
+                stop,
+                sealed,
+                read_seq,
+                caught_up: told,
+                lanes: lane_count,
+            })
         });
         let gated = kafka
             .batches
@@ -153,6 +162,8 @@ pub fn land(worker: &mut Worker, job: Land) -> Landed {
 /// What the thread that reads Kafka needs.
 struct Consume {
     reader: Box<dyn EpochReader>,
+    /// What each lane has applied; empty where seqs do not say it.
+    applied: Vec<Seqs>,
     tables: TableFilter,
     waker: SyncActivator,
     stop: Arc<AtomicBool>,
@@ -164,11 +175,8 @@ struct Consume {
 
 /// Reads Kafka, as a client of its own, and leaves out what the lanes have applied already and what is not wanted. Stopped,
 /// it ends without saying that nothing comes: what is open stays open, so that nothing incomplete is applied.
-fn consume(
-    job: Consume,
-    applied: impl Fn(u32) -> u64 + Send + 'static,
-) -> crossbeam_channel::Receiver<Ingested<u64, Changes, EpochStart>> {
-    let Consume { mut reader, tables, waker, stop, mut sealed, read_seq, caught_up, lanes } = job;
+fn consume(job: Consume) -> crossbeam_channel::Receiver<Ingested<u64, Changes, EpochStart>> {
+    let Consume { mut reader, applied, tables, waker, stop, mut sealed, read_seq, caught_up, lanes } = job;
     let (sender, receiver) = crossbeam_channel::bounded(8);
     let mut outlet = Outlet::new(sender, waker);
     let mut last = Some(0);
@@ -195,7 +203,9 @@ fn consume(
             let mut stays = |change: &Change| {
                 let head = change.head;
                 let wants = || tables.wants(change.database(), change.table());
-                head.seq > applied(head.lane(lanes)) && *wanted.entry(head.table_hash).or_insert_with(wants)
+                let applied = applied.get(head.lane(lanes) as usize);
+                applied.is_none_or(|seqs| head.seq > seqs.at(head.partition))
+                    && *wanted.entry(head.table_hash).or_insert_with(wants)
             };
             if !batch.changes().all(|change| stays(&change)) {
                 let mut fresh = Changes::default();
@@ -268,10 +278,10 @@ fn apply(
             Err(end) => return end == RecvTimeoutError::Timeout,
         };
         // What is late, or comes together with what is half written, is of no newer epoch than what has been reached.
-        let seqs = batches.iter().flat_map(|batch| batch.heads()).map(|head| head.seq);
-        reached = Progress { epoch: time.max(reached.epoch), seq: seqs.fold(reached.seq, u64::max) };
+        (reached.step, reached.epoch) = (reached.step + 1, time.max(reached.epoch));
+        batches.iter().flat_map(Changes::heads).for_each(|head| reached.seqs.raise(head.partition, head.seq));
         let [inserts, updates, deletes] = batches;
-        let mut step = Step { progress: reached, inserts, updates, deletes };
+        let mut step = Step { progress: reached.clone(), inserts, updates, deletes };
         while let Err(error) = lane.apply(&step) {
             if !refused.keep(&mut step, &error) {
                 fail(&error);

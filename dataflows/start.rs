@@ -17,7 +17,7 @@ use tidegate::log::{
     Statement, Writer, begin_run, fence_left_over, origin_of, read_to_end, refuse_replaced, transactional_id,
 };
 use tidegate::source::{Mark, Start, TableFilter};
-use tidegate::target::{FindSchema, JobState, Lane, Target};
+use tidegate::target::{FindSchema, JobState, Lane, Seqs, Target};
 
 /// The partitions or lanes of worker `index` of `peers`.
 pub fn own(number: u32, index: usize, peers: usize) -> bool {
@@ -205,13 +205,14 @@ impl Landing {
         let letters = self.letters.clone();
         let reader: Box<dyn EpochReader> = match self.foreign {
             None => {
-                let together = state.through.values().map(|progress| progress.seq).max().unwrap_or(0);
-                Box::new(Reader::new(kafka, &self.topic, &partitions, epoch, together, schemas, letters)?)
+                let mut together = Seqs::default();
+                state.through.values().for_each(|through| together.raise_all(through));
+                Box::new(Reader::new(kafka, &self.topic, &partitions, epoch, &together, schemas, letters)?)
             }
             Some(settings) => {
                 // A lane's progress is in event time there; what any of them has reached was complete.
-                let reached = state.lanes.values().chain(state.through.values());
-                let first = reached.map(|progress| epoch_of(progress.seq, epoch) + 1).max().unwrap_or(0);
+                let reached = state.lanes.values().map(|progress| &progress.seqs).chain(state.through.values());
+                let first = reached.map(|seqs| epoch_of(seqs.newest(), epoch) + 1).max().unwrap_or(0);
                 Box::new(ForeignReader::new(kafka, &self.topic, &partitions, settings, first, schemas, letters)?)
             }
         };

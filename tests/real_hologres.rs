@@ -17,9 +17,9 @@ use hologres::{FAULTS, Hologres};
 use job::{Job, Rows, guard, landed};
 use landing::{Cut, Place, orders, url, way};
 use postgres::{Client, NoTls};
-use steps::{Net, Schemas, schema, step};
+use steps::{Net, Schemas, reached, schema, step};
 use tidegate::change::Op::{Delete, Insert, Update};
-use tidegate::target::{Progress, Target, TargetError};
+use tidegate::target::{Target, TargetError};
 
 /// Statements that Hologres refuses, and why.
 const REFUSED: [(&str, &str); 26] = [
@@ -181,8 +181,8 @@ fn without_transactions_a_step_says_first_how_far_it_goes() {
     assert!(error.starts_with("table shop.orders, key 2, column note: 23 characters"), "{error}");
     assert_eq!(place.query("SELECT * FROM orders"), ["1|new"]);
     let state = place.target().begin(&place.job, 1, "shop").unwrap();
-    assert_eq!(state.lanes[&0], Progress { epoch: 2, seq: 20 });
-    assert_eq!(state.through[&0], Progress { epoch: 5, seq: 50 });
+    assert_eq!(state.lanes[&0], reached(2));
+    assert_eq!(state.through[&0], reached(5).seqs);
     // An older run's session is ended, and what it tries again is refused.
     assert!(matches!(lane.apply(&half), Err(TargetError::Fenced { .. })));
     let mut lane = place.run(&schemas);
@@ -206,7 +206,7 @@ fn without_transactions_a_statement_of_an_older_run_can_not_come_after_a_newer_o
             scope.spawn(move || older.apply(&step(1, &[(Update, "orders", "1", r#"{"id":1,"note":"late"}"#)])));
         thread::sleep(Duration::from_millis(300));
         let state = place.target().begin(&place.job, 1, "shop").unwrap();
-        assert_eq!((state.generation, state.through[&0].epoch), (2, 1));
+        assert_eq!((state.generation, state.through[&0].newest()), (2, 10));
         place.execute("COMMIT");
         assert!(matches!(applying.join().unwrap(), Err(TargetError::Fenced { .. })));
     });

@@ -17,11 +17,11 @@ use std::time::Duration;
 
 use landing::{Cut, Place, orders, url, way};
 use postgres::{Client, NoTls};
-use steps::{Net, step};
+use steps::{Net, reached, step};
 use tidegate::change::Op::{Delete, Insert, Update};
 use tidegate::config::PostgresConfig;
 use tidegate::target::postgres::PostgresTarget;
-use tidegate::target::{Progress, Target, TargetError};
+use tidegate::target::{Target, TargetError};
 
 #[test]
 fn steps_insert_update_and_delete_and_applying_them_again_changes_nothing() {
@@ -43,7 +43,7 @@ fn steps_insert_update_and_delete_and_applying_them_again_changes_nothing() {
         lane.apply(step).unwrap();
     }
     assert_eq!(place.query("SELECT * FROM orders ORDER BY id"), ["1|c", "3|NULL"]);
-    assert_eq!(place.recorded(), Some(Progress { epoch: 3, seq: 30 }));
+    assert_eq!(place.recorded(), Some(reached(3)));
 }
 
 #[test]
@@ -162,7 +162,7 @@ fn steps_whose_sessions_are_killed_are_applied_exactly_once() {
     assert!(killer.join().unwrap() > 0, "nothing was killed");
     assert_eq!(place.query("SELECT count(*), count(DISTINCT id) FROM written"), ["20000|20000"]);
     assert_eq!(place.query("SELECT count(*) FROM orders"), ["20000"]);
-    assert_eq!(place.recorded(), Some(Progress { epoch: 20, seq: 200 }));
+    assert_eq!(place.recorded(), Some(reached(20)));
 }
 
 #[test]

@@ -7,11 +7,11 @@ use std::path::Path;
 
 use proptest::prelude::*;
 use rusqlite::Connection;
-use steps::{Net, Schemas, schema, step};
+use steps::{Net, Schemas, reached, schema, step};
 use tidegate::change::Op::{Delete, Insert, Update};
 use tidegate::config::SqliteConfig;
 use tidegate::target::sqlite::SqliteTarget;
-use tidegate::target::{Checkpoint, Lane, Progress, Target, TargetError};
+use tidegate::target::{Checkpoint, Lane, Target, TargetError};
 
 struct Scratch {
     folder: tempfile::TempDir,
@@ -92,10 +92,7 @@ fn a_step_inserts_updates_and_deletes_and_applying_it_again_changes_nothing() {
     lane.apply(&first).unwrap();
     lane.apply(&second).unwrap();
     assert_eq!(scratch.query("SELECT * FROM orders ORDER BY id"), ["1|'c'", "3|NULL", "4|''"]);
-    assert_eq!(
-        scratch.target().begin("j", 1, "shop").unwrap().lanes,
-        BTreeMap::from([(0, Progress { epoch: 2, seq: 20 })])
-    );
+    assert_eq!(scratch.target().begin("j", 1, "shop").unwrap().lanes, BTreeMap::from([(0, reached(2))]));
 }
 
 #[test]

@@ -16,6 +16,7 @@ use super::meta::{Meta, Statement, meta_topic};
 use super::record::parse_record;
 use crate::change::{BATCH_BYTES, Changes, TableName, TableSchema, epoch_of};
 use crate::letter::{DeadLetter, DeadLetters, text_of};
+use crate::target::Seqs;
 
 /// The tables' schemas as the companion topic announces them, for whoever has to wait for one.
 #[derive(Debug, Default)]
@@ -89,6 +90,8 @@ struct Partition {
     /// The end that was there at the start.
     end: u64,
     seq: u64,
+    /// Everything up to this seq comes as one epoch, the first.
+    together: u64,
     /// The first epoch that may still come.
     epoch: u64,
     /// The newest epoch read of what is aimed at, plus one.
@@ -109,8 +112,6 @@ pub struct Reader {
     epoch: Duration,
     partitions: BTreeMap<u32, Partition>,
     schemas: Arc<Schemas>,
-    /// Everything up to this seq comes as one epoch, the first.
-    together: u64,
     /// Where each partition was begun, until it has been told.
     begun: Vec<EpochStart>,
     letters: DeadLetters,
@@ -118,9 +119,9 @@ pub struct Reader {
 
 impl Reader {
     /// A reader of `partitions` of `topic`: each with the offset to begin at and the end that is there now. `epoch` is the length of
-    /// an epoch. Everything up to seq `together` comes as one epoch, so that it is applied in one step: a target without
-    /// transactions may have half of it, and going there again by smaller steps would write rows back. Schemas go to
-    /// `schemas`, records that can't be used to `letters`.
+    /// an epoch. Of each partition everything up to the seq that `together` says comes as one epoch, so that it is applied in
+    /// one step: a target without transactions may have half of it, and going there again by smaller steps would write rows
+    /// back. Schemas go to `schemas`, records that can't be used to `letters`.
     ///
     /// # Errors
     /// Settings that the client does not take.
@@ -129,7 +130,7 @@ impl Reader {
         topic: &str,
         partitions: &BTreeMap<u32, (u64, u64)>,
         epoch: Duration,
-        together: u64,
+        together: &Seqs,
         schemas: Arc<Schemas>,
         letters: DeadLetters,
     ) -> Result<Reader, LogError> {
@@ -141,6 +142,7 @@ impl Reader {
                 next: *start,
                 end: *end,
                 seq: 0,
+                together: together.at(*number),
                 epoch: 0,
                 wanted: 0,
                 newest: 0,
@@ -157,7 +159,6 @@ impl Reader {
             epoch,
             partitions: partitions.iter().map(partition).collect(),
             schemas,
-            together,
             begun: partitions
                 .iter()
                 .map(|(p, (start, _))| EpochStart { partition: *p, epoch: 0, offset: *start })
@@ -192,7 +193,6 @@ impl Reader {
 struct Taking<'a> {
     topic: &'a str,
     epoch: Duration,
-    together: u64,
     letters: &'a DeadLetters,
     partitions: &'a mut BTreeMap<u32, Partition>,
     fetched: &'a mut Fetched,
@@ -228,7 +228,7 @@ impl Taking<'_> {
         partition.seq = head.seq;
         // A publisher that had stopped in good order may begin again inside an epoch that was taken as complete;
         // what comes then belongs to the next.
-        let epoch = match head.seq <= self.together {
+        let epoch = match head.seq <= partition.together {
             true => partition.epoch,
             false => epoch_of(head.time, self.epoch).max(partition.epoch),
         };
@@ -254,7 +254,6 @@ impl EpochReader for Reader {
         let mut taking = Taking {
             topic: &self.topic,
             epoch: self.epoch,
-            together: self.together,
             letters: &self.letters,
             partitions: &mut self.partitions,
             fetched: &mut fetched,
@@ -283,7 +282,7 @@ impl EpochReader for Reader {
                 && statement.offset <= partition.next
             {
                 let epoch = epoch_of(statement.time, self.epoch) + u64::from(statement.last);
-                let behind = statement.seq <= self.together; // what must not be cut may still come
+                let behind = statement.seq <= partition.together; // what must not be cut may still come
                 partition.statements.pop_front();
                 if epoch > partition.epoch && !behind {
                     partition.epoch = epoch;

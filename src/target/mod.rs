@@ -21,20 +21,59 @@ use crate::change::{Change, Changes, TableName, TableSchema};
 
 pub use self::retry::{Failure, Refused};
 
-/// What a lane has durably applied.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Progress {
-    /// The last epoch applied.
-    pub epoch: u64,
-    /// Every change of the lane up to and including this seq is applied.
-    pub seq: u64,
+/// Of each Kafka partition, by its number, the newest seq: a partition is in the order of seqs, the topic as a whole is not.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Seqs(Vec<u64>);
+
+impl Seqs {
+    /// The newest seq of a partition; 0: none.
+    pub fn at(&self, partition: u32) -> u64 {
+        self.0.get(partition as usize).copied().unwrap_or(0)
+    }
+
+    /// Takes note of a seq of a partition.
+    pub fn raise(&mut self, partition: u32, seq: u64) {
+        let place = partition as usize;
+        if place >= self.0.len() {
+            self.0.resize(place + 1, 0);
+        }
+        self.0[place] = self.0[place].max(seq);
+    }
+
+    /// Takes note of all that `other` has.
+    pub fn raise_all(&mut self, other: &Seqs) {
+        (0..).zip(&other.0).for_each(|(partition, seq)| self.raise(partition, *seq));
+    }
+
+    /// Whether no partition is behind `other`.
+    pub fn covers(&self, other: &Seqs) -> bool {
+        (0..).zip(&other.0).all(|(partition, seq)| self.at(partition) >= *seq)
+    }
+
+    /// The newest seq of any partition; 0: none.
+    pub fn newest(&self) -> u64 {
+        self.0.iter().copied().max().unwrap_or(0)
+    }
 }
 
-impl Progress {
-    /// The order in which a lane makes progress.
-    fn order(self) -> (u64, u64) {
-        (self.epoch, self.seq)
+impl FromIterator<u64> for Seqs {
+    fn from_iter<I: IntoIterator<Item = u64>>(seqs: I) -> Self {
+        Seqs(seqs.into_iter().collect())
     }
+}
+
+/// What a lane has durably applied.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Progress {
+    /// How many steps the lane has made.
+    pub step: u64,
+    /// The newest epoch of which it has applied something.
+    pub epoch: u64,
+    /// Of each partition every change of the lane up to and including this seq is applied, and no later one. Not one seq
+    /// for all: a publisher that died may have committed more to one partition than to another, and what it reads again
+    /// then comes in a later epoch than what is there.
+    pub seqs: Seqs,
 }
 
 /// Where reading has to begin after a restart: for each partition the offset of the first record that may not be
@@ -57,7 +96,7 @@ pub struct JobState {
     /// Lanes whose last step may be half written, and where that step ended: the lane's first step of this run has to
     /// reach at least so far, or a row that is already newer would be written back. Only where the target has no
     /// transactions.
-    pub through: BTreeMap<u32, Progress>,
+    pub through: BTreeMap<u32, Seqs>,
     /// The newest checkpoint, if there is one.
     pub checkpoint: Option<Checkpoint>,
 }

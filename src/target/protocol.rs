@@ -24,7 +24,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use super::retry::{Attempts, Failure};
-use super::{Checkpoint, FindSchema, JobState, Lane, Progress, Step, Target, TargetError, refuse_other};
+use super::{Checkpoint, FindSchema, JobState, Lane, Progress, Seqs, Step, Target, TargetError, refuse_other};
 
 /// How long a wait for the end of other sessions lasts at a time.
 const SESSIONS_PAUSE: Duration = Duration::from_millis(20);
@@ -43,12 +43,19 @@ pub struct JobRow {
 }
 
 /// What is kept of a lane.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct LaneRow {
     /// What it has applied.
     pub progress: Progress,
-    /// Where the step ends that may be half written; the same as the progress where none is.
-    pub through: Progress,
+    /// Where the step ends that may be half written; where the progress is, if none is.
+    pub through: Seqs,
+}
+
+impl LaneRow {
+    /// What a step reaches.
+    fn reached(step: &Step) -> LaneRow {
+        LaneRow { progress: step.progress.clone(), through: step.progress.seqs.clone() }
+    }
 }
 
 /// A session of a job at the target, as the server lists it.
@@ -147,7 +154,7 @@ pub trait Session: Send {
     ///
     /// # Errors
     /// As above.
-    fn save_lane(&mut self, job: &str, lane: u32, generation: u64, row: LaneRow) -> Result<(), Failure>;
+    fn save_lane(&mut self, job: &str, lane: u32, generation: u64, row: &LaneRow) -> Result<(), Failure>;
 
     /// A job's checkpoint.
     ///
@@ -333,7 +340,7 @@ impl<S: Store> StoreLane<S> {
         // A lost connection's last statement may still be running.
         let old = |other: &OtherSession| other.generation <= generation && other.who == who;
         end_sessions(&*self.store, &mut session, job, old)?;
-        let row = session.lanes(job)?.get(&self.lane).copied().unwrap_or_default();
+        let row = session.lanes(job)?.remove(&self.lane).unwrap_or_default();
         self.open = Some(Open { session, row });
         Ok(())
     }
@@ -343,7 +350,7 @@ impl<S: Store> StoreLane<S> {
             self.connect()?;
         }
         let Open { session, row } = self.open.as_mut().expect("connected just now");
-        if repeated && row.progress.order() >= step.progress.order() {
+        if repeated && row.progress.step >= step.progress.step {
             return Ok(());
         }
         session.prepare(step, &self.schemas)?;
@@ -363,7 +370,7 @@ impl<S: Store> StoreLane<S> {
             self.write_all(step)?;
         }
         let open = self.open.as_mut().expect("still there");
-        open.row = LaneRow { progress: step.progress, through: step.progress };
+        open.row = LaneRow::reached(step);
         Ok(())
     }
 
@@ -378,19 +385,17 @@ impl<S: Store> StoreLane<S> {
         let atomic = session.is_atomic();
         refuse_fenced(session, job, *generation, atomic)?;
         if !atomic && !step.is_empty() {
-            // By seq, not by epoch: one step may have been several epochs, and bears the number of the first.
-            if step.progress.seq < row.through.seq {
+            if !step.progress.seqs.covers(&row.through) {
                 return Err(Failure::Final(TargetError::Target(format!(
                     "job '{job}', lane {lane}: a step up to {:?} after one up to {:?} that may be half written: rows would go back",
-                    step.progress, row.through
+                    step.progress.seqs, row.through
                 ))));
             }
-            row.through = step.progress;
-            session.save_lane(job, *lane, *generation, *row)?;
+            row.through = step.progress.seqs.clone();
+            session.save_lane(job, *lane, *generation, row)?;
         }
         session.write(step)?;
-        let reached = LaneRow { progress: step.progress, through: step.progress };
-        session.save_lane(job, *lane, *generation, reached)
+        session.save_lane(job, *lane, *generation, &LaneRow::reached(step))
     }
 }
 
@@ -421,12 +426,12 @@ fn take_generation(session: &mut impl Session, job: &str, lanes: u32, log: &str)
 fn job_state(session: &mut impl Session, job: &str, generation: u64) -> Result<JobState, Failure> {
     let mut state = JobState { generation, checkpoint: session.checkpoint(job)?, ..JobState::default() };
     for (lane, row) in session.lanes(job)? {
+        if !row.progress.seqs.covers(&row.through) {
+            state.through.insert(lane, row.through);
+        }
         // A lane that has only said where its first step goes has applied nothing yet.
         if row.progress != Progress::default() {
             state.lanes.insert(lane, row.progress);
-        }
-        if row.through.order() > row.progress.order() {
-            state.through.insert(lane, row.through);
         }
     }
     Ok(state)

@@ -33,8 +33,8 @@ const TABLES: &str = "
     CREATE TABLE IF NOT EXISTS tidegate_generation (
         job TEXT PRIMARY KEY, generation INTEGER NOT NULL, lanes INTEGER NOT NULL, log TEXT NOT NULL);
     CREATE TABLE IF NOT EXISTS tidegate_progress (
-        job TEXT NOT NULL, lane INTEGER NOT NULL, generation INTEGER NOT NULL, epoch INTEGER NOT NULL,
-        seq INTEGER NOT NULL, PRIMARY KEY (job, lane));
+        job TEXT NOT NULL, lane INTEGER NOT NULL, generation INTEGER NOT NULL, step INTEGER NOT NULL,
+        epoch INTEGER NOT NULL, seqs TEXT NOT NULL, PRIMARY KEY (job, lane));
     CREATE TABLE IF NOT EXISTS tidegate_checkpoint (
         job TEXT PRIMARY KEY, generation INTEGER NOT NULL, epoch INTEGER NOT NULL, offsets TEXT NOT NULL);
     CREATE TABLE IF NOT EXISTS tidegate_tables (
@@ -194,11 +194,15 @@ impl Target for SqliteTarget {
 
 fn job_state(connection: &Connection, job: &str, generation: u64) -> Result<JobState, Failure> {
     let mut lanes = BTreeMap::new();
-    let mut statement = connection.prepare("SELECT lane, epoch, seq FROM tidegate_progress WHERE job = ?1")?;
+    let mut statement = connection.prepare("SELECT lane, step, epoch, seqs FROM tidegate_progress WHERE job = ?1")?;
     let mut rows = statement.query([job])?;
     while let Some(row) = rows.next()? {
-        let progress = Progress { epoch: row.get::<_, i64>(1)? as u64, seq: row.get::<_, i64>(2)? as u64 };
-        lanes.insert(row.get(0)?, progress);
+        let (lane, seqs): (u32, String) = (row.get(0)?, row.get(3)?);
+        let seqs = serde_json::from_str(&seqs).map_err(|e| {
+            TargetError::Target(format!("job '{job}', lane {lane}: tidegate_progress can't be read: {e}: {seqs}"))
+        })?;
+        let number = |column: usize| row.get::<_, i64>(column).map(|number| number as u64);
+        lanes.insert(lane, Progress { step: number(1)?, epoch: number(2)?, seqs });
     }
     let sql = "SELECT epoch, offsets FROM tidegate_checkpoint WHERE job = ?1";
     let stored: Option<(i64, String)> =
@@ -250,16 +254,17 @@ impl Lane for SqliteLane {
             }
             file.connection
                 .prepare_cached(
-                    "INSERT INTO tidegate_progress (job, lane, generation, epoch, seq) VALUES (?1, ?2, ?3, ?4, ?5) \
-                     ON CONFLICT (job, lane) DO UPDATE SET generation = excluded.generation, epoch = excluded.epoch, \
-                     seq = excluded.seq",
+                    "INSERT INTO tidegate_progress (job, lane, generation, step, epoch, seqs) VALUES (?1, ?2, ?3, ?4, ?5, ?6) \
+                     ON CONFLICT (job, lane) DO UPDATE SET generation = excluded.generation, step = excluded.step, \
+                     epoch = excluded.epoch, seqs = excluded.seqs",
                 )?
                 .execute(params![
                     self.job,
                     self.lane,
                     self.generation as i64,
+                    step.progress.step as i64,
                     step.progress.epoch as i64,
-                    step.progress.seq as i64
+                    serde_json::to_string(&step.progress.seqs).expect("numbers only")
                 ])?;
             Ok(())
         })

@@ -77,7 +77,7 @@ impl Place {
     }
 
     pub fn recorded(&self) -> Option<Progress> {
-        self.target().begin(&self.job, 1, "shop").unwrap().lanes.get(&0).copied()
+        self.target().begin(&self.job, 1, "shop").unwrap().lanes.get(&0).cloned()
     }
 }
 

@@ -11,7 +11,7 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use super::connect::{Dialect, Server};
 use crate::target::protocol::{JobRow, LaneRow, OtherSession};
-use crate::target::{Checkpoint, Failure, Progress, TargetError};
+use crate::target::{Checkpoint, Failure, Progress, Seqs, TargetError};
 
 const TABLES: [(&str, &str); 4] = [
     (
@@ -22,8 +22,7 @@ const TABLES: [(&str, &str); 4] = [
     (
         "progress",
         "CREATE TABLE IF NOT EXISTS tidegate.progress (job text NOT NULL, lane integer NOT NULL, generation bigint NOT NULL, \
-         epoch bigint NOT NULL, seq bigint NOT NULL, through_epoch bigint NOT NULL, through_seq bigint NOT NULL, \
-         PRIMARY KEY (job, lane))",
+         step bigint NOT NULL, epoch bigint NOT NULL, seqs text NOT NULL, through text NOT NULL, PRIMARY KEY (job, lane))",
     ),
     (
         "checkpoint",
@@ -157,16 +156,24 @@ pub(super) fn generation(server: &mut Server, job: &str, hold: bool) -> Result<O
     Ok(row.map(|row| row.get::<_, i64>(0) as u64))
 }
 
-/// What is kept of each lane of a job.
+/// What is kept of each lane of a job. Seqs are JSON arrays, a number for each partition.
 pub(super) fn lanes(server: &mut Server, job: &str) -> Result<BTreeMap<u32, LaneRow>, Failure> {
-    let sql = "SELECT lane, epoch, seq, through_epoch, through_seq FROM tidegate.progress WHERE job = $1";
+    let sql = "SELECT lane, step, epoch, seqs, through FROM tidegate.progress WHERE job = $1";
     let rows = server.client.query(sql, &[&job])?;
     let lane = |row: &postgres::Row| {
+        let lane = row.get::<_, i32>(0) as u32;
+        let seqs = |column: usize| -> Result<Seqs, Failure> {
+            let text: &str = row.get(column);
+            let unreadable = |e| {
+                TargetError::Target(format!("job '{job}', lane {lane}: tidegate.progress can't be read: {e}: {text}"))
+            };
+            Ok(serde_json::from_str(text).map_err(unreadable)?)
+        };
         let number = |n: usize| row.get::<_, i64>(n) as u64;
-        let progress = Progress { epoch: number(1), seq: number(2) };
-        (row.get::<_, i32>(0) as u32, LaneRow { progress, through: Progress { epoch: number(3), seq: number(4) } })
+        let progress = Progress { step: number(1), epoch: number(2), seqs: seqs(3)? };
+        Ok((lane, LaneRow { progress, through: seqs(4)? }))
     };
-    Ok(rows.iter().map(lane).collect())
+    rows.iter().map(lane).collect()
 }
 
 /// Writes what is kept of a lane. A row of a newer generation stays as it is.
@@ -175,21 +182,22 @@ pub(super) fn save_lane(
     job: &str,
     lane: u32,
     generation: u64,
-    row: LaneRow,
+    row: &LaneRow,
 ) -> Result<(), Failure> {
+    let json = |seqs: &Seqs| serde_json::to_string(seqs).expect("numbers only");
     server.client.execute(
-        "INSERT INTO tidegate.progress AS old (job, lane, generation, epoch, seq, through_epoch, through_seq) \
+        "INSERT INTO tidegate.progress AS old (job, lane, generation, step, epoch, seqs, through) \
          VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT (job, lane) DO UPDATE SET generation = excluded.generation, \
-         epoch = excluded.epoch, seq = excluded.seq, through_epoch = excluded.through_epoch, \
-         through_seq = excluded.through_seq WHERE excluded.generation >= old.generation",
+         step = excluded.step, epoch = excluded.epoch, seqs = excluded.seqs, through = excluded.through \
+         WHERE excluded.generation >= old.generation",
         &[
             &job,
             &(lane as i32),
             &(generation as i64),
+            &(row.progress.step as i64),
             &(row.progress.epoch as i64),
-            &(row.progress.seq as i64),
-            &(row.through.epoch as i64),
-            &(row.through.seq as i64),
+            &json(&row.progress.seqs),
+            &json(&row.through),
         ],
     )?;
     Ok(())

@@ -97,7 +97,7 @@ impl Session for PostgresSession {
         progress::lanes(&mut self.server, job)
     }
 
-    fn save_lane(&mut self, job: &str, lane: u32, generation: u64, row: LaneRow) -> Result<(), Failure> {
+    fn save_lane(&mut self, job: &str, lane: u32, generation: u64, row: &LaneRow) -> Result<(), Failure> {
         progress::save_lane(&mut self.server, job, lane, generation, row)
     }
 
