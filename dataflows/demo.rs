@@ -25,7 +25,7 @@ use rusqlite::types::ValueRef;
 use tidegate::config::{Config, SourceConfig};
 use tidegate::demo::{Model, Stored, Workload};
 use tidegate::letter::DeadLetters;
-use tidegate::log::{Librdkafka, OpenWriter, PartitionStart, Reader, Schemas};
+use tidegate::log::{Librdkafka, OpenWriter, PartitionStart, Reader, ReaderSettings, Schemas};
 use tidegate::source::dts::DtsReader;
 use tidegate::source::{Start, TableFilter};
 use tidegate::target::{FindSchema, Lane, Seqs, Step, TargetError};
@@ -268,8 +268,11 @@ impl Flow {
                         Arc::new(Librdkafka::new(config.kafka()?)),
                         &config.kafka()?.topic,
                         &partitions,
-                        config.land.epoch,
-                        &Seqs::default(),
+                        &ReaderSettings {
+                            epoch: config.land.epoch,
+                            lead_bytes: config.land.memory,
+                            together: Seqs::default(),
+                        },
                         schemas,
                         DeadLetters::default(),
                     )?),

@@ -5,8 +5,8 @@
 //!            └───── where epochs begin ──────────────── durable frontier ──▶ checkpoint
 //! ```
 //!
-//! The timely timestamp is the epoch. The frontier behind the sinks says what is durable: the throttle at the source and
-//! the checkpoint are read off it. A topic that something else wrote has one stage more: behind the gate, `latest` drops
+//! The timely timestamp is the moment: the epoch, and how far it has been read. The frontier behind the sinks says what is
+//! durable: the throttle at the source and the checkpoint are read off it. A topic that something else wrote has one stage more: behind the gate, `latest` drops
 //! what came late and is older than what has gone by.
 
 use std::collections::{BTreeMap, HashMap};
@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use crossbeam_channel::RecvTimeoutError;
-use tidegate::change::{Change, Changes};
+use tidegate::change::{Change, Changes, Moment, epoch_at};
 use tidegate::config::LandConfig;
 use tidegate::letter::{DeadLetter, DeadLetters, text_of};
 use tidegate::log::{EpochOffsets, EpochReader, EpochStart};
@@ -27,6 +27,7 @@ use timely::dataflow::channels::pact::{Exchange, Pipeline};
 use timely::dataflow::operators::Probe;
 use timely::dataflow::operators::generic::Operator;
 use timely::dataflow::operators::probe::Handle;
+use timely::dataflow::operators::vec::Broadcast;
 use timely::scheduling::SyncActivator;
 use timely::worker::Worker;
 
@@ -65,9 +66,9 @@ pub struct Land {
 /// How far a worker's part of the dataflow is.
 pub struct Landed {
     /// Passed by what is durable.
-    durable: Handle<u64>,
+    durable: Handle<Moment>,
     /// Passed by what is closed.
-    read: Handle<u64>,
+    read: Handle<Moment>,
     /// The first epoch that need not be durable for all that was there at the start to be; `u64::MAX`: not known yet.
     caught_up: Arc<AtomicU64>,
 }
@@ -76,8 +77,9 @@ impl Landed {
     /// Whether there is nothing left to do: `stopping`, once all that is closed is durable; `until_caught_up`, once the end
     /// is that was there at the start.
     pub fn is_done(&self, until_caught_up: bool, stopping: bool) -> bool {
-        let first =
-            |handle: &Handle<u64>| handle.with_frontier(|frontier| frontier.first().copied().unwrap_or(u64::MAX));
+        let first = |handle: &Handle<Moment>| {
+            handle.with_frontier(|frontier| frontier.first().map_or(u64::MAX, |moment| epoch_at(*moment)))
+        };
         let durable = first(&self.durable);
         let caught_up = self.caught_up.load(Ordering::Acquire);
         (stopping && durable == first(&self.read)) || (until_caught_up && durable >= caught_up)
@@ -95,7 +97,7 @@ pub fn land(worker: &mut Worker, job: Land) -> Landed {
         .step_by(worker.peers())
         .map(|lane| applied.get(&lane).cloned().unwrap_or_default())
         .collect();
-    worker.dataflow::<u64, _, _>(|scope| {
+    worker.dataflow::<Moment, _, _>(|scope| {
         let (durable, read) = (Handle::new(), Handle::new());
         let throttle = Throttle::new(durable.clone(), settings.memory, settings.epochs_in_flight);
         // Where completeness is guessed, numbers do not say what has been applied: the reader sees to it.
@@ -122,7 +124,7 @@ pub fn land(worker: &mut Worker, job: Land) -> Landed {
             .batches
             .by("Lane", move |(head, _)| u64::from(head.lane(lane_count)))
             .probe_with(&read)
-            .gate_coalescing("Gate", ByKey, settings.memory / 4);
+            .gate_under_pressure("Gate", ByKey, settings.memory / 4, kafka.pressure.broadcast());
         let gated = match horizon {
             None => gated,
             Some(horizon) => gated.latest(horizon, |count| tracing::info!("{count} late changes are superseded")),
@@ -175,7 +177,7 @@ struct Consume {
 
 /// Reads Kafka, as a client of its own, and leaves out what the lanes have applied already and what is not wanted. Stopped,
 /// it ends without saying that nothing comes: what is open stays open, so that nothing incomplete is applied.
-fn consume(job: Consume) -> crossbeam_channel::Receiver<Ingested<u64, Changes, EpochStart>> {
+fn consume(job: Consume) -> crossbeam_channel::Receiver<Ingested<Moment, Changes, EpochStart>> {
     let Consume { mut reader, applied, tables, waker, stop, mut sealed, read_seq, caught_up, lanes } = job;
     let (sender, receiver) = crossbeam_channel::bounded(8);
     let mut outlet = Outlet::new(sender, waker);
@@ -268,8 +270,8 @@ fn apply(
     refused: Refused,
     report: Report,
     waker: SyncActivator,
-) -> Station<u64, Changes, 3> {
-    let (inbox, deliveries) = crossbeam_channel::unbounded::<Delivery<u64, Changes, 3>>();
+) -> Station<Moment, Changes, 3> {
+    let (inbox, deliveries) = crossbeam_channel::unbounded::<Delivery<Moment, Changes, 3>>();
     let acked = Arc::new(AtomicU64::new(0));
     let ack = Arc::clone(&acked);
     let client = move |wait| {
@@ -278,7 +280,7 @@ fn apply(
             Err(end) => return end == RecvTimeoutError::Timeout,
         };
         // What is late, or comes together with what is half written, is of no newer epoch than what has been reached.
-        (reached.step, reached.epoch) = (reached.step + 1, time.max(reached.epoch));
+        (reached.step, reached.epoch) = (reached.step + 1, epoch_at(time).max(reached.epoch));
         batches.iter().flat_map(Changes::heads).for_each(|head| reached.seqs.raise(head.partition, head.seq));
         let [inserts, updates, deletes] = batches;
         let mut step = Step { progress: reached.clone(), inserts, updates, deletes };
@@ -301,7 +303,7 @@ fn apply(
 fn record(
     mut write: Box<dyn FnMut(Checkpoint) + Send>,
     lookback: u64,
-) -> impl FnMut(Option<u64>, &mut Vec<EpochStart>) {
+) -> impl FnMut(Option<Moment>, &mut Vec<EpochStart>) {
     let (sender, receiver) = crossbeam_channel::unbounded::<Checkpoint>();
     let client = move |wait| match receiver.recv_timeout(wait) {
         Ok(checkpoint) => {
@@ -315,7 +317,7 @@ fn record(
     let mut recorded = 0;
     move |frontier, starts| {
         starts.drain(..).for_each(|start| offsets.note(start));
-        if let Some(epoch) = frontier.filter(|epoch| *epoch > recorded) {
+        if let Some(epoch) = frontier.map(epoch_at).filter(|epoch| *epoch > recorded) {
             recorded = epoch;
             let offsets = offsets.from(epoch.saturating_sub(lookback));
             if !offsets.is_empty() {

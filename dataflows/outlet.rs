@@ -7,10 +7,10 @@ use tidegate::operators::Ingested;
 use timely::scheduling::SyncActivator;
 
 /// Hands over what a client has, one at a time.
-pub struct Outlet<B, N> {
-    sender: Sender<Ingested<u64, B, N>>,
+pub struct Outlet<T, B, N> {
+    sender: Sender<Ingested<T, B, N>>,
     waker: SyncActivator,
-    waiting: Option<Ingested<u64, B, N>>,
+    waiting: Option<Ingested<T, B, N>>,
     ended: bool,
 }
 
@@ -25,14 +25,14 @@ pub enum Handed {
     Never,
 }
 
-impl<B, N> Outlet<B, N> {
+impl<T, B, N> Outlet<T, B, N> {
     /// An outlet into that channel, whose other end that activator wakes.
-    pub fn new(sender: Sender<Ingested<u64, B, N>>, waker: SyncActivator) -> Self {
+    pub fn new(sender: Sender<Ingested<T, B, N>>, waker: SyncActivator) -> Self {
         Outlet { sender, waker, waiting: None, ended: false }
     }
 
     /// Puts something, after what was put before has been handed over.
-    pub fn put(&mut self, handed: Ingested<u64, B, N>) {
+    pub fn put(&mut self, handed: Ingested<T, B, N>) {
         assert!(self.waiting.is_none(), "one at a time");
         self.waiting = Some(handed);
     }

@@ -13,8 +13,8 @@ use tidegate::change::{TableSchema, epoch_of};
 use tidegate::config::{LandConfig, LandStart};
 use tidegate::letter::DeadLetters;
 use tidegate::log::{
-    EpochReader, ForeignReader, ForeignSettings, Kafka, Meta, OpenWriter, PartitionStart, Reader, Run, Schemas,
-    Statement, Writer, begin_run, fence_left_over, origin_of, read_to_end, refuse_replaced, transactional_id,
+    EpochReader, ForeignReader, ForeignSettings, Kafka, Meta, OpenWriter, PartitionStart, Reader, ReaderSettings, Run,
+    Schemas, Statement, Writer, begin_run, fence_left_over, origin_of, read_to_end, refuse_replaced, transactional_id,
 };
 use tidegate::source::{Mark, Start, TableFilter};
 use tidegate::target::{FindSchema, JobState, Lane, Seqs, Target};
@@ -207,7 +207,9 @@ impl Landing {
             None => {
                 let mut together = Seqs::default();
                 state.through.values().for_each(|through| together.raise_all(through));
-                Box::new(Reader::new(kafka, &self.topic, &partitions, epoch, &together, schemas, letters)?)
+                let lead_bytes = self.settings.memory / 4 / partitions.len().max(1);
+                let settings = ReaderSettings { epoch, lead_bytes, together };
+                Box::new(Reader::new(kafka, &self.topic, &partitions, &settings, schemas, letters)?)
             }
             Some(settings) => {
                 // A lane's progress is in event time there; what any of them has reached was complete.

@@ -20,7 +20,7 @@ use rdkafka::message::Headers;
 use super::LogError;
 use super::kafka::{Consumer, Kafka, Polled, Record};
 use super::reader::{EpochReader, EpochStart, Fetched, Schemas};
-use crate::change::{BATCH_BYTES, Changes, SettlePolicy, Settler, Verdict, epoch_of};
+use crate::change::{BATCH_BYTES, Changes, SettlePolicy, Settler, Verdict, epoch_of, moment};
 use crate::codec::envelope::{ForeignDecoder, ForeignRecord};
 use crate::config::{EnvelopeKind, LandConfig};
 use crate::letter::{DeadLetter, DeadLetters, text_of};
@@ -251,9 +251,9 @@ impl EpochReader for ForeignReader {
         let complete = guess.settings.until_caught_up && guess.at_end();
         let epoch = if complete { guess.settler.complete() } else { guess.settler.epoch(now_ms()) };
         Ok(Fetched {
-            batches: taken.batches.into_iter().collect(),
+            batches: taken.batches.into_iter().map(|(epoch, batch)| (moment(epoch, 0), batch)).collect(),
             starts: taken.starts,
-            frontier: (!guess.partitions.is_empty()).then_some(epoch),
+            frontier: (!guess.partitions.is_empty()).then_some(moment(epoch, 0)),
         })
     }
 

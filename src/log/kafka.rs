@@ -128,4 +128,10 @@ pub trait Consumer: Send {
         wait: Duration,
         take: &mut dyn FnMut(Record<'_>) -> Result<(), LogError>,
     ) -> Result<Polled, LogError>;
+
+    /// Holds a partition back, or lets it go on where it was.
+    ///
+    /// # Errors
+    /// The client does not take it.
+    fn hold(&mut self, partition: u32, held: bool) -> Result<(), LogError>;
 }

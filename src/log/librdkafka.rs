@@ -213,6 +213,13 @@ impl Consumer for RdConsumer {
             Some(Err(error)) => lasting(&self.topic, &error).map_or(Ok(Polled::Nothing), Err),
         }
     }
+
+    fn hold(&mut self, partition: u32, held: bool) -> Result<(), LogError> {
+        let mut list = TopicPartitionList::new();
+        list.add_partition(&self.topic, partition as i32);
+        let done = if held { self.consumer.pause(&list) } else { self.consumer.resume(&list) };
+        done.map_err(|e| LogError(format!("{}/{partition}: {e}", self.topic)))
+    }
 }
 
 fn record<'a>(message: &'a BorrowedMessage<'_>) -> Record<'a> {

@@ -24,7 +24,7 @@ pub use librdkafka::{Librdkafka, kafka_config};
 pub use meta::{Meta, MetaKey, Run, Statement, meta_topic, read_to_end};
 pub use offsets::EpochOffsets;
 pub use partitioner::{murmur2, partition_of};
-pub use reader::{EpochReader, EpochStart, Fetched, Reader, Schemas};
+pub use reader::{EpochReader, EpochStart, Fetched, Reader, ReaderSettings, Schemas};
 pub use record::{RecordError, headers_of, parse_record};
 pub use run::{REPLACED, begin_run, fence_left_over, origin_of, refuse_replaced, transactional_id};
 pub use writer::{OpenWriter, PartitionStart, Writer};

@@ -14,7 +14,7 @@ use super::LogError;
 use super::kafka::{Consumer, Kafka, Polled, Record};
 use super::meta::{Meta, Statement, meta_topic};
 use super::record::parse_record;
-use crate::change::{BATCH_BYTES, Changes, TableName, TableSchema, epoch_of};
+use crate::change::{BATCH_BYTES, Changes, Moment, TableName, TableSchema, epoch_of, moment};
 use crate::letter::{DeadLetter, DeadLetters, text_of};
 use crate::target::Seqs;
 
@@ -55,12 +55,12 @@ pub struct EpochStart {
 /// What one poll brought.
 #[derive(Debug, Default)]
 pub struct Fetched {
-    /// Changes by epoch; those of one partition in seq order.
-    pub batches: Vec<(u64, Changes)>,
+    /// Changes, each batch at a moment of its epoch; those of one partition in seq order.
+    pub batches: Vec<(Moment, Changes)>,
     /// Where epochs begin.
     pub starts: Vec<EpochStart>,
-    /// No later poll brings an epoch below this; `None`: this reader has no partition.
-    pub frontier: Option<u64>,
+    /// No later poll brings a moment below this; `None`: this reader has no partition.
+    pub frontier: Option<Moment>,
 }
 
 /// Reads some partitions of a topic as changes by epoch.
@@ -92,14 +92,70 @@ struct Partition {
     seq: u64,
     /// Everything up to this seq comes as one epoch, the first.
     together: u64,
-    /// The first epoch that may still come.
+    /// The first epoch that may still come, and the first seq in it.
     epoch: u64,
+    from: u64,
     /// The newest epoch read of what is aimed at, plus one.
     wanted: u64,
     /// The epoch of the newest record read, plus one.
     newest: u64,
     statements: VecDeque<Statement>,
     batch: Changes,
+    /// What has been handed over beyond the reader's frontier: moments and bytes, oldest first, and all their bytes.
+    ahead: VecDeque<(Moment, usize)>,
+    ahead_bytes: usize,
+    held: bool,
+}
+
+impl Partition {
+    /// No later record of it has a moment below this.
+    fn frontier(&self) -> Moment {
+        moment(self.epoch, self.from)
+    }
+
+    /// Moves its batch into `batches`, in the epoch that it is in; `keep_last`: all but the last change, which belongs to
+    /// the next.
+    fn cut(&mut self, batches: &mut Vec<(Moment, Changes)>, keep_last: bool) {
+        let mut batch = std::mem::take(&mut self.batch);
+        if keep_last {
+            let (head, payload) = batch.get(batch.len() - 1);
+            self.batch.push(*head, payload);
+            batch.pop();
+        }
+        if !batch.is_empty() {
+            let first = batch.head(0).seq;
+            let at = moment(self.epoch, if first > self.together { first } else { 0 });
+            let bytes = batch.payload_bytes();
+            self.ahead.push_back((at, bytes));
+            self.ahead_bytes += bytes;
+            batches.push((at, batch));
+        }
+    }
+
+    /// Forgets what the reader's frontier has passed. Says whether the partition is to be held back, or let go, from now on.
+    fn keep_pace(&mut self, frontier: Moment, lead_bytes: usize) -> Option<bool> {
+        while let Some((_, bytes)) = self.ahead.pop_front_if(|(at, _)| *at < frontier) {
+            self.ahead_bytes -= bytes;
+        }
+        let held = match self.held {
+            false => self.ahead_bytes > lead_bytes && self.frontier() > frontier,
+            true => self.ahead_bytes > lead_bytes / 2,
+        };
+        (held != std::mem::replace(&mut self.held, held)).then_some(held)
+    }
+}
+
+/// How a topic is read.
+#[derive(Clone, Debug)]
+pub struct ReaderSettings {
+    /// The length of an epoch.
+    pub epoch: Duration,
+    /// How many bytes a partition may be ahead of the slowest.
+    pub lead_bytes: usize,
+    /// Of each partition everything up to this seq comes as one epoch, the first, and at one moment, so that it is applied in
+    /// one step: a target without transactions may have half of it, and going there again by smaller steps would write rows
+    /// back.
+    pub together: Seqs,
 }
 
 /// Reads some partitions of a topic, and all of its companion.
@@ -110,6 +166,7 @@ pub struct Reader {
     meta: Box<dyn Consumer>,
     topic: String,
     epoch: Duration,
+    lead_bytes: usize,
     partitions: BTreeMap<u32, Partition>,
     schemas: Arc<Schemas>,
     /// Where each partition was begun, until it has been told.
@@ -118,10 +175,8 @@ pub struct Reader {
 }
 
 impl Reader {
-    /// A reader of `partitions` of `topic`: each with the offset to begin at and the end that is there now. `epoch` is the length of
-    /// an epoch. Of each partition everything up to the seq that `together` says comes as one epoch, so that it is applied in
-    /// one step: a target without transactions may have half of it, and going there again by smaller steps would write rows
-    /// back. Schemas go to `schemas`, records that can't be used to `letters`.
+    /// A reader of `partitions` of `topic`: each with the offset to begin at and the end that is there now. Schemas go to
+    /// `schemas`, records that can't be used to `letters`.
     ///
     /// # Errors
     /// Settings that the client does not take.
@@ -129,8 +184,7 @@ impl Reader {
         kafka: Arc<dyn Kafka>,
         topic: &str,
         partitions: &BTreeMap<u32, (u64, u64)>,
-        epoch: Duration,
-        together: &Seqs,
+        settings: &ReaderSettings,
         schemas: Arc<Schemas>,
         letters: DeadLetters,
     ) -> Result<Reader, LogError> {
@@ -142,12 +196,16 @@ impl Reader {
                 next: *start,
                 end: *end,
                 seq: 0,
-                together: together.at(*number),
+                together: settings.together.at(*number),
                 epoch: 0,
+                from: 0,
                 wanted: 0,
                 newest: 0,
                 statements: VecDeque::new(),
                 batch: Changes::default(),
+                ahead: VecDeque::new(),
+                ahead_bytes: 0,
+                held: false,
             };
             (*number, state)
         };
@@ -156,7 +214,8 @@ impl Reader {
             consumer,
             meta,
             topic: topic.to_string(),
-            epoch,
+            epoch: settings.epoch,
+            lead_bytes: settings.lead_bytes,
             partitions: partitions.iter().map(partition).collect(),
             schemas,
             begun: partitions
@@ -237,11 +296,15 @@ impl Taking<'_> {
             partition.wanted = epoch + 1;
         }
         if epoch > partition.epoch {
-            cut(partition, &mut self.fetched.batches, true);
+            partition.cut(&mut self.fetched.batches, true);
             partition.epoch = epoch;
             self.fetched.starts.push(EpochStart { partition: number, epoch, offset });
         } else if batch.payload_bytes() >= BATCH_BYTES {
-            cut(partition, &mut self.fetched.batches, false);
+            partition.cut(&mut self.fetched.batches, false);
+        }
+        // What comes together has one moment, so that nothing can let it go in pieces.
+        if head.seq > partition.together {
+            partition.from = head.seq + 1;
         }
         Ok(())
     }
@@ -277,20 +340,31 @@ impl EpochReader for Reader {
         }
         self.learn()?;
         for (number, partition) in &mut self.partitions {
-            cut(partition, &mut fetched.batches, false);
+            partition.cut(&mut fetched.batches, false);
             while let Some(statement) = partition.statements.front()
                 && statement.offset <= partition.next
             {
                 let epoch = epoch_of(statement.time, self.epoch) + u64::from(statement.last);
                 let behind = statement.seq <= partition.together; // what must not be cut may still come
+                let from = statement.seq;
                 partition.statements.pop_front();
-                if epoch > partition.epoch && !behind {
+                if behind {
+                    continue;
+                }
+                partition.from = partition.from.max(from);
+                if epoch > partition.epoch {
                     partition.epoch = epoch;
                     fetched.starts.push(EpochStart { partition: *number, epoch, offset: partition.next });
                 }
             }
         }
-        fetched.frontier = self.partitions.values().map(|partition| partition.epoch).min();
+        fetched.frontier = self.partitions.values().map(Partition::frontier).min();
+        // What is ahead of the slowest partition can't be applied: it would only fill memory.
+        for (number, partition) in &mut self.partitions {
+            if let Some(held) = partition.keep_pace(fetched.frontier.expect("there is a partition"), self.lead_bytes) {
+                self.consumer.hold(*number, held)?;
+            }
+        }
         Ok(fetched)
     }
 
@@ -306,19 +380,5 @@ impl EpochReader for Reader {
     fn caught_up(&self) -> Option<u64> {
         let read = self.partitions.values().all(|partition| partition.next >= partition.end);
         read.then(|| self.partitions.values().map(|partition| partition.wanted).max().unwrap_or(0))
-    }
-}
-
-/// Moves a partition's batch into `batches`, at the partition's epoch; `keep_last`: all but its last change, which
-/// belongs to the next.
-fn cut(partition: &mut Partition, batches: &mut Vec<(u64, Changes)>, keep_last: bool) {
-    let mut batch = std::mem::take(&mut partition.batch);
-    if keep_last {
-        let (head, payload) = batch.get(batch.len() - 1);
-        partition.batch.push(*head, payload);
-        batch.pop();
-    }
-    if !batch.is_empty() {
-        batches.push((partition.epoch, batch));
     }
 }
