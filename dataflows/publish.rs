@@ -21,6 +21,7 @@ use tidegate::operators::{
 };
 use tidegate::source::{Decoder, Mark, Raws, Reader, SourceError};
 use timely::container::NoopBuilder;
+use timely::dataflow::Stream;
 use timely::dataflow::operators::generic::Operator;
 use timely::dataflow::operators::probe::Handle;
 use timely::dataflow::operators::{Concat, Probe};
@@ -55,7 +56,21 @@ pub struct Publish {
 }
 
 /// Builds the dataflow on a worker; it is complete when the source has ended and everything is in Kafka.
+#[allow(dead_code, reason = "the simulator says how order is restored")]
 pub fn publish(worker: &mut Worker, job: Publish) -> Handle<u64> {
+    publish_by(worker, job, in_order)
+}
+
+/// How changes that many workers have decoded are put in order.
+pub type Arrange = for<'scope> fn(Stream<'scope, u64, Changes>) -> Stream<'scope, u64, Changes>;
+
+/// By their numbers, once all of a read are there.
+pub fn in_order(changes: Stream<'_, u64, Changes>) -> Stream<'_, u64, Changes> {
+    changes.gate_coalescing("Gate", BySeq, 4 << 20)
+}
+
+/// [`publish`] with another ordering: the simulator shows what becomes of those that trust times or arrival.
+pub fn publish_by(worker: &mut Worker, job: Publish, arrange: Arrange) -> Handle<u64> {
     let Publish { reader, decoder, writer, partitions, memory, letters, report, stop } = job;
     worker.dataflow::<u64, _, _>(|scope| {
         let durable = Handle::new();
@@ -74,7 +89,7 @@ pub fn publish(worker: &mut Worker, job: Publish) -> Handle<u64> {
             },
         );
         let mut decode = decode(decoder, partitions, letters);
-        source
+        let decoded = source
             .batches
             .unary::<NoopBuilder<Changes>, _, _, _>(RoundRobin::pact(), "Decode", |_, _| {
                 move |input, output| {
@@ -82,10 +97,8 @@ pub fn publish(worker: &mut Worker, job: Publish) -> Handle<u64> {
                 }
             })
             .concat(marks)
-            .by("Partition", |(head, _)| u64::from(head.partition))
-            .gate_coalescing("Gate", BySeq, 4 << 20)
-            .deliver_alone("Kafka", |waker| write(writer, report, waker))
-            .probe_with(&durable);
+            .by("Partition", |(head, _)| u64::from(head.partition));
+        arrange(decoded).deliver_alone("Kafka", |waker| write(writer, report, waker)).probe_with(&durable);
         durable
     })
 }
@@ -96,15 +109,15 @@ trait DeliverAlone<'scope> {
         self,
         name: &str,
         start: impl FnOnce(SyncActivator) -> Station<u64, Changes, 1>,
-    ) -> timely::dataflow::Stream<'scope, u64, Vec<()>>;
+    ) -> Stream<'scope, u64, Vec<()>>;
 }
 
-impl<'scope> DeliverAlone<'scope> for timely::dataflow::Stream<'scope, u64, Changes> {
+impl<'scope> DeliverAlone<'scope> for Stream<'scope, u64, Changes> {
     fn deliver_alone(
         self,
         name: &str,
         start: impl FnOnce(SyncActivator) -> Station<u64, Changes, 1>,
-    ) -> timely::dataflow::Stream<'scope, u64, Vec<()>> {
+    ) -> Stream<'scope, u64, Vec<()>> {
         [self].deliver(name, |_, _| 0, |waker| vec![start(waker)])
     }
 }

@@ -31,6 +31,8 @@ pub struct Published {
     pub start: Start,
     /// What each partition has.
     pub partitions: BTreeMap<u32, PartitionStart>,
+    /// The partitions of which nothing is said yet: before any is written to, they have to be stated.
+    pub unstated: Vec<u32>,
     /// The schemas announced so far.
     pub schemas: Vec<TableSchema>,
 }
@@ -87,11 +89,10 @@ impl Publishing {
         (index, peers): (usize, usize),
         interval: std::time::Duration,
     ) -> anyhow::Result<Writer> {
-        let anew = known.start == Start::Configured;
         let starts = known.partitions.into_iter().filter(|(partition, _)| own(*partition, index, peers)).collect();
         let mut writer = open.begin(starts, known.schemas, interval);
-        if let Some(begun) = begun.filter(|_| anew) {
-            writer.state_begun(0..self.partitions, begun)?;
+        if let Some(begun) = begun.filter(|_| !known.unstated.is_empty()) {
+            writer.state_begun(known.unstated.into_iter(), begun)?;
         }
         Ok(writer)
     }
@@ -109,21 +110,20 @@ impl Publishing {
             }
         }
         let ends = self.kafka.ends(topic)?;
-        let Some(oldest) = statements.values().map(|s| &s.resume).min_by_key(|resume| resume.seq) else {
-            if let Some(partition) = ends.iter().position(|(_, end)| *end > 0) {
-                bail!(
-                    "topic {topic}.meta says nothing, but partition {partition} of {topic} has records: the companion was truncated, or something else writes the topic; publish to a new topic, with the tables copied anew"
-                );
-            }
-            let nothing = (0..self.partitions).map(|partition| (partition, PartitionStart::default()));
-            return Ok(Published { start: Start::Configured, partitions: nothing.collect(), schemas });
-        };
+        let written = ends.iter().position(|(_, end)| *end > 0);
+        let mut partitions = BTreeMap::new();
+        let mut unstated = Vec::new();
         for partition in 0..self.partitions {
-            // Every run states all partitions before it writes to any.
             let Some(statement) = statements.get(&partition) else {
-                bail!(
-                    "topic {topic}.meta says nothing of partition {partition}, but does of others: it was truncated, or is another topic's: nobody knows what the partition has; publish to a new topic"
-                );
+                // Every run states all partitions before it writes to any.
+                if let Some(written) = written {
+                    bail!(
+                        "topic {topic}.meta says nothing of partition {partition}, but partition {written} of {topic} has records: the companion was truncated, or is another topic's, or something else writes {topic}: nobody knows what the partition has; publish to a new topic, with the tables copied anew"
+                    );
+                }
+                unstated.push(partition);
+                partitions.insert(partition, PartitionStart::default());
+                continue;
             };
             let (_, end) = ends[partition as usize];
             if end < statement.offset {
@@ -132,11 +132,15 @@ impl Publishing {
                     statement.offset
                 );
             }
+            partitions.insert(partition, PartitionStart { seq: statement.seq, offset: statement.offset });
         }
         let time = statements.values().map(|statement| statement.time).max().unwrap_or(0);
-        let start = Start::Resume { resume: oldest.clone(), time };
-        let start_of = |s: &Statement| (s.partition, PartitionStart { seq: s.seq, offset: s.offset });
-        Ok(Published { start, partitions: statements.values().map(start_of).collect(), schemas })
+        let oldest = statements.values().map(|statement| &statement.resume).min_by_key(|resume| resume.seq);
+        let start = match oldest {
+            Some(oldest) => Start::Resume { resume: oldest.clone(), time },
+            None => Start::Configured,
+        };
+        Ok(Published { start, partitions, unstated, schemas })
     }
 }
 

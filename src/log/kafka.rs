@@ -19,6 +19,14 @@ pub trait Kafka: Send + Sync {
     /// Settings that the client does not take; a cluster that does not answer or grants no transactions.
     fn producer(&self, transactional_id: Option<&str>) -> Result<Box<dyn Producer>, LogError>;
 
+    /// Fences whoever uses those transactional ids.
+    ///
+    /// # Errors
+    /// As [`producer`](Kafka::producer).
+    fn fence(&self, transactional_ids: &[String]) -> Result<(), LogError> {
+        transactional_ids.iter().try_for_each(|id| self.producer(Some(id)).map(drop))
+    }
+
     /// A consumer of committed records that reads these partitions of a topic from these offsets on, or from the oldest
     /// record kept.
     ///

@@ -165,6 +165,15 @@ impl Kafka for Librdkafka {
         Ok(Box::new(RdProducer { producer }))
     }
 
+    /// All at once: each takes its time.
+    fn fence(&self, transactional_ids: &[String]) -> Result<(), LogError> {
+        std::thread::scope(|scope| {
+            let fences: Vec<_> =
+                transactional_ids.iter().map(|id| scope.spawn(|| self.producer(Some(id)).map(drop))).collect();
+            fences.into_iter().try_for_each(|fence| fence.join().expect("fencing does not panic"))
+        })
+    }
+
     fn consumer(&self, topic: &str, starts: &[(u32, Option<u64>)]) -> Result<Box<dyn Consumer>, LogError> {
         let consumer = self.base_consumer()?;
         let mut assignment = TopicPartitionList::new();

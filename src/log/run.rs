@@ -64,12 +64,8 @@ pub fn begin_run(kafka: &dyn Kafka, topic: &str, id: String, writers: u32, table
 /// # Errors
 /// The cluster does not answer or grants no transactions.
 pub fn fence_left_over(kafka: &dyn Kafka, job: &str, run: &Run) -> Result<(), LogError> {
-    std::thread::scope(|scope| {
-        let fences: Vec<_> = (run.writers..run.ids)
-            .map(|writer| scope.spawn(move || kafka.producer(Some(&transactional_id(job, writer))).map(drop)))
-            .collect();
-        fences.into_iter().try_for_each(|fence| fence.join().expect("fencing does not panic"))
-    })
+    let left_over: Vec<String> = (run.writers..run.ids).map(|writer| transactional_id(job, writer)).collect();
+    kafka.fence(&left_over)
 }
 
 /// Refuses to go on if a newer run has begun; `metas` is the companion topic once every writer of this run is open.
