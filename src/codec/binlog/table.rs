@@ -346,14 +346,24 @@ fn layout(column: &Physical, ty: ColumnType, charset: Option<String>, members: &
     })
 }
 
-/// The character set of a collation's number. MariaDB numbers its `uca1400` collations by character set.
+/// The character set of a collation's number. MariaDB has collations of its own: it numbers the `uca1400` ones by character
+/// set, gives the `nopad` one of a collation that number with another bit, and has some beside those.
 fn charset_of(id: usize) -> Result<String, String> {
+    const NOPAD: usize = 1024;
     let unknown = || format!("its collation is number {id}, which tidegate does not know");
     let by_set = ["utf8mb3", "utf8mb4", "ucs2", "utf16", "utf32"];
     if let Some(set) = id.checked_sub(2048).and_then(|index| by_set.get(index / 256)) {
         return Ok((*set).into());
     }
-    let id = u16::try_from(id).map_err(|_| unknown())?;
+    match id & !NOPAD {
+        576..608 => return Ok("utf8mb3".into()),
+        608..640 => return Ok("utf8mb4".into()),
+        640..672 => return Ok("ucs2".into()),
+        672..704 => return Ok("utf16".into()),
+        736..768 => return Ok("utf32".into()),
+        _ => {}
+    }
+    let id = u16::try_from(id & !NOPAD).map_err(|_| unknown())?;
     match Collation::resolve(CollationId::from(id)).charset() {
         "UNKNOWN" | "unknown" | "" => Err(unknown()),
         charset => Ok(charset.to_ascii_lowercase()),
