@@ -19,6 +19,9 @@ struct Code {
     letters: u64,
 }
 
+/// A row of the answer: the code, the text made of it, its bytes as the server took them, how many letters it sees.
+type Asked = (Vec<u8>, Option<Vec<u8>>, Option<Vec<u8>>, Option<u64>);
+
 /// A database with the table `b` of all bytes.
 fn with_bytes(server: &'static str) -> Database {
     let mut database = Database::new(server, "charsets");
@@ -75,8 +78,7 @@ fn ask(database: &mut Database, charset: &str, shape: &[&str], mut each: impl Fn
     );
     let mut asked = 0u32;
     for row in database.conn.query_iter(sql).unwrap() {
-        let (bytes, text, taken, letters): (Vec<u8>, Option<Vec<u8>>, Option<Vec<u8>>, Option<u64>) =
-            mysql::from_row(row.unwrap());
+        let (bytes, text, taken, letters): Asked = mysql::from_row(row.unwrap());
         let text = text.filter(|_| taken.as_ref() == Some(&bytes)).and_then(|text| String::from_utf8(text).ok());
         let letters = letters.unwrap_or(0);
         // Half a code at the end is left out without a word.
@@ -129,6 +131,8 @@ fn write_letters() {
             let runs = &mut runs[shape.len() - 1];
             ask(&mut database, &charset, &shape, |code| {
                 let Some(text) = code.text.filter(|_| code.letters == 1) else { return };
+                // verify counts question marks by their bytes.
+                assert!(code.bytes == b"?" || !code.bytes.contains(&b'?'), "{charset} {:02x?}", code.bytes);
                 let letter = text.chars().next().unwrap() as u32;
                 let number = match *code.bytes {
                     [a, b, c, d] => {
@@ -229,12 +233,33 @@ fn every_collation_is_known() {
                 .conn
                 .query(format!("SELECT COLUMN_NAME FROM information_schema.COLUMNS WHERE TABLE_NAME = 't{number}' AND TABLE_SCHEMA = DATABASE() AND COLUMN_NAME <> 'id'"))
                 .unwrap();
-            database.run(&format!("INSERT INTO t{number} (id, {}) VALUES (1{})", columns.join(", "), ", 'abc'".repeat(columns.len())));
+            database.run(&format!(
+                "INSERT INTO t{number} (id, {}) VALUES (1{})",
+                columns.join(", "),
+                ", 'abc'".repeat(columns.len())
+            ));
         }
         let seen = database.changes(&start);
         for (_, _, row) in rows(&seen) {
             let row: serde_json::Map<String, serde_json::Value> = serde_json::from_str(row).unwrap();
-            assert!(row.len() > 20 && row.iter().all(|(name, value)| name == "id" || value == "abc"), "{server}: {row:?}");
+            assert!(
+                row.len() > 20 && row.iter().all(|(name, value)| name == "id" || value == "abc"),
+                "{server}: {row:?}"
+            );
+        }
+    }
+}
+
+#[test]
+fn what_has_no_letter_is_refused_by_table_key_and_column() {
+    for server in SERVERS {
+        let mut database = Database::new(server, "no_letter");
+        database.run("CREATE TABLE t (v varchar(9) CHARACTER SET sjis, id int PRIMARY KEY)");
+        let start = database.end();
+        database.run("INSERT INTO t VALUES (_sjis x'418540', 77)");
+        let error = database.error(&start);
+        for word in [&format!("table {}.t", database.name), "key 77, column v", "sjis", "byte 1", "0x8540", "mend"] {
+            assert!(error.contains(word), "{server}: '{word}' is not in: {error}");
         }
     }
 }

@@ -179,7 +179,11 @@ mod tests {
             }
             // The second byte of gb18030's long codes is a digit, which no pair ends with.
             let digits = |lead: usize| (b'0'..=b'9').any(|digit| pair((lead as u32) << 8 | u32::from(digit)));
-            assert!(table.long[1].is_empty() || (0x81..0xff).all(|lead| !first(lead) && !digits(lead)), "{}", table.name);
+            assert!(
+                table.long[1].is_empty() || (0x81..0xff).all(|lead| !first(lead) && !digits(lead)),
+                "{}",
+                table.name
+            );
         }
     }
 }
