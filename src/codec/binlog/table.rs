@@ -19,6 +19,8 @@ pub struct Described {
     pub columns: Vec<DescribedColumn>,
     /// The columns of the primary key or of a NOT NULL unique key, in key order; empty if there is none.
     pub key: Vec<String>,
+    /// Whether MariaDB keeps the history of its rows in it.
+    pub versioned: bool,
 }
 
 /// A column as `information_schema` describes it.
