@@ -133,25 +133,26 @@ impl MysqlSession {
         self.connection.exec(sql, ()).map_err(|error| self.error(&what, &error))
     }
 
-    /// The keys of all tables: the primary key, else the first unique index that has no nulls, prefixes or expressions.
+    /// The keys of all tables: the primary key, else the first unique index that has no nulls or expressions. Where the
+    /// beginnings of values are unique, so are the values.
     fn keys(&mut self) -> Result<BTreeMap<TableName, Vec<String>>, VerifyError> {
-        type Part = (String, String, String, Option<String>, Option<u64>, Option<String>);
+        type Part = (String, String, String, Option<String>, Option<String>);
         let parts: Vec<Part> = self.rows(
             "its indexes can't be listed",
             &format!(
-                "SELECT TABLE_SCHEMA, TABLE_NAME, INDEX_NAME, COLUMN_NAME, SUB_PART, NULLABLE \
+                "SELECT TABLE_SCHEMA, TABLE_NAME, INDEX_NAME, COLUMN_NAME, NULLABLE \
                  FROM information_schema.STATISTICS WHERE NON_UNIQUE = 0 AND {SYSTEM} \
                  ORDER BY TABLE_SCHEMA, TABLE_NAME, INDEX_NAME <> 'PRIMARY', INDEX_NAME, SEQ_IN_INDEX"
             ),
         )?;
         let mut tables: BTreeMap<TableName, Vec<(String, Index)>> = BTreeMap::new();
-        for (database, table, index, column, prefix, nullable) in parts {
+        for (database, table, index, column, nullable) in parts {
             let indexes = tables.entry(TableName::new(database, table)).or_default();
             if indexes.last().is_none_or(|(name, _)| *name != index) {
                 indexes.push((index, Index { columns: Vec::new(), usable: true }));
             }
             let (_, index) = indexes.last_mut().expect("just made");
-            index.usable &= column.is_some() && prefix.is_none() && nullable.as_deref() != Some("YES");
+            index.usable &= column.is_some() && nullable.as_deref() != Some("YES");
             index.columns.extend(column);
         }
         let key = |indexes: Vec<(String, Index)>| indexes.into_iter().find(|(_, index)| index.usable);

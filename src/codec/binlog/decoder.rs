@@ -32,6 +32,8 @@ pub struct BinlogDecoder {
 struct Image {
     row: RowWriter,
     key: Vec<u8>,
+    /// The value of a column that is not shown.
+    hidden: Vec<u8>,
 }
 
 impl BinlogDecoder {
@@ -161,11 +163,13 @@ impl Image {
     /// The reason of an error follows the table's name and the row's place.
     fn read(&mut self, bytes: &mut Bytes, table: &Table) -> Result<(), String> {
         let nulls = bytes.take(table.columns.len().div_ceil(8)).map_err(|error| format!(": {error}"))?;
-        let name = |index: usize| &table.schema.columns[index].name;
+        let shown = table.schema.columns.len();
+        let name = |index: usize| table.schema.columns.get(index).map_or("(hidden)", |column| &column.name);
         let mut wrong: Option<(usize, String)> = None;
         self.row.begin();
         for (index, column) in table.columns.iter().enumerate() {
-            let out = self.row.column(&column.prefix);
+            self.hidden.clear();
+            let out = if index < shown { self.row.column(&column.prefix) } else { &mut self.hidden };
             if bit(nulls, index) {
                 write_null(out);
                 continue;

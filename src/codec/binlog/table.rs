@@ -49,6 +49,7 @@ pub fn pack_context(flavor: Flavor, map: &[u8], described: Option<&Described>) -
 /// A table, ready to decode rows of.
 pub(super) struct Table {
     pub schema: TableSchema,
+    /// Those of the schema, and behind them those that the server hides.
     pub columns: Vec<TableColumn>,
     /// Places of the key's columns.
     pub key: Vec<usize>,
@@ -96,7 +97,8 @@ impl Table {
             let described = described.ok_or(": its columns have no names in the binlog")?;
             if described.columns.len() != physical.len() {
                 return Err(stale(&format!(
-                    ": it had {} columns when this was logged, and has {} now",
+                    ": it has {} columns in the binlog and shows {} now (it was altered, or MariaDB hides the hash of a unique \
+                     key)",
                     physical.len(),
                     described.columns.len()
                 )));
@@ -128,6 +130,16 @@ impl Table {
             codecs.push(TableColumn { layout, prefix });
             columns.push(Column { name: column_name, ty, nullable: column.nullable });
         }
+        // MariaDB's hash of a long unique key stands behind all columns that it shows.
+        let hides = |column: &Column| {
+            is_hash(flavor, &column.name)
+                && described.is_none_or(|table| table.columns.iter().all(|shown| shown.name != column.name))
+        };
+        let shown = columns.iter().position(hides).unwrap_or(columns.len());
+        if let Some(column) = columns[shown..].iter().find(|column| !hides(column)) {
+            return Err(format!(", column {}: it stands behind one that MariaDB hides", column.name));
+        }
+        columns.truncate(shown);
         let key = match described {
             Some(described) => {
                 let place = |key: &String| {
@@ -146,6 +158,11 @@ impl Table {
         let schema = TableSchema { name: name.clone(), columns, key: key_names, since_seq: 0, partial: false };
         Ok(Table { schema, columns: codecs, key, announced: false })
     }
+}
+
+/// Whether MariaDB calls a column so that it hides.
+pub(super) fn is_hash(flavor: Flavor, name: &str) -> bool {
+    flavor == Flavor::MariaDb && name.starts_with("DB_ROW_HASH_")
 }
 
 /// The table has changed between an event and the look at it.

@@ -4,7 +4,7 @@
 //! unknown ones are passed over, as a replica would.
 
 use super::bytes::{Bytes, Malformed, identifier};
-use super::table::DescribedColumn;
+use super::table::{DescribedColumn, is_hash};
 
 /// Whose binlog it is: in details they differ.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -146,13 +146,13 @@ impl<'a> TableMap<'a> {
     }
 
     /// Whether it says everything: names, a primary key, and nothing that could be one thing or another. MariaDB logs UUID,
-    /// INET6 and INET4 as if they were BINARY.
+    /// INET6 and INET4 as if they were BINARY, and a column that it hides as if it did not.
     ///
     /// # Errors
     /// The optional part is malformed.
     pub fn is_full(&self, flavor: Flavor) -> Result<bool, Malformed> {
         let mut optional = self.optional()?;
-        let mut doubtful = false;
+        let mut doubtful = optional.names.iter().any(|name| is_hash(flavor, name));
         let mut index = 0;
         for column in self.physical()? {
             if flavor.has_collation(column.code) {
