@@ -25,10 +25,10 @@ use rusqlite::types::ValueRef;
 use tidegate::config::{Config, SourceConfig};
 use tidegate::demo::{Model, Stored, Workload};
 use tidegate::letter::DeadLetters;
-use tidegate::log::{OpenWriter, PartitionStart, Reader, Schemas};
+use tidegate::log::{Librdkafka, OpenWriter, PartitionStart, Reader, ReaderSettings, Schemas};
 use tidegate::source::dts::DtsReader;
 use tidegate::source::{Start, TableFilter};
-use tidegate::target::{FindSchema, Lane, Step, TargetError};
+use tidegate::target::{FindSchema, Lane, Seqs, Step, TargetError};
 
 use crate::cluster::{fail, run_until};
 use crate::connect;
@@ -224,7 +224,11 @@ impl Flow {
                 Publish {
                     reader: reader.map(|reader| Box::new(reader) as Box<dyn tidegate::source::Reader>),
                     decoder: connect::decoder(config.source()?)?,
-                    writer: OpenWriter::new(kafka, None)?.begin(starts, Vec::new(), config.publish.commit_interval),
+                    writer: OpenWriter::new(&Librdkafka::new(kafka), &kafka.topic, None)?.begin(
+                        starts,
+                        Vec::new(),
+                        config.publish.commit_interval,
+                    ),
                     partitions: PARTITIONS,
                     memory: config.publish.memory,
                     letters: DeadLetters::default(),
@@ -239,7 +243,7 @@ impl Flow {
 
     fn start_land(&self, workers: usize, config: Config) -> anyhow::Result<thread::JoinHandle<()>> {
         let target = connect::target(config.target()?)?;
-        let state = target.begin(&config.job, config.land.lanes)?;
+        let state = target.begin(&config.job, config.land.lanes, "shop")?;
         let (read_seq, sealed, epochs) =
             (Arc::clone(&self.read_seq), Arc::clone(&self.sealed), Arc::clone(&self.epochs));
         let (commits, latency_ms) = (Arc::clone(&self.commits), Arc::clone(&self.latency_ms));
@@ -261,10 +265,14 @@ impl Flow {
                 worker,
                 Land {
                     reader: Box::new(Reader::new(
-                        config.kafka()?,
+                        Arc::new(Librdkafka::new(config.kafka()?)),
+                        &config.kafka()?.topic,
                         &partitions,
-                        config.land.epoch,
-                        0,
+                        &ReaderSettings {
+                            epoch: config.land.epoch,
+                            lead_bytes: config.land.memory,
+                            together: Seqs::default(),
+                        },
                         schemas,
                         DeadLetters::default(),
                     )?),
@@ -284,10 +292,7 @@ impl Flow {
                     read_seq: Arc::clone(&read_seq),
                 },
             );
-            run_until(worker, &Arc::default(), || {
-                let caught_up = landing.caught_up.load(Ordering::Acquire);
-                landing.durable.with_frontier(|frontier| frontier.first().is_none_or(|durable| *durable >= caught_up))
-            });
+            run_until(worker, &Arc::default(), || landing.is_done(true, false));
             Ok(())
         })
     }

@@ -5,8 +5,10 @@ mod commands;
 mod connect;
 mod demo;
 mod land;
+mod outlet;
 mod publish;
 mod report;
+mod start;
 mod verify;
 
 use std::io::IsTerminal;

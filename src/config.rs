@@ -173,6 +173,17 @@ pub enum Delivery {
     AtLeastOnce,
 }
 
+/// Where `land` begins in a topic that it has not read yet.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum LandStart {
+    /// At its beginning, which must still be there.
+    #[default]
+    Beginning,
+    /// At the oldest record that is kept: the tables hold already what was before.
+    Earliest,
+}
+
 /// Settings of `publish`.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -206,6 +217,8 @@ impl Default for PublishConfig {
 pub struct LandConfig {
     /// Wanted tables of the topic, `database.table` with `*`; none: every table that is not MySQL's own.
     pub tables: Vec<String>,
+    /// Where to begin without an earlier run.
+    pub start: LandStart,
     /// The length of an epoch.
     #[serde(deserialize_with = "duration")]
     pub epoch: Duration,
@@ -235,6 +248,7 @@ impl Default for LandConfig {
     fn default() -> Self {
         LandConfig {
             tables: Vec::new(),
+            start: LandStart::Beginning,
             epoch: Duration::from_secs(3),
             lanes: 4,
             memory: 256 << 20,

@@ -145,6 +145,22 @@ pub fn epoch_of(time_ms: u64, length: Duration) -> u64 {
     time_ms / (length.as_millis() as u64).max(1)
 }
 
+/// A place in the order of a Kafka partition, and so a time of `land`'s dataflow: epoch first, then seq. Moments of one epoch
+/// tell how far it has been read, so that an epoch too large for memory can be let go in pieces.
+pub type Moment = u128;
+
+/// The moment of a seq in an epoch.
+#[inline]
+pub fn moment(epoch: u64, seq: u64) -> Moment {
+    u128::from(epoch) << 64 | u128::from(seq)
+}
+
+/// The epoch of a moment.
+#[inline]
+pub fn epoch_at(moment: Moment) -> u64 {
+    (moment >> 64) as u64
+}
+
 /// A batch of changes.
 pub type Changes = Rows<Head>;
 

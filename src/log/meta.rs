@@ -1,9 +1,16 @@
 //! The companion topic: statements and schemas, keyed so that compaction keeps the newest of each.
 
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
 
+use super::LogError;
+use super::kafka::{Kafka, Polled};
 use crate::change::{TableName, TableSchema};
 use crate::source::Resume;
+
+/// How long a companion topic may take to answer.
+const PATIENCE: Duration = Duration::from_secs(15);
 
 /// The name of a topic's companion.
 pub fn meta_topic(topic: &str) -> String {
@@ -42,6 +49,9 @@ pub struct Run {
     /// The patterns of the tables that it takes from the source.
     #[serde(default)]
     pub tables: Vec<String>,
+    /// The id of the topic's first run: tells the topic from another one of its name.
+    #[serde(default)]
+    pub origin: String,
 }
 
 /// A record of the companion topic.
@@ -95,6 +105,40 @@ impl Meta {
     }
 }
 
+/// Everything that the companion of `topic` holds now, oldest first.
+///
+/// # Errors
+/// The cluster does not answer, or a record is none of a companion topic's.
+pub fn read_to_end(kafka: &dyn Kafka, topic: &str) -> Result<Vec<Meta>, LogError> {
+    let topic = meta_topic(topic);
+    let ends = kafka.ends(&topic)?;
+    let [(low, high)] = ends[..] else {
+        return Err(LogError(format!("topic {topic} has {} partitions, a companion topic has one", ends.len())));
+    };
+    let mut metas = Vec::new();
+    if low == high {
+        return Ok(metas);
+    }
+    let mut consumer = kafka.consumer(&topic, &[(0, None)])?;
+    loop {
+        let mut next = 0;
+        let polled = consumer.poll(PATIENCE, &mut |record| {
+            let meta = Meta::from_record(record.key.unwrap_or_default(), record.value.unwrap_or_default())
+                .map_err(|e| LogError(format!("{topic}/0/{}: {e}", record.offset)))?;
+            metas.push(meta);
+            next = record.offset + 1;
+            Ok(())
+        })?;
+        match polled {
+            // A publisher at work goes on writing: its end of partition may never come.
+            Polled::Record if next < high => {}
+            // Transaction markers leave gaps, so that the last offset may hold no record.
+            Polled::Record | Polled::End(_) => return Ok(metas),
+            Polled::Nothing => return Err(LogError(format!("{topic}/0: no answer for {} s", PATIENCE.as_secs()))),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -117,7 +161,8 @@ mod tests {
             since_seq: 9,
             partial: false,
         });
-        let run = Meta::Run(Run { id: "a".into(), writers: 2, ids: 4, tables: vec!["shop.*".into()] });
+        let run =
+            Meta::Run(Run { id: "a".into(), writers: 2, ids: 4, tables: vec!["shop.*".into()], origin: "o".into() });
         for meta in [statement, schema, run] {
             let (key, value) = meta.to_record();
             assert_eq!(Meta::from_record(&key, &value).unwrap(), meta);

@@ -3,6 +3,11 @@
 //! Records may arrive in any order and from any worker. The gate keeps what arrives, with the capability for its time,
 //! until the input frontier has passed that time: then nothing of it can be missing. It emits everything of the time as
 //! one sorted batch. While it holds a record it holds the capability, so nothing downstream can believe the time done.
+//!
+//! Where times lie in epochs, an epoch is emitted once the frontier has passed all of it. One that is larger than memory
+//! can't be waited for: under *pressure*, which a source that has been held back sends to all gates, a gate lets go what
+//! the frontier has passed of an epoch that is still open. Since every gate does, whatever is before the slowest source
+//! becomes durable, and that source is let on: nothing waits for ever.
 
 use std::collections::BTreeMap;
 
@@ -10,15 +15,35 @@ use timely::container::NoopBuilder;
 use timely::dataflow::Stream;
 use timely::dataflow::channels::pact::Pipeline;
 use timely::dataflow::operators::Capability;
-use timely::dataflow::operators::generic::Operator;
+use timely::dataflow::operators::generic::operator::{Operator, empty};
 use timely::order::TotalOrder;
 use timely::progress::Timestamp;
 
 use super::batch::{Batch, Order, merge_sorted};
+use crate::change::{Moment, epoch_at};
+
+/// A time that lies in an epoch; epochs are in the order of their times.
+pub trait InEpoch: Timestamp + TotalOrder {
+    /// The epoch.
+    fn epoch(&self) -> u64;
+}
+
+/// Each number is an epoch of its own.
+impl InEpoch for u64 {
+    fn epoch(&self) -> u64 {
+        *self
+    }
+}
+
+impl InEpoch for Moment {
+    fn epoch(&self) -> u64 {
+        epoch_at(*self)
+    }
+}
 
 /// Emits sorted batches of closed times.
-pub trait Gate<B> {
-    /// Emits one sorted batch per closed time, in the order of times.
+pub trait Gate<'scope, T: Timestamp, B>: Sized {
+    /// Emits one sorted batch per closed epoch, in the order of epochs.
     ///
     /// ```
     /// use timely::dataflow::operators::{Input, Inspect};
@@ -41,48 +66,102 @@ pub trait Gate<B> {
     /// ```
     fn gate<O: Order<B>>(self, name: &str, order: O) -> Self;
 
-    /// Like [`gate`](Gate::gate), but when the frontier has passed several times at once, their records come as one
-    /// sorted batch at the least of these times, as long as it stays below about `bytes`. Behind by a lot, a hot key is
+    /// Like [`gate`](Gate::gate), but when the frontier has passed several epochs at once, their records come as one
+    /// sorted batch at the least of their times, as long as it stays below about `bytes`. Behind by a lot, a hot key is
     /// then handled once. Because the batch travels at the least time, nothing downstream believes any of them done
-    /// before the batch is.
+    /// before the batch is. An epoch that is larger comes in several batches.
     fn gate_coalescing<O: Order<B>>(self, name: &str, order: O, bytes: usize) -> Self;
+
+    /// Like [`gate_coalescing`](Gate::gate_coalescing), and what the frontier has passed below a time that comes from
+    /// `pressure` is emitted though its epoch is still open. The batches of an epoch are then in the order of times, and
+    /// sorted only in themselves.
+    fn gate_under_pressure<O: Order<B>>(
+        self,
+        name: &str,
+        order: O,
+        bytes: usize,
+        pressure: Stream<'scope, T, Vec<T>>,
+    ) -> Self;
 }
 
-impl<'scope, T: Timestamp + TotalOrder, B: Batch> Gate<B> for Stream<'scope, T, B> {
+impl<'scope, T: InEpoch, B: Batch> Gate<'scope, T, B> for Stream<'scope, T, B> {
     fn gate<O: Order<B>>(self, name: &str, order: O) -> Self {
         self.gate_coalescing(name, order, 0)
     }
 
     fn gate_coalescing<O: Order<B>>(self, name: &str, order: O, bytes: usize) -> Self {
-        self.unary_frontier::<NoopBuilder<B>, _, _, _>(Pipeline, name, |_, _| {
-            let mut held: BTreeMap<T, (Capability<T>, Vec<B>)> = BTreeMap::new();
-            move |(input, frontier), output| {
+        let none = empty(self.scope());
+        self.gate_under_pressure(name, order, bytes, none)
+    }
+
+    fn gate_under_pressure<O: Order<B>>(
+        self,
+        name: &str,
+        order: O,
+        bytes: usize,
+        pressure: Stream<'scope, T, Vec<T>>,
+    ) -> Self {
+        self.binary_frontier::<_, NoopBuilder<B>, _, _, _, _>(pressure, Pipeline, Pipeline, name, |_, _| {
+            let mut held = Held { times: BTreeMap::new() };
+            let mut pressed = T::minimum();
+            move |(input, frontier), (presses, press_frontier), output| {
                 input.for_each(|cap, batch| {
                     let time = cap.least().expect("records carry a time").clone();
-                    let (_, batches) = held
-                        .entry(time.clone())
-                        .or_insert_with(|| (cap.delayed(&time, output.output_index()), Vec::new()));
-                    batches.push(std::mem::take(batch));
+                    held.keep(time.clone(), || cap.delayed(&time, output.output_index()), std::mem::take(batch));
                 });
-                while let Some(first) = held.first_entry()
-                    && !frontier.less_equal(first.key())
-                {
-                    let (cap, mut batches) = first.remove();
-                    let mut size: usize = batches.iter().map(Batch::memory_bytes).sum();
-                    while let Some(next) = held.first_entry()
-                        && !frontier.less_equal(next.key())
-                    {
-                        size += next.get().1.iter().map(Batch::memory_bytes).sum::<usize>();
-                        if size > bytes {
-                            break;
-                        }
-                        batches.extend(next.remove().1);
-                    }
+                presses.for_each(|_, times| {
+                    pressed = times.drain(..).fold(pressed.clone(), T::max);
+                });
+                // A time that pressure may still come at is not passed either: it is as far as the records'.
+                let passed = |time: &T| !frontier.less_equal(time) && !press_frontier.less_equal(time);
+                let open = frontier.frontier().iter().chain(press_frontier.frontier().iter()).map(InEpoch::epoch).min();
+                let ready = |time: &T| passed(time) && (open.is_none_or(|open| time.epoch() < open) || *time < pressed);
+                while let Some((cap, batches)) = held.take(ready, bytes) {
                     let mut sorted = merge_sorted(&batches, &order);
                     output.session_with_builder(&cap).give_container(&mut sorted);
                 }
             }
         })
+    }
+}
+
+/// What a gate holds, with the capabilities for it.
+struct Held<T: Timestamp, B> {
+    times: BTreeMap<T, (Capability<T>, Vec<B>)>,
+}
+
+impl<T: InEpoch, B: Batch> Held<T, B> {
+    fn keep(&mut self, time: T, cap: impl FnOnce() -> Capability<T>, batch: B) {
+        self.times.entry(time).or_insert_with(|| (cap(), Vec::new())).1.push(batch);
+    }
+
+    /// Takes what is ready from the front: one epoch, and more of them as long as all is below `bytes`; of an epoch that is
+    /// larger, so much, but one time at least.
+    fn take(&mut self, ready: impl Fn(&T) -> bool, bytes: usize) -> Option<(Capability<T>, Vec<B>)> {
+        let size_of = |batches: &[B]| batches.iter().map(Batch::memory_bytes).sum::<usize>();
+        let mut taken: Option<(Capability<T>, Vec<B>)> = None;
+        let mut size = 0;
+        while let Some(first) = self.times.keys().next().filter(|time| ready(time)) {
+            let epoch = first.epoch();
+            let ours = self.times.iter().take_while(|(time, _)| time.epoch() == epoch && ready(time));
+            let whole: usize = ours.map(|(_, (_, batches))| size_of(batches)).sum();
+            if taken.is_some() && size + whole > bytes {
+                break;
+            }
+            while let Some(entry) = self.times.first_entry()
+                && entry.key().epoch() == epoch
+                && ready(entry.key())
+            {
+                let next = size_of(&entry.get().1);
+                if bytes > 0 && taken.is_some() && size + next > bytes {
+                    return taken; // an epoch that is larger than the limit
+                }
+                size += next;
+                let (cap, batches) = entry.remove();
+                taken.get_or_insert((cap, Vec::new())).1.extend(batches);
+            }
+        }
+        taken
     }
 }
 
@@ -169,6 +248,89 @@ mod tests {
             let mut all: Vec<u64> = got.into_iter().flat_map(|(_, batch)| batch).collect();
             all.sort_unstable();
             prop_assert_eq!(all, want);
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(60))]
+
+        /// Records of one epoch at growing moments, from two inputs that stand at different places: under pressure what lies
+        /// below both and the pressed moment comes out, and nothing else; in the end everything has, in order.
+        #[test]
+        fn under_pressure_an_open_epoch_comes_in_pieces_that_the_frontier_has_passed(
+            feeds in [proptest::collection::vec(1u64..100, 1..40), proptest::collection::vec(1u64..100, 1..40)],
+            stand in [1u64..100, 1u64..100],
+            press in 1u64..100,
+            bytes in 0usize..200,
+        ) {
+            let (sender, receiver) = std::sync::mpsc::channel();
+            let mut sorted = feeds.clone().map(|mut feed| { feed.sort_unstable(); feed });
+            let passed = stand[0].min(stand[1]).min(press);
+            let at = |seq: u64| crate::change::moment(7, seq);
+            timely::execute_directly({
+                let sorted = std::mem::take(&mut sorted);
+                move |worker| {
+                    let (mut inputs, mut presses, probe) = worker.dataflow::<Moment, _, _>(|scope| {
+                        let (one, first) = scope.new_input::<Vec<u64>>();
+                        let (two, second) = scope.new_input::<Vec<u64>>();
+                        let (presses, pressure) = scope.new_input::<Vec<Moment>>();
+                        let both = timely::dataflow::operators::Concat::concat(first, second);
+                        let gated = both.gate_under_pressure("Gate", Natural, bytes, pressure);
+                        gated.clone().capture_into(sender.clone());
+                        let (probe, _) = gated.probe();
+                        ([one, two], presses, probe)
+                    });
+                    presses.send(at(press));
+                    let mut rest = Vec::new();
+                    for ((input, feed), stand) in inputs.iter_mut().zip(sorted).zip(stand) {
+                        for seq in feed {
+                            if seq >= stand {
+                                rest.push(seq);
+                                continue;
+                            }
+                            input.advance_to(at(seq));
+                            input.send(seq);
+                        }
+                        input.advance_to(at(stand));
+                        input.flush();
+                    }
+                    presses.advance_to(at(stand[0].max(stand[1])));
+                    for _ in 0..20 {
+                        worker.step();
+                    }
+                    sender.send(timely::dataflow::operators::capture::Event::Progress(Vec::new())).unwrap();
+                    rest.sort_unstable();
+                    for seq in rest {
+                        inputs[0].advance_to(at(seq.max(*stand.iter().max().unwrap())));
+                        inputs[0].send(seq);
+                    }
+                    drop(inputs);
+                    drop(presses);
+                    worker.step_or_park_while(None, || !probe.done());
+                }
+            });
+            // What came before the mark, and what after it.
+            let (mut before, mut after, mut marked) = (Vec::new(), Vec::new(), false);
+            for event in receiver {
+                match event {
+                    timely::dataflow::operators::capture::Event::Progress(changes) => marked |= changes.is_empty(),
+                    timely::dataflow::operators::capture::Event::Messages(_, batch) => {
+                        prop_assert!(batch.is_sorted());
+                        if marked { &mut after } else { &mut before }.extend(batch);
+                    }
+                }
+            }
+            let mut want: Vec<u64> =
+                feeds.iter().zip(stand).flat_map(|(feed, stand)| feed.iter().filter(move |seq| **seq < stand)).copied().collect();
+            want.retain(|seq| *seq < passed);
+            want.sort_unstable();
+            prop_assert!(before.is_sorted(), "pieces come in the order of times");
+            prop_assert_eq!(&before, &want);
+            let mut all: Vec<u64> = before.into_iter().chain(after).collect();
+            all.sort_unstable();
+            let mut fed: Vec<u64> = feeds.concat();
+            fed.sort_unstable();
+            prop_assert_eq!(all, fed);
         }
     }
 }
