@@ -251,6 +251,7 @@ fn a_row_that_kafka_does_not_take_stops_publish_by_table_and_key_until_it_does()
             }
         }
         take_large_records(&job.name);
+        job.configure("[kafka.properties]\n\"message.max.bytes\" = \"67108864\"");
         ["publish", "land", "verify"].iter().for_each(|command| job.run(command));
         assert_eq!(job.count("t", "octet_length(b) IN (5, 500000, 16777216, 6)"), 4, "{server}");
     }
