@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::change::{Changes, Rows, TableName, TableSchema};
 
-pub use clock::{Clock, now_ms};
+pub use clock::{AHEAD_MAX_MS, Clock, now_ms};
 
 /// The number of the first record that is ever read. Zero stands for "nothing yet".
 const FIRST_SEQ: u64 = 2;

@@ -86,7 +86,7 @@ impl Reader for JsonlReader {
                 continue;
             }
             let time = match serde_json::from_slice::<Front>(line) {
-                Ok(Front { time: Some(time) }) => self.clock.exact(time),
+                Ok(Front { time: Some(time) }) => self.clock.exact(time, now_ms()),
                 Ok(Front { time: None }) => self.clock.idle(now_ms()),
                 Err(error) => return Err(SourceError::Record { position, reason: not_a_line(&error) }),
             };
