@@ -14,9 +14,10 @@ use tidegate::config::{LandConfig, LandStart};
 use tidegate::letter::DeadLetters;
 use tidegate::log::{
     EpochReader, ForeignReader, ForeignSettings, Kafka, Meta, OpenWriter, PartitionStart, Reader, ReaderSettings, Run,
-    Schemas, Statement, Writer, begin_run, fence_left_over, origin_of, read_to_end, refuse_replaced, transactional_id,
+    Schemas, Statement, Writer, begin_run, fence_left_over, origin_of, read_to_end, refuse_replaced, times_from,
+    transactional_id,
 };
-use tidegate::source::{Mark, Start, TableFilter};
+use tidegate::source::{Clock, Mark, Start, TableFilter};
 use tidegate::target::{FindSchema, JobState, Lane, Seqs, Target};
 
 /// The partitions or lanes of worker `index` of `peers`.
@@ -134,13 +135,18 @@ impl Publishing {
             }
             partitions.insert(partition, PartitionStart { seq: statement.seq, offset: statement.offset });
         }
-        let time = statements.values().map(|statement| statement.time).max().unwrap_or(0);
-        let oldest = statements.values().map(|statement| &statement.resume).min_by_key(|resume| resume.seq);
-        let start = match oldest {
-            Some(oldest) => Start::Resume { resume: oldest.clone(), time },
-            None => Start::Configured,
-        };
+        let start = self.resume(&statements)?.unwrap_or(Start::Configured);
         Ok(Published { start, partitions, unstated, schemas })
+    }
+
+    /// Where the source goes on: where the partition that is behind the others does.
+    fn resume(&self, statements: &BTreeMap<u32, Statement>) -> anyhow::Result<Option<Start>> {
+        let Some(oldest) = statements.values().min_by_key(|s| (s.resume.seq, s.time)) else { return Ok(None) };
+        let from = oldest.resume.seq;
+        let given = times_from(&*self.kafka, &self.topic, (from, oldest.time))?;
+        let floors = statements.values().map(|s| (s.resume.seq, s.time));
+        let clock = Clock::resuming(oldest.time, given, floors);
+        Ok(Some(Start::Resume { resume: oldest.resume.clone(), clock }))
     }
 }
 

@@ -69,7 +69,7 @@ fn a_transaction_has_one_time_and_every_place_gives_the_same_numbers() {
         assert!(marks.iter().any(|mark| mark.resume.seq < mark.seq), "{server}: no read ended inside of a transaction");
 
         for mark in &marks {
-            let start = Start::Resume { resume: mark.resume.clone(), time: mark.time };
+            let start = Start::Resume { resume: mark.resume.clone(), clock: tidegate::source::Clock::from(mark.time) };
             let mut reader = MysqlReader::open(&database.config("latest"), "again", &start, true).unwrap();
             let again = without_schemas(decode(&read_to_end(&mut reader).unwrap().0).unwrap());
             let rest: Vec<&Seen> = all.iter().filter(|seen| seen.seq >= mark.resume.seq).collect();

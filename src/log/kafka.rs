@@ -34,6 +34,12 @@ pub trait Kafka: Send + Sync {
     /// Settings that the client does not take.
     fn consumer(&self, topic: &str, starts: &[(u32, Option<u64>)]) -> Result<Box<dyn Consumer>, LogError>;
 
+    /// Of every partition of a topic the offset of the first record with that timestamp (ms) or a later one, or its end.
+    ///
+    /// # Errors
+    /// The cluster does not answer, or the topic is not there.
+    fn offsets_at(&self, topic: &str, time: u64) -> Result<Vec<u64>, LogError>;
+
     /// First kept offset and end offset of every partition of a topic.
     ///
     /// # Errors

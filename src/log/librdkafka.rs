@@ -187,6 +187,21 @@ impl Kafka for Librdkafka {
         Ok(Box::new(RdConsumer { consumer, topic: topic.to_string() }))
     }
 
+    fn offsets_at(&self, topic: &str, time: u64) -> Result<Vec<u64>, LogError> {
+        let failed = |e: KafkaError| LogError(format!("topic {topic}: asking for its offsets at a time: {e}"));
+        let mut offsets: Vec<u64> = self.ends(topic)?.into_iter().map(|(_, end)| end).collect();
+        let mut times = TopicPartitionList::new();
+        for partition in 0..offsets.len() {
+            times.add_partition_offset(topic, partition as i32, Offset::Offset(time as i64)).map_err(failed)?;
+        }
+        for found in self.base_consumer()?.offsets_for_times(times, PATIENCE).map_err(failed)?.elements() {
+            if let Offset::Offset(offset) = found.offset() {
+                offsets[found.partition() as usize] = offset as u64;
+            }
+        }
+        Ok(offsets)
+    }
+
     fn ends(&self, topic: &str) -> Result<Vec<(u64, u64)>, LogError> {
         let partitions = self.partitions_of(topic)?.ok_or_else(|| {
             let brokers = &self.config.brokers;

@@ -16,6 +16,7 @@ mod partitioner;
 mod reader;
 mod record;
 mod run;
+mod tail;
 mod writer;
 
 pub use foreign::{ForeignReader, ForeignSettings};
@@ -27,6 +28,7 @@ pub use partitioner::{murmur2, partition_of};
 pub use reader::{EpochReader, EpochStart, Fetched, Reader, ReaderSettings, Schemas};
 pub use record::{RecordError, headers_of, parse_record};
 pub use run::{REPLACED, begin_run, fence_left_over, origin_of, refuse_replaced, transactional_id};
+pub use tail::times_from;
 pub use writer::{OpenWriter, PartitionStart, Writer};
 
 /// What goes wrong at Kafka: one sentence that names topic, partition and offset and says what to do.

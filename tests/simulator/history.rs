@@ -194,22 +194,42 @@ impl History {
         (have != want).then(|| format!("the target has {have:?} and should have {want:?}"))
     }
 
-    /// What is wrong in the topic: for whom reads committed records each change is there once, each partition in order.
+    /// What is wrong in the topic: for whom reads committed records each change is there once, each partition in order, and
+    /// each transaction has one time, which never decreases.
     fn wrong_in_topic(&self) -> Option<String> {
-        let partitions = self.kafka.committed_seqs(TOPIC);
-        if !self.setting.exactly_once {
-            return None;
+        let partitions = self.kafka.committed(TOPIC);
+        let mut all = BTreeMap::new();
+        let mut repeated = 0;
+        for (partition, (_, changes)) in partitions.iter().enumerate() {
+            if self.setting.exactly_once && !changes.is_sorted_by(|a, b| a.0 < b.0) {
+                return Some(format!("partition {partition} repeats or reorders: {changes:?}"));
+            }
+            for (seq, time) in changes {
+                if all.insert(*seq, *time).is_some_and(|known| known != *time) {
+                    return Some(format!("seq {seq} has several times"));
+                }
+                repeated += 1;
+            }
         }
-        for (partition, (_, seqs)) in partitions.iter().enumerate() {
-            if !seqs.is_sorted_by(|a, b| a < b) {
-                return Some(format!("partition {partition} repeats or reorders: {seqs:?}"));
+        if self.setting.exactly_once && repeated != all.len() {
+            return Some("a change is there twice".into());
+        }
+        if !all.values().is_sorted() {
+            return Some(format!("time decreases: {all:?}"));
+        }
+        let mut seq = SEQS;
+        for transaction in self.log.0.lock().unwrap().iter() {
+            let seqs: Vec<u64> = (0..transaction.changes.len() as u64).map(|change| seq + change * SEQS).collect();
+            seq += seqs.len() as u64 * SEQS;
+            let mut times: Vec<&u64> = seqs.iter().filter_map(|seq| all.get(seq)).collect();
+            times.dedup();
+            if times.len() > 1 {
+                return Some(format!("a transaction has several times: {seqs:?} {times:?}"));
             }
         }
         let whole = partitions.iter().all(|(base, _)| *base == 0);
-        let mut all: Vec<u64> = partitions.into_iter().flat_map(|(_, seqs)| seqs).collect();
-        all.sort_unstable();
-        let want: Vec<u64> = (1..=self.log.changes().len() as u64).map(|number| number * SEQS).collect();
-        (whole && all != want).then(|| format!("the topic has {all:?} and should have {want:?}"))
+        let want = (1..=self.log.changes().len() as u64).map(|number| number * SEQS);
+        (whole && !all.keys().copied().eq(want)).then(|| format!("the topic has {:?}", all.keys()))
     }
 
     fn start(&self, world: &World, kind: Kind) {

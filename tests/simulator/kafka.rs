@@ -26,6 +26,7 @@ enum State {
 struct Entry {
     state: State,
     writer: Option<String>,
+    timestamp: Option<u64>,
     key: Vec<u8>,
     value: Vec<u8>,
     headers: Option<OwnedHeaders>,
@@ -117,6 +118,7 @@ impl Cluster {
                 log.entries.push_back(Entry {
                     state: State::Gap,
                     writer: None,
+                    timestamp: None,
                     key: Vec::new(),
                     value: Vec::new(),
                     headers: None,
@@ -187,20 +189,23 @@ impl Model {
         ids.iter().for_each(|id| cluster.end_transaction(id, State::Aborted));
     }
 
-    /// The seqs of the committed records of each partition that were ever there and are still kept.
-    pub fn committed_seqs(&self, topic: &str) -> Vec<(u64, Vec<u64>)> {
+    /// Of each partition the first offset kept, and seq and time of the committed records.
+    pub fn committed(&self, topic: &str) -> Vec<(u64, Vec<(u64, u64)>)> {
         use rdkafka::message::Headers;
         let cluster = self.lock();
-        let seq = |entry: &Entry| {
-            let headers = entry.headers.as_ref()?;
-            let header = headers.iter().find(|header| header.key == "tidegate.seq")?;
-            std::str::from_utf8(header.value?).ok()?.parse().ok()
+        let change = |entry: &Entry| {
+            let number = |name: &str| {
+                let headers = entry.headers.as_ref()?;
+                let header = headers.iter().find(|header| header.key == name)?;
+                std::str::from_utf8(header.value?).ok()?.parse::<u64>().ok()
+            };
+            Some((number("tidegate.seq")?, number("tidegate.time")?))
         };
-        let seqs = |log: &Log| {
+        let changes = |log: &Log| {
             let committed = log.entries.iter().filter(|entry| entry.state == State::Committed);
-            (log.base, committed.filter_map(seq).collect())
+            (log.base, committed.filter_map(change).collect())
         };
-        cluster.topics[topic].iter().map(seqs).collect()
+        cluster.topics[topic].iter().map(changes).collect()
     }
 }
 
@@ -256,6 +261,15 @@ impl Kafka for Model {
         Ok(Box::new(Reading { model: self.clone(), topic: topic.to_string(), places }))
     }
 
+    fn offsets_at(&self, topic: &str, time: u64) -> Result<Vec<u64>, LogError> {
+        call();
+        let at = |log: &Log| {
+            let first = log.entries.iter().position(|entry| entry.timestamp.is_some_and(|timestamp| timestamp >= time));
+            first.map_or(log.end(), |place| log.base + place as u64)
+        };
+        Ok(self.lock().topics[topic].iter().map(at).collect())
+    }
+
     fn ends(&self, topic: &str) -> Result<Vec<(u64, u64)>, LogError> {
         call();
         Ok(self.lock().topics[topic].iter().map(|log| (log.base, log.stable_end())).collect())
@@ -293,7 +307,8 @@ impl Producer for Client {
     fn send(&mut self, record: NewRecord<'_>, ticket: u64) -> Result<(), String> {
         let state = if self.id.is_some() { State::Open } else { State::Committed };
         let (key, value) = (record.key.to_vec(), record.value.to_vec());
-        let entry = Entry { state, writer: self.id.clone(), key, value, headers: record.headers };
+        let (writer, timestamp) = (self.id.clone(), record.timestamp);
+        let entry = Entry { state, writer, timestamp, key, value, headers: record.headers };
         let (topic, partition) = (record.topic.to_string(), record.partition);
         let sent = Sent { topic, partition, ticket, entry, epoch: self.epoch };
         let same = |queue: &&mut VecDeque<Sent>| {

@@ -62,11 +62,10 @@ pub struct LogReader {
 
 impl LogReader {
     pub fn open(log: &Log, start: &Start, whole_seconds: bool) -> LogReader {
-        let (transaction, seq, time) = match start {
-            Start::Configured => (0, FIRST, 0),
-            Start::Resume { resume, time } => (resume.position.parse().unwrap(), resume.seq, *time),
+        let (transaction, seq, clock) = match start {
+            Start::Configured => (0, FIRST, Clock::from(0)),
+            Start::Resume { resume, clock } => (resume.position.parse().unwrap(), resume.seq, clock.clone()),
         };
-        let clock = Clock::from(time);
         LogReader { log: log.clone(), transaction, change: 0, seq, begun: seq, clock, whole_seconds }
     }
 
@@ -86,15 +85,15 @@ impl Reader for LogReader {
         for _ in 0..below(6) {
             let next = self.log.0.lock().unwrap().get(self.transaction).cloned();
             let Some(transaction) = next else {
-                self.clock.idle(now_ms());
+                self.clock.idle(self.seq, now_ms());
                 break;
             };
             if self.change == 0 {
                 self.begun = self.seq;
                 let now = now_ms();
                 match self.whole_seconds {
-                    true => self.clock.second(transaction.time / 1000, now),
-                    false => self.clock.exact(transaction.time),
+                    true => self.clock.second(self.seq, transaction.time / 1000, now),
+                    false => self.clock.exact(self.seq, transaction.time, now),
                 };
             }
             let change = transaction.changes[self.change];

@@ -84,6 +84,9 @@ pub struct Rates {
     pub others: u64,
 }
 
+/// Whether a process may end with a sentence.
+type Allowed = Box<dyn Fn(&Process, &str) -> bool>;
+
 /// Something that a server does on its own.
 type ServerEvent = Box<dyn Fn()>;
 
@@ -102,7 +105,7 @@ pub struct World {
     pub crashes: Cell<u64>,
     violation: RefCell<Option<String>>,
     /// What a process may say when it ends.
-    allowed: RefCell<Box<dyn Fn(&Process, &str) -> bool>>,
+    allowed: RefCell<Allowed>,
 }
 
 thread_local! {

@@ -76,11 +76,11 @@ struct Transaction {
 }
 
 impl Follower {
-    pub fn new(flavor: Flavor, filter: TableFilter, place: Place, seq: u64, time: u64) -> Self {
+    pub fn new(flavor: Flavor, filter: TableFilter, place: Place, seq: u64, clock: Clock) -> Self {
         Follower {
             flavor,
             filter,
-            clock: Clock::from(time),
+            clock,
             place,
             seq,
             open: None,
@@ -114,7 +114,7 @@ impl Follower {
     /// Notes that nothing has come at `now` (ms).
     pub fn idle(&mut self, now: u64) {
         if self.live && self.open.is_none() {
-            self.clock.idle(now);
+            self.clock.idle(self.seq, now);
         }
     }
 
@@ -246,8 +246,8 @@ impl Follower {
         let again = self.broken.take().filter(|broken| broken.place == self.place);
         let time = match (again, commit) {
             (Some(broken), _) => broken.time,
-            (None, Commit::Millis(time)) => self.clock.exact(time, now),
-            (None, Commit::Second(second)) => self.clock.second(second, now),
+            (None, Commit::Millis(time)) => self.clock.exact(self.seq, time, now),
+            (None, Commit::Second(second)) => self.clock.second(self.seq, second, now),
         };
         // What was committed a while ago was not waited for: there may be more.
         self.live &= time + 1_000 >= now;
@@ -413,7 +413,7 @@ impl Follower {
     fn time(&mut self, second: u64, now: u64) -> u64 {
         match &self.open {
             Some(open) => open.time,
-            None => self.clock.second(second, now),
+            None => self.clock.second(self.seq, second, now),
         }
     }
 

@@ -8,7 +8,7 @@ use mysql::Conn;
 use crate::change::{BATCH_BYTES, BATCH_ROWS, TableName};
 use crate::codec::binlog::Described;
 use crate::config::MysqlConfig;
-use crate::source::{Mark, Raws, Reader, SourceError, Start, TableFilter, now_ms};
+use crate::source::{Clock, Mark, Raws, Reader, SourceError, Start, TableFilter, now_ms};
 
 use super::events::Follower;
 use super::feed::Feed;
@@ -53,8 +53,8 @@ impl MysqlReader {
         if !matches!(config.start.as_str(), "latest" | "earliest") {
             config.start.parse::<Place>()?; // a mistake is said when it is made, and not when it first counts
         }
-        let (place, seq, time) = match start {
-            Start::Resume { resume, time } => {
+        let (place, seq, clock) = match start {
+            Start::Resume { resume, clock } => {
                 let place = resume.position.parse().map_err(|_| {
                     SourceError::Source(format!(
                         "the recorded position '{}' is of another kind of source; give the job another topic, or the source \
@@ -62,7 +62,7 @@ impl MysqlReader {
                         resume.position
                     ))
                 })?;
-                (server.kept(&mut conn, place)?, resume.seq, *time)
+                (server.kept(&mut conn, place)?, resume.seq, clock.clone())
             }
             Start::Configured => {
                 let place = match config.start.as_str() {
@@ -70,12 +70,12 @@ impl MysqlReader {
                     "earliest" => server.earliest(&mut conn)?,
                     place => server.event_at(&mut conn, place.parse()?)?,
                 };
-                (place, crate::source::FIRST_SEQ, 0)
+                (place, crate::source::FIRST_SEQ, Clock::from(0))
             }
         };
         let feed = Feed::start(&server, &place).map_err(|trouble| server.give_up(trouble))?;
         Ok(MysqlReader {
-            follower: Follower::new(flavor, filter, place, seq, time),
+            follower: Follower::new(flavor, filter, place, seq, clock),
             feed: Some(feed),
             outage: None,
             asking: Some(conn),
