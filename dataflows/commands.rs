@@ -93,6 +93,7 @@ pub fn publish(job: &Job) -> anyhow::Result<()> {
             let (topic, partitions, from) = (&run.topic, run.partitions, &begun.resume.position);
             say(&format_args!("publish: reads from {from}, writes topic {topic}, {partitions} partitions, {how}"));
         }
+        let layout = known.layout.clone();
         let writer = run.begin(open, known, begun.as_ref(), (index, peers), config.publish.commit_interval)?;
         meet(worker);
         let durable = build_publish(
@@ -101,7 +102,7 @@ pub fn publish(job: &Job) -> anyhow::Result<()> {
                 reader,
                 decoder: connect::decoder(source)?,
                 writer,
-                partitions: run.partitions,
+                layout,
                 memory: config.publish.memory,
                 letters: DeadLetters::new(config.publish.dead_letter.clone()),
                 report: shown.clone(),

@@ -25,10 +25,10 @@ use rusqlite::types::ValueRef;
 use tidegate::config::{Config, SourceConfig};
 use tidegate::demo::{Model, Stored, Workload};
 use tidegate::letter::DeadLetters;
-use tidegate::log::{Librdkafka, OpenWriter, PartitionStart, Reader, ReaderSettings, Schemas};
+use tidegate::log::{Layout, Librdkafka, OpenWriter, PartitionStart, Reader, ReaderSettings, Schemas};
 use tidegate::source::dts::DtsReader;
 use tidegate::source::{Start, TableFilter};
-use tidegate::target::{FindSchema, Lane, Seqs, Step, TargetError};
+use tidegate::target::{FindSchema, Lane, Step, TargetError};
 
 use crate::cluster::{fail, run_until};
 use crate::connect;
@@ -219,6 +219,7 @@ impl Flow {
             let kafka = config.kafka()?;
             let own = (0..PARTITIONS).filter(|partition| *partition as usize % peers == index);
             let starts = own.map(|partition| (partition, PartitionStart::default())).collect();
+            let layout = Layout { partitions: vec![(0, PARTITIONS)] };
             let durable = publish(
                 worker,
                 Publish {
@@ -226,10 +227,11 @@ impl Flow {
                     decoder: connect::decoder(config.source()?)?,
                     writer: OpenWriter::new(&Librdkafka::new(kafka), &kafka.topic, None)?.begin(
                         starts,
+                        layout.clone(),
                         Vec::new(),
                         config.publish.commit_interval,
                     ),
-                    partitions: PARTITIONS,
+                    layout,
                     memory: config.publish.memory,
                     letters: DeadLetters::default(),
                     report: Report::default(),
@@ -271,7 +273,8 @@ impl Flow {
                         &ReaderSettings {
                             epoch: config.land.epoch,
                             lead_bytes: config.land.memory,
-                            together: Seqs::default(),
+                            of: PARTITIONS,
+                            together: 0,
                         },
                         schemas,
                         DeadLetters::default(),

@@ -10,14 +10,14 @@
 //! what came late and is older than what has gone by.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 
 use crossbeam_channel::RecvTimeoutError;
-use tidegate::change::{Change, Changes, Moment, epoch_at};
+use tidegate::change::{Change, Changes, Moment, epoch_at, moment};
 use tidegate::config::LandConfig;
 use tidegate::letter::{DeadLetter, DeadLetters, text_of};
-use tidegate::log::{EpochOffsets, EpochReader, EpochStart};
+use tidegate::log::{EpochOffsets, EpochReader, EpochStart, Fetched};
 use tidegate::operators::{
     ByKey, Delivery, ExchangeBy, Gate, Ingested, Latest, Net, SplitByOp, Station, Throttle, ingest,
 };
@@ -69,20 +69,19 @@ pub struct Landed {
     durable: Handle<Moment>,
     /// Passed by what is closed.
     read: Handle<Moment>,
-    /// The first epoch that need not be durable for all that was there at the start to be; `u64::MAX`: not known yet.
-    caught_up: Arc<AtomicU64>,
+    /// Below this moment all has to be durable for what was there at the start to be; `Moment::MAX`: not known yet.
+    caught_up: Arc<Mutex<Moment>>,
 }
 
 impl Landed {
     /// Whether there is nothing left to do: `stopping`, once all that is closed is durable; `until_caught_up`, once the end
     /// is that was there at the start.
     pub fn is_done(&self, until_caught_up: bool, stopping: bool) -> bool {
-        let first = |handle: &Handle<Moment>| {
-            handle.with_frontier(|frontier| frontier.first().map_or(u64::MAX, |moment| epoch_at(*moment)))
-        };
-        let durable = first(&self.durable);
-        let caught_up = self.caught_up.load(Ordering::Acquire);
-        (stopping && durable == first(&self.read)) || (until_caught_up && durable >= caught_up)
+        let first =
+            |handle: &Handle<Moment>| handle.with_frontier(|frontier| frontier.first().copied().unwrap_or(Moment::MAX));
+        let (durable, read) = (first(&self.durable), first(&self.read));
+        let caught_up = *self.caught_up.lock().expect("no panic while holding it");
+        (stopping && epoch_at(durable) == epoch_at(read)) || (until_caught_up && durable >= caught_up)
     }
 }
 
@@ -90,7 +89,7 @@ impl Landed {
 pub fn land(worker: &mut Worker, job: Land) -> Landed {
     let Land { reader, lanes, applied, horizon, letters, checkpoint, settings, tables, report, stop, sealed, read_seq } =
         job;
-    let caught_up = Arc::new(AtomicU64::new(u64::MAX));
+    let caught_up = Arc::new(Mutex::new(Moment::MAX));
     let (lane_count, peers) = (settings.lanes, worker.peers() as u32);
     let told = Arc::clone(&caught_up);
     let reached: Vec<Progress> = (worker.index() as u32..lane_count)
@@ -124,7 +123,7 @@ pub fn land(worker: &mut Worker, job: Land) -> Landed {
             .batches
             .by("Lane", move |(head, _)| u64::from(head.lane(lane_count)))
             .probe_with(&read)
-            .gate_under_pressure("Gate", ByKey, settings.memory / 4, kafka.pressure.broadcast());
+            .gate_under_pressure("Gate", ByKey, settings.memory / 4, kafka.pressure.broadcast(), place);
         let gated = match horizon {
             None => gated,
             Some(horizon) => gated.latest(horizon, |count| tracing::info!("{count} late changes are superseded")),
@@ -161,7 +160,13 @@ pub fn land(worker: &mut Worker, job: Land) -> Landed {
     })
 }
 
-/// What the thread that reads Kafka needs.
+/// The moment of a change in a batch at that moment. What comes together has one moment.
+fn place(at: &Moment, batch: &Changes, index: usize) -> Moment {
+    let together = *at == moment(epoch_at(*at), 0);
+    if together { *at } else { moment(epoch_at(*at), batch.head(index).seq) }
+}
+
+/// What the client that reads Kafka needs.
 struct Consume {
     reader: Box<dyn EpochReader>,
     /// What each lane has applied; empty where seqs do not say it.
@@ -171,7 +176,7 @@ struct Consume {
     stop: Arc<AtomicBool>,
     sealed: Option<Arc<AtomicBool>>,
     read_seq: Arc<AtomicU64>,
-    caught_up: Arc<AtomicU64>,
+    caught_up: Arc<Mutex<Moment>>,
     lanes: u32,
 }
 
@@ -197,8 +202,9 @@ fn consume(job: Consume) -> crossbeam_channel::Receiver<Ingested<Moment, Changes
         }
         // Without a partition there is nothing to wait for, and no other poll.
         let reached = if fetched.frontier.is_none() { Some(0) } else { reader.caught_up() };
-        if let Some(epoch) = reached.filter(|_| sealed.is_none() || fetched.frontier.is_none()) {
-            caught_up.fetch_min(epoch, Ordering::AcqRel);
+        if let Some(moment) = reached.filter(|_| sealed.is_none() || fetched.frontier.is_none()) {
+            let mut caught_up = caught_up.lock().expect("no panic while holding it");
+            *caught_up = moment.min(*caught_up);
         }
         for (_, batch) in &mut fetched.batches {
             read_seq.fetch_max(batch.heads().iter().map(|head| head.seq).max().unwrap_or(0), Ordering::AcqRel);
@@ -218,9 +224,10 @@ fn consume(job: Consume) -> crossbeam_channel::Receiver<Ingested<Moment, Changes
             }
         }
         fetched.batches.retain(|(_, batch)| !batch.is_empty());
-        if !fetched.batches.is_empty() || !fetched.starts.is_empty() || fetched.frontier != last {
-            last = fetched.frontier;
-            outlet.put(Ingested { batches: fetched.batches, notes: fetched.starts, frontier: fetched.frontier });
+        let Fetched { batches, starts, frontier, settled } = fetched;
+        if !batches.is_empty() || !starts.is_empty() || frontier != last || settled.is_some() {
+            last = frontier;
+            outlet.put(Ingested { batches, notes: starts, frontier, settled });
         }
         true
     };
@@ -270,8 +277,8 @@ fn apply(
     refused: Refused,
     report: Report,
     waker: SyncActivator,
-) -> Station<Moment, Changes, 3> {
-    let (inbox, deliveries) = crossbeam_channel::unbounded::<Delivery<Moment, Changes, 3>>();
+) -> Station<Moment, Changes, 4> {
+    let (inbox, deliveries) = crossbeam_channel::unbounded::<Delivery<Moment, Changes, 4>>();
     let acked = Arc::new(AtomicU64::new(0));
     let ack = Arc::clone(&acked);
     let client = move |wait| {
@@ -282,7 +289,7 @@ fn apply(
         // What is late, or comes together with what is half written, is of no newer epoch than what has been reached.
         (reached.step, reached.epoch) = (reached.step + 1, epoch_at(time).max(reached.epoch));
         batches.iter().flat_map(Changes::heads).for_each(|head| reached.seqs.raise(head.partition, head.seq));
-        let [inserts, updates, deletes] = batches;
+        let [inserts, updates, deletes, _marks] = batches;
         let mut step = Step { progress: reached.clone(), inserts, updates, deletes };
         while let Err(error) = lane.apply(&step) {
             if !refused.keep(&mut step, &error) {

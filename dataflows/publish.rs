@@ -15,7 +15,7 @@ use std::time::Duration;
 use crossbeam_channel::RecvTimeoutError;
 use tidegate::change::{Change, Changes, NewChange, Op};
 use tidegate::letter::{DeadLetter, DeadLetters};
-use tidegate::log::{Writer, partition_of};
+use tidegate::log::{Layout, Writer, partition_of};
 use tidegate::operators::{
     BySeq, Deliver, Delivery, ExchangeBy, Gate, Ingested, RoundRobin, Station, Throttle, ingest,
 };
@@ -43,8 +43,8 @@ pub struct Publish {
     pub decoder: Box<dyn Decoder>,
     /// The writer of its partitions.
     pub writer: Writer,
-    /// The topic's partition count.
-    pub partitions: u32,
+    /// How keys are dealt to partitions.
+    pub layout: Layout,
     /// Bytes in flight.
     pub memory: usize,
     /// Where records go that can't be used; where they are not kept the job stops at the first.
@@ -71,7 +71,7 @@ pub fn in_order(changes: Stream<'_, u64, Changes>) -> Stream<'_, u64, Changes> {
 
 /// [`publish`] with another ordering: the simulator shows what becomes of those that trust times or arrival.
 pub fn publish_by(worker: &mut Worker, job: Publish, arrange: Arrange) -> Handle<u64> {
-    let Publish { reader, decoder, writer, partitions, memory, letters, report, stop } = job;
+    let Publish { reader, decoder, writer, layout, memory, letters, report, stop } = job;
     worker.dataflow::<u64, _, _>(|scope| {
         let durable = Handle::new();
         let peers = scope.peers() as u32;
@@ -88,7 +88,7 @@ pub fn publish_by(worker: &mut Worker, job: Publish, arrange: Arrange) -> Handle
                 }
             },
         );
-        let mut decode = decode(decoder, partitions, letters);
+        let mut decode = decode(decoder, layout, letters);
         let decoded = source
             .batches
             .unary::<NoopBuilder<Changes>, _, _, _>(RoundRobin::pact(), "Decode", |_, _| {
@@ -130,7 +130,7 @@ fn read(
 ) -> crossbeam_channel::Receiver<Ingested<u64, Raws, Mark>> {
     let (sender, receiver) = crossbeam_channel::bounded(8);
     let Some(mut reader) = reader else {
-        let nothing = Ingested { batches: Vec::new(), notes: Vec::new(), frontier: None };
+        let nothing = Ingested { batches: Vec::new(), notes: Vec::new(), frontier: None, settled: None };
         sender.send(nothing).expect("there is room for one");
         return receiver;
     };
@@ -148,7 +148,7 @@ fn read(
                 last = Some(mark.clone());
                 let frontier = (!mark.end).then_some(number + 1);
                 let batches = if raws.is_empty() { Vec::new() } else { vec![(number, raws)] };
-                outlet.put(Ingested { batches, notes: vec![mark], frontier });
+                outlet.put(Ingested { batches, notes: vec![mark], frontier, settled: None });
                 number += 1;
             }
             true
@@ -159,7 +159,7 @@ fn read(
 }
 
 /// Decodes raw records, and gives each change its partition.
-fn decode(mut decoder: Box<dyn Decoder>, partitions: u32, letters: DeadLetters) -> impl FnMut(&mut Raws) -> Changes {
+fn decode(mut decoder: Box<dyn Decoder>, layout: Layout, letters: DeadLetters) -> impl FnMut(&mut Raws) -> Changes {
     move |raws| {
         let mut changes = Changes::default();
         for raw in raws.raws() {
@@ -173,7 +173,7 @@ fn decode(mut decoder: Box<dyn Decoder>, partitions: u32, letters: DeadLetters) 
             }
         }
         for index in 0..changes.len() {
-            let partition = partition(&changes.change(index), partitions);
+            let partition = partition(&changes.change(index), layout.at(changes.head(index).seq));
             changes.heads_mut()[index].partition = partition;
         }
         changes

@@ -13,9 +13,9 @@ use tidegate::change::{TableSchema, epoch_of};
 use tidegate::config::{LandConfig, LandStart};
 use tidegate::letter::DeadLetters;
 use tidegate::log::{
-    EpochReader, ForeignReader, ForeignSettings, Kafka, Meta, OpenWriter, PartitionStart, Reader, ReaderSettings, Run,
-    Schemas, Statement, Writer, begin_run, fence_left_over, origin_of, read_to_end, refuse_replaced, times_from,
-    transactional_id,
+    EpochReader, ForeignReader, ForeignSettings, Kafka, Layout, Meta, OpenWriter, PartitionStart, Reader,
+    ReaderSettings, Run, Schemas, Statement, Writer, begin_run, fence_left_over, origin_of, read_to_end,
+    refuse_replaced, times_from, transactional_id,
 };
 use tidegate::source::{Clock, Mark, Start, TableFilter};
 use tidegate::target::{FindSchema, JobState, Lane, Seqs, Target};
@@ -34,6 +34,8 @@ pub struct Published {
     pub partitions: BTreeMap<u32, PartitionStart>,
     /// The partitions of which nothing is said yet: before any is written to, they have to be stated.
     pub unstated: Vec<u32>,
+    /// How keys are dealt to partitions.
+    pub layout: Layout,
     /// The schemas announced so far.
     pub schemas: Vec<TableSchema>,
 }
@@ -91,7 +93,7 @@ impl Publishing {
         interval: std::time::Duration,
     ) -> anyhow::Result<Writer> {
         let starts = known.partitions.into_iter().filter(|(partition, _)| own(*partition, index, peers)).collect();
-        let mut writer = open.begin(starts, known.schemas, interval);
+        let mut writer = open.begin(starts, known.layout, known.schemas, interval);
         if let Some(begun) = begun.filter(|_| !known.unstated.is_empty()) {
             writer.state_begun(known.unstated.into_iter(), begun)?;
         }
@@ -103,10 +105,12 @@ impl Publishing {
         let topic = &self.topic;
         let mut statements: BTreeMap<u32, Statement> = BTreeMap::new();
         let mut schemas = Vec::new();
+        let mut layout = None;
         for meta in metas {
             match meta {
                 Meta::Statement(statement) => drop(statements.insert(statement.partition, statement)),
                 Meta::Schema(schema) => schemas.push(schema),
+                Meta::Layout(said) => layout = Some(said),
                 Meta::Run(_) => {}
             }
         }
@@ -117,7 +121,8 @@ impl Publishing {
         for partition in 0..self.partitions {
             let Some(statement) = statements.get(&partition) else {
                 // Every run states all partitions before it writes to any.
-                if let Some(written) = written {
+                let grown = layout.is_some() && ends[partition as usize].1 == 0;
+                if let Some(written) = written.filter(|_| !grown) {
                     bail!(
                         "topic {topic}.meta says nothing of partition {partition}, but partition {written} of {topic} has records: the companion was truncated, or is another topic's, or something else writes {topic}: nobody knows what the partition has; publish to a new topic, with the tables copied anew"
                     );
@@ -135,18 +140,29 @@ impl Publishing {
             }
             partitions.insert(partition, PartitionStart { seq: statement.seq, offset: statement.offset });
         }
-        let start = self.resume(&statements)?.unwrap_or(Start::Configured);
-        Ok(Published { start, partitions, unstated, schemas })
+        let (start, from) = self.resume(&statements)?;
+        let mut layout = layout.unwrap_or_default();
+        match layout.partitions.last() {
+            None => layout.partitions.push((0, self.partitions)),
+            // What is in the topic stays where it is: only later changes are dealt among all.
+            Some((_, before)) if *before < self.partitions => layout.partitions.push((from, self.partitions)),
+            Some(_) => {}
+        }
+        Ok(Published { start, partitions, unstated, layout, schemas })
     }
 
-    /// Where the source goes on: where the partition that is behind the others does.
-    fn resume(&self, statements: &BTreeMap<u32, Statement>) -> anyhow::Result<Option<Start>> {
-        let Some(oldest) = statements.values().min_by_key(|s| (s.resume.seq, s.time)) else { return Ok(None) };
+    /// Where the source goes on, where the partition that is behind the others does; and the first seq that is in none.
+    fn resume(&self, statements: &BTreeMap<u32, Statement>) -> anyhow::Result<(Start, u64)> {
+        let Some(oldest) = statements.values().min_by_key(|s| (s.resume.seq, s.time)) else {
+            return Ok((Start::Configured, 0));
+        };
         let from = oldest.resume.seq;
         let given = times_from(&*self.kafka, &self.topic, (from, oldest.time))?;
         let floors = statements.values().map(|s| (s.resume.seq, s.time));
+        let stated = statements.values().map(|s| s.seq);
+        let next = given.iter().map(|(seq, _)| seq + 1).chain(stated).max().unwrap_or(from);
         let clock = Clock::resuming(oldest.time, given, floors);
-        Ok(Some(Start::Resume { resume: oldest.resume.clone(), clock }))
+        Ok((Start::Resume { resume: oldest.resume.clone(), clock }, next))
     }
 }
 
@@ -203,6 +219,7 @@ impl Landing {
         // What is complete by event time is a guess about all partitions together, so that one worker makes it.
         let readers = if self.foreign.is_some() { 1 } else { peers };
         let mut partitions = self.partitions(state)?;
+        let of = partitions.len() as u32;
         partitions.retain(|partition, _| own(*partition, index, readers));
         let schemas = Arc::new(Schemas::default());
         let (known, patience) = (Arc::clone(&schemas), self.schema_patience);
@@ -215,10 +232,10 @@ impl Landing {
         let letters = self.letters.clone();
         let reader: Box<dyn EpochReader> = match self.foreign {
             None => {
-                let mut together = Seqs::default();
-                state.through.values().for_each(|through| together.raise_all(through));
+                // Of all partitions: a key may have moved from one to another.
+                let together = state.through.values().map(Seqs::newest).max().unwrap_or(0);
                 let lead_bytes = self.settings.memory / 4 / partitions.len().max(1);
-                let settings = ReaderSettings { epoch, lead_bytes, together };
+                let settings = ReaderSettings { epoch, lead_bytes, of, together };
                 Box::new(Reader::new(kafka, &self.topic, &partitions, &settings, schemas, letters)?)
             }
             Some(settings) => {

@@ -19,7 +19,7 @@ use rdkafka::message::Headers;
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 use tidegate::change::{Changes, NewChange, Op};
 use tidegate::config::Config;
-use tidegate::log::{Librdkafka, OpenWriter, PartitionStart, Writer, partition_of};
+use tidegate::log::{Layout, Librdkafka, OpenWriter, PartitionStart, Writer, partition_of};
 use tidegate::source::{Mark, Resume};
 
 /// Writes lines of the JSON source and keeps what they come to.
@@ -149,6 +149,7 @@ impl Feeder {
             let starts = [(partition, PartitionStart { seq: 0, offset: 0 })].into();
             OpenWriter::new(&Librdkafka::new(kafka), &kafka.topic, None).unwrap().begin(
                 starts,
+                Layout { partitions: vec![(0, PARTITIONS)] },
                 Vec::new(),
                 Duration::from_millis(50),
             )

@@ -120,6 +120,11 @@ impl Head {
         self.op = op as u32;
     }
 
+    /// The same place in the log and the same key's hash, and nothing that is done to it.
+    pub fn as_mark(&self) -> Head {
+        Head { op: Op::Mark as u32, database_len: 0, table_len: 0, key_len: 0, position_len: 0, before_len: 0, ..*self }
+    }
+
     /// What orders the changes of one key: the newer change has the higher version.
     #[inline]
     pub fn version(&self) -> (u64, u64, u32) {

@@ -20,7 +20,7 @@ use rdkafka::message::Headers;
 use super::LogError;
 use super::kafka::{Consumer, Kafka, Polled, Record};
 use super::reader::{EpochReader, EpochStart, Fetched, Schemas};
-use crate::change::{BATCH_BYTES, Changes, SettlePolicy, Settler, Verdict, epoch_of, moment};
+use crate::change::{BATCH_BYTES, Changes, Moment, SettlePolicy, Settler, Verdict, epoch_of, moment};
 use crate::codec::envelope::{ForeignDecoder, ForeignRecord};
 use crate::config::{EnvelopeKind, LandConfig};
 use crate::letter::{DeadLetter, DeadLetters, text_of};
@@ -254,6 +254,7 @@ impl EpochReader for ForeignReader {
             batches: taken.batches.into_iter().map(|(epoch, batch)| (moment(epoch, 0), batch)).collect(),
             starts: taken.starts,
             frontier: (!guess.partitions.is_empty()).then_some(moment(epoch, 0)),
+            settled: None,
         })
     }
 
@@ -266,7 +267,7 @@ impl EpochReader for ForeignReader {
         Ok(())
     }
 
-    fn caught_up(&self) -> Option<u64> {
-        (self.guess.at_end() && self.guess.replayed.is_none()).then_some(self.guess.wanted)
+    fn caught_up(&self) -> Option<Moment> {
+        (self.guess.at_end() && self.guess.replayed.is_none()).then_some(moment(self.guess.wanted, 0))
     }
 }

@@ -31,8 +31,8 @@ pub struct Statement {
     pub offset: u64,
     /// From where the source has to be read again to get everything from `seq` on.
     pub resume: Resume,
-    /// Whether the publisher stopped here in good order: until it starts again nothing comes, so that a consumer may
-    /// take the time as complete.
+    /// Whether the publisher stopped here in good order, between two transactions: until it starts again nothing comes, so
+    /// that a consumer need not wait for what would close the epoch.
     #[serde(default, rename = "final", skip_serializing_if = "std::ops::Not::not")]
     pub last: bool,
 }
@@ -54,6 +54,21 @@ pub struct Run {
     pub origin: String,
 }
 
+/// How many partitions a topic has had, and from which seq on: a key's partition depends on it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Layout {
+    /// Seqs from which on there were so many partitions, both growing.
+    pub partitions: Vec<(u64, u32)>,
+}
+
+impl Layout {
+    /// The number of partitions that a seq's key was dealt among.
+    pub fn at(&self, seq: u64) -> u32 {
+        let since = self.partitions.iter().rev().find(|(since, _)| *since <= seq);
+        since.expect("a layout begins with seq 0").1
+    }
+}
+
 /// A record of the companion topic.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Meta {
@@ -63,6 +78,8 @@ pub enum Meta {
     Statement(Statement),
     /// What a table looks like from a seq on.
     Schema(TableSchema),
+    /// How many partitions there are; until there is one, as many as are stated.
+    Layout(Layout),
 }
 
 /// What compaction keeps one record of.
@@ -75,6 +92,8 @@ pub enum MetaKey {
     Statement(u32),
     /// The schema of a table.
     Schema(TableName),
+    /// The layout.
+    Layout,
 }
 
 impl Meta {
@@ -84,6 +103,7 @@ impl Meta {
             Meta::Run(run) => (MetaKey::Run, serde_json::to_vec(run)),
             Meta::Statement(statement) => (MetaKey::Statement(statement.partition), serde_json::to_vec(statement)),
             Meta::Schema(schema) => (MetaKey::Schema(schema.name.clone()), serde_json::to_vec(schema)),
+            Meta::Layout(layout) => (MetaKey::Layout, serde_json::to_vec(layout)),
         };
         (serde_json::to_vec(&key).expect("keys are plain data"), value.expect("values are plain data"))
     }
@@ -100,6 +120,7 @@ impl Meta {
             MetaKey::Run => serde_json::from_slice(value).map(Meta::Run),
             MetaKey::Statement(_) => serde_json::from_slice(value).map(Meta::Statement),
             MetaKey::Schema(_) => serde_json::from_slice(value).map(Meta::Schema),
+            MetaKey::Layout => serde_json::from_slice(value).map(Meta::Layout),
         };
         meta.map_err(|e| format!("'{}' is no value of a companion topic ({e}): is this topic another's?", text(value)))
     }
@@ -163,7 +184,8 @@ mod tests {
         });
         let run =
             Meta::Run(Run { id: "a".into(), writers: 2, ids: 4, tables: vec!["shop.*".into()], origin: "o".into() });
-        for meta in [statement, schema, run] {
+        let layout = Meta::Layout(Layout { partitions: vec![(0, 4), (77, 6)] });
+        for meta in [statement, schema, run, layout] {
             let (key, value) = meta.to_record();
             assert_eq!(Meta::from_record(&key, &value).unwrap(), meta);
         }

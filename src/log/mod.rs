@@ -22,7 +22,7 @@ mod writer;
 pub use foreign::{ForeignReader, ForeignSettings};
 pub use kafka::{Consumer, Delivered, Kafka, NewRecord, Polled, Producer, Record};
 pub use librdkafka::{Librdkafka, kafka_config};
-pub use meta::{Meta, MetaKey, Run, Statement, meta_topic, read_to_end};
+pub use meta::{Layout, Meta, MetaKey, Run, Statement, meta_topic, read_to_end};
 pub use offsets::EpochOffsets;
 pub use partitioner::{murmur2, partition_of};
 pub use reader::{EpochReader, EpochStart, Fetched, Reader, ReaderSettings, Schemas};

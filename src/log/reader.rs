@@ -16,7 +16,6 @@ use super::meta::{Meta, Statement, meta_topic};
 use super::record::parse_record;
 use crate::change::{BATCH_BYTES, Changes, Moment, TableName, TableSchema, epoch_of, moment};
 use crate::letter::{DeadLetter, DeadLetters, text_of};
-use crate::target::Seqs;
 
 /// The tables' schemas as the companion topic announces them, for whoever has to wait for one.
 #[derive(Debug, Default)]
@@ -61,6 +60,8 @@ pub struct Fetched {
     pub starts: Vec<EpochStart>,
     /// No later poll brings a moment below this; `None`: this reader has no partition.
     pub frontier: Option<Moment>,
+    /// What is below this moment may be applied though its epoch is open: for now nothing comes that would close it.
+    pub settled: Option<Moment>,
 }
 
 /// Reads some partitions of a topic as changes by epoch.
@@ -78,9 +79,9 @@ pub trait EpochReader: Send {
     /// The cluster does not answer.
     fn aim_at_end(&mut self) -> Result<(), LogError>;
 
-    /// Once everything that was there at the start has been read: the first epoch that does not have to be durable for
+    /// Once everything that was there at the start has been read: the moment below which everything has to be durable for
     /// all of it to be durable.
-    fn caught_up(&self) -> Option<u64>;
+    fn caught_up(&self) -> Option<Moment>;
 }
 
 #[derive(Debug)]
@@ -95,10 +96,10 @@ struct Partition {
     /// The first epoch that may still come, and the first seq in it.
     epoch: u64,
     from: u64,
-    /// The newest epoch read of what is aimed at, plus one.
-    wanted: u64,
-    /// The epoch of the newest record read, plus one.
-    newest: u64,
+    /// Behind the newest record read of what is aimed at.
+    wanted: Moment,
+    /// Behind the newest record read.
+    newest: Moment,
     statements: VecDeque<Statement>,
     batch: Changes,
     /// What has been handed over beyond the reader's frontier: moments and bytes, oldest first, and all their bytes.
@@ -152,10 +153,11 @@ pub struct ReaderSettings {
     pub epoch: Duration,
     /// How many bytes a partition may be ahead of the slowest.
     pub lead_bytes: usize,
-    /// Of each partition everything up to this seq comes as one epoch, the first, and at one moment, so that it is applied in
-    /// one step: a target without transactions may have half of it, and going there again by smaller steps would write rows
-    /// back.
-    pub together: Seqs,
+    /// How many partitions the topic has.
+    pub of: u32,
+    /// Everything up to this seq comes as one epoch, the first, and at one moment, so that it is applied in one step: a target
+    /// without transactions may have half of it, and going there again by smaller steps would write rows back.
+    pub together: u64,
 }
 
 /// Reads some partitions of a topic, and all of its companion.
@@ -167,6 +169,7 @@ pub struct Reader {
     topic: String,
     epoch: Duration,
     lead_bytes: usize,
+    of: u32,
     partitions: BTreeMap<u32, Partition>,
     schemas: Arc<Schemas>,
     /// Where each partition was begun, until it has been told.
@@ -196,7 +199,7 @@ impl Reader {
                 next: *start,
                 end: *end,
                 seq: 0,
-                together: settings.together.at(*number),
+                together: settings.together,
                 epoch: 0,
                 from: 0,
                 wanted: 0,
@@ -216,6 +219,7 @@ impl Reader {
             topic: topic.to_string(),
             epoch: settings.epoch,
             lead_bytes: settings.lead_bytes,
+            of: settings.of,
             partitions: partitions.iter().map(partition).collect(),
             schemas,
             begun: partitions
@@ -228,16 +232,19 @@ impl Reader {
 
     /// Takes what the companion topic has.
     fn learn(&mut self) -> Result<(), LogError> {
-        let Reader { meta, schemas, partitions, topic, .. } = self;
+        let Reader { meta, schemas, partitions, topic, of, .. } = self;
         let mut take = |record: Record<'_>| {
             let meta = Meta::from_record(record.key.unwrap_or_default(), record.value.unwrap_or_default())
                 .map_err(|e| LogError(format!("{}/0/{}: {e}", meta_topic(topic), record.offset)))?;
             match meta {
-                Meta::Run(_) => {}
+                Meta::Run(_) | Meta::Layout(_) => {}
                 Meta::Schema(schema) => schemas.announce(schema),
                 Meta::Statement(statement) => {
-                    if let Some(partition) = partitions.get_mut(&statement.partition) {
+                    let number = statement.partition;
+                    if let Some(partition) = partitions.get_mut(&number) {
                         partition.statements.push_back(statement);
+                    } else if number >= *of {
+                        return Err(grown(topic, number + 1, *of));
                     }
                 }
             }
@@ -248,9 +255,18 @@ impl Reader {
     }
 }
 
+/// Of a topic that has got more partitions nothing may be applied by who does not read them: a key may have moved.
+fn grown(topic: &str, partitions: u32, of: u32) -> LogError {
+    LogError(format!(
+        "topic {topic} has {partitions} partitions now, and had {of} when this land began: start it again, it goes on where it \
+         was, with all of them"
+    ))
+}
+
 /// Takes records of a topic's partitions into the batches of these.
 struct Taking<'a> {
     topic: &'a str,
+    of: u32,
     epoch: Duration,
     letters: &'a DeadLetters,
     partitions: &'a mut BTreeMap<u32, Partition>,
@@ -268,7 +284,13 @@ impl Taking<'_> {
         }
         partition.next = offset + 1;
         let batch = &mut partition.batch;
-        if let Err(reason) = parse_record(record.headers, record.key, record.value, number, offset, batch) {
+        let parsed = parse_record(record.headers, record.key, record.value, number, offset, batch);
+        if let Ok(Some(partitions)) = parsed
+            && partitions > self.of
+        {
+            return Err(grown(self.topic, partitions, self.of));
+        }
+        if let Err(reason) = parsed {
             let letter = DeadLetter {
                 position: format!("{}/{number}/{offset}", self.topic),
                 reason: reason.to_string(),
@@ -285,15 +307,13 @@ impl Taking<'_> {
             return Ok(());
         }
         partition.seq = head.seq;
-        // A publisher that had stopped in good order may begin again inside an epoch that was taken as complete;
-        // what comes then belongs to the next.
         let epoch = match head.seq <= partition.together {
             true => partition.epoch,
             false => epoch_of(head.time, self.epoch).max(partition.epoch),
         };
-        partition.newest = epoch + 1;
+        partition.newest = moment(epoch, head.seq + 1);
         if offset < partition.end {
-            partition.wanted = epoch + 1;
+            partition.wanted = partition.newest;
         }
         if epoch > partition.epoch {
             partition.cut(&mut self.fetched.batches, true);
@@ -316,6 +336,7 @@ impl EpochReader for Reader {
         let deadline = Instant::now() + wait;
         let mut taking = Taking {
             topic: &self.topic,
+            of: self.of,
             epoch: self.epoch,
             letters: &self.letters,
             partitions: &mut self.partitions,
@@ -344,9 +365,9 @@ impl EpochReader for Reader {
             while let Some(statement) = partition.statements.front()
                 && statement.offset <= partition.next
             {
-                let epoch = epoch_of(statement.time, self.epoch) + u64::from(statement.last);
+                let epoch = epoch_of(statement.time, self.epoch);
                 let behind = statement.seq <= partition.together; // what must not be cut may still come
-                let from = statement.seq;
+                let (from, last) = (statement.seq, statement.last);
                 partition.statements.pop_front();
                 if behind {
                     continue;
@@ -355,6 +376,9 @@ impl EpochReader for Reader {
                 if epoch > partition.epoch {
                     partition.epoch = epoch;
                     fetched.starts.push(EpochStart { partition: *number, epoch, offset: partition.next });
+                }
+                if last {
+                    fetched.settled = fetched.settled.max(Some(partition.frontier()));
                 }
             }
         }
@@ -377,7 +401,7 @@ impl EpochReader for Reader {
         Ok(())
     }
 
-    fn caught_up(&self) -> Option<u64> {
+    fn caught_up(&self) -> Option<Moment> {
         let read = self.partitions.values().all(|partition| partition.next >= partition.end);
         read.then(|| self.partitions.values().map(|partition| partition.wanted).max().unwrap_or(0))
     }

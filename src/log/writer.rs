@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use super::LogError;
 use super::kafka::{Delivered, Kafka, NewRecord, Producer};
-use super::meta::{Meta, Statement, meta_topic};
+use super::meta::{Layout, Meta, Statement, meta_topic};
 use super::record::headers_of;
 use crate::change::{Change, Changes, Op, TableName, TableSchema};
 use crate::source::Mark;
@@ -70,6 +70,9 @@ pub struct Writer {
     topic: String,
     meta_topic: String,
     starts: BTreeMap<u32, PartitionStart>,
+    layout: Layout,
+    /// How many partitions the topic has, if it once had fewer.
+    grown: Option<u32>,
     schemas: HashMap<TableName, TableSchema>,
     interval: Duration,
     /// Whether records wait for a transaction's commit, and whether one is open.
@@ -105,7 +108,13 @@ impl OpenWriter {
 
     /// Begins to write the partitions in `starts`. `schemas` are the ones that the companion topic holds; `interval` is
     /// the least time between two statements of a partition, and between two commits.
-    pub fn begin(self, starts: BTreeMap<u32, PartitionStart>, schemas: Vec<TableSchema>, interval: Duration) -> Writer {
+    pub fn begin(
+        self,
+        starts: BTreeMap<u32, PartitionStart>,
+        layout: Layout,
+        schemas: Vec<TableSchema>,
+        interval: Duration,
+    ) -> Writer {
         let OpenWriter { producer, topic, transactional } = self;
         let ends = starts.iter().map(|(partition, start)| (*partition, start.offset)).collect();
         Writer {
@@ -113,6 +122,8 @@ impl OpenWriter {
             meta_topic: meta_topic(&topic),
             topic,
             starts,
+            grown: (layout.partitions.len() > 1).then(|| layout.at(u64::MAX)),
+            layout,
             schemas: schemas.into_iter().map(|schema| (schema.name.clone(), schema)).collect(),
             interval,
             transactional,
@@ -128,11 +139,13 @@ impl OpenWriter {
 
 impl Writer {
     /// States of `partitions`, before anything is written to any of them, where the source is read from: else a partition
-    /// that nothing was committed to when a run ends would not be known to lack what that run read.
+    /// that nothing was committed to when a run ends would not be known to lack what that run read. And says with them how
+    /// many partitions there are.
     ///
     /// # Errors
     /// Statements that can't be delivered or committed.
     pub fn state_begun(&mut self, partitions: impl Iterator<Item = u32>, begun: &Mark) -> Result<(), LogError> {
+        self.write_meta(&Meta::Layout(self.layout.clone()))?;
         for partition in partitions {
             self.write_meta(&Meta::Statement(Statement {
                 partition,
@@ -189,7 +202,7 @@ impl Writer {
             timestamp: Some(change.head.time),
             key: change.key(),
             value: change.row(),
-            headers: Some(headers_of(change)),
+            headers: Some(headers_of(change, self.grown)),
         };
         self.producer.send(record, ticket).map_err(|said| {
             let key = String::from_utf8_lossy(change.key());

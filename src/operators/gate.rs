@@ -7,7 +7,8 @@
 //! Where times lie in epochs, an epoch is emitted once the frontier has passed all of it. One that is larger than memory
 //! can't be waited for: under *pressure*, which a source that has been held back sends to all gates, a gate lets go what
 //! the frontier has passed of an epoch that is still open. Since every gate does, whatever is before the slowest source
-//! becomes durable, and that source is let on: nothing waits for ever.
+//! becomes durable, and that source is let on: nothing waits for ever. Such pieces are cut by the times of records, not of
+//! batches: whatever is in a later piece is later than all that is in an earlier one.
 
 use std::collections::BTreeMap;
 
@@ -73,14 +74,15 @@ pub trait Gate<'scope, T: Timestamp, B>: Sized {
     fn gate_coalescing<O: Order<B>>(self, name: &str, order: O, bytes: usize) -> Self;
 
     /// Like [`gate_coalescing`](Gate::gate_coalescing), and what the frontier has passed below a time that comes from
-    /// `pressure` is emitted though its epoch is still open. The batches of an epoch are then in the order of times, and
-    /// sorted only in themselves.
+    /// `pressure` is emitted though its epoch is still open. `place` says the time of a record of a batch: no less than the
+    /// batch's, and in its epoch. The batches of an epoch are then in the order of times, and sorted in themselves.
     fn gate_under_pressure<O: Order<B>>(
         self,
         name: &str,
         order: O,
         bytes: usize,
         pressure: Stream<'scope, T, Vec<T>>,
+        place: impl Fn(&T, &B, usize) -> T + 'static,
     ) -> Self;
 }
 
@@ -91,7 +93,7 @@ impl<'scope, T: InEpoch, B: Batch> Gate<'scope, T, B> for Stream<'scope, T, B> {
 
     fn gate_coalescing<O: Order<B>>(self, name: &str, order: O, bytes: usize) -> Self {
         let none = empty(self.scope());
-        self.gate_under_pressure(name, order, bytes, none)
+        self.gate_under_pressure(name, order, bytes, none, |time, _, _| time.clone())
     }
 
     fn gate_under_pressure<O: Order<B>>(
@@ -100,9 +102,10 @@ impl<'scope, T: InEpoch, B: Batch> Gate<'scope, T, B> for Stream<'scope, T, B> {
         order: O,
         bytes: usize,
         pressure: Stream<'scope, T, Vec<T>>,
+        place: impl Fn(&T, &B, usize) -> T + 'static,
     ) -> Self {
         self.binary_frontier::<_, NoopBuilder<B>, _, _, _, _>(pressure, Pipeline, Pipeline, name, |_, _| {
-            let mut held = Held { times: BTreeMap::new() };
+            let mut held = Held { times: BTreeMap::new(), place };
             let mut pressed = T::minimum();
             move |(input, frontier), (presses, press_frontier), output| {
                 input.for_each(|cap, batch| {
@@ -112,11 +115,11 @@ impl<'scope, T: InEpoch, B: Batch> Gate<'scope, T, B> for Stream<'scope, T, B> {
                 presses.for_each(|_, times| {
                     pressed = times.drain(..).fold(pressed.clone(), T::max);
                 });
-                // A time that pressure may still come at is not passed either: it is as far as the records'.
-                let passed = |time: &T| !frontier.less_equal(time) && !press_frontier.less_equal(time);
-                let open = frontier.frontier().iter().chain(press_frontier.frontier().iter()).map(InEpoch::epoch).min();
-                let ready = |time: &T| passed(time) && (open.is_none_or(|open| time.epoch() < open) || *time < pressed);
-                while let Some((cap, batches)) = held.take(ready, bytes) {
+                // The pressure's own frontier is that of the records.
+                let (records, presses) = (frontier.frontier(), press_frontier.frontier());
+                let first = records.iter().chain(presses.iter()).min();
+                let cut = first.map(|first| Cut { open: first.epoch(), below: first.min(&pressed).clone() });
+                while let Some((cap, batches)) = held.take(cut.as_ref(), bytes) {
                     let mut sorted = merge_sorted(&batches, &order);
                     output.session_with_builder(&cap).give_container(&mut sorted);
                 }
@@ -125,44 +128,94 @@ impl<'scope, T: InEpoch, B: Batch> Gate<'scope, T, B> for Stream<'scope, T, B> {
     }
 }
 
-/// What a gate holds, with the capabilities for it.
-struct Held<T: Timestamp, B> {
-    times: BTreeMap<T, (Capability<T>, Vec<B>)>,
+/// What may be let go: everything of epochs before the open one, and of that one what is below a time.
+struct Cut<T> {
+    open: u64,
+    below: T,
 }
 
-impl<T: InEpoch, B: Batch> Held<T, B> {
+/// What a gate holds, with the capabilities for it.
+struct Held<T: Timestamp, B, P> {
+    times: BTreeMap<T, (Capability<T>, Vec<B>)>,
+    place: P,
+}
+
+impl<T: InEpoch, B: Batch, P: Fn(&T, &B, usize) -> T> Held<T, B, P> {
     fn keep(&mut self, time: T, cap: impl FnOnce() -> Capability<T>, batch: B) {
         self.times.entry(time).or_insert_with(|| (cap(), Vec::new())).1.push(batch);
     }
 
-    /// Takes what is ready from the front: one epoch, and more of them as long as all is below `bytes`; of an epoch that is
-    /// larger, so much, but one time at least.
-    fn take(&mut self, ready: impl Fn(&T) -> bool, bytes: usize) -> Option<(Capability<T>, Vec<B>)> {
-        let size_of = |batches: &[B]| batches.iter().map(Batch::memory_bytes).sum::<usize>();
+    /// Takes from the front what may go (`None`: everything): whole epochs as long as all is below `bytes`; of an epoch
+    /// that is larger, or open, a piece.
+    fn take(&mut self, cut: Option<&Cut<T>>, bytes: usize) -> Option<(Capability<T>, Vec<B>)> {
         let mut taken: Option<(Capability<T>, Vec<B>)> = None;
         let mut size = 0;
-        while let Some(first) = self.times.keys().next().filter(|time| ready(time)) {
-            let epoch = first.epoch();
-            let ours = self.times.iter().take_while(|(time, _)| time.epoch() == epoch && ready(time));
-            let whole: usize = ours.map(|(_, (_, batches))| size_of(batches)).sum();
-            if taken.is_some() && size + whole > bytes {
+        while let Some(epoch) = self.times.keys().next().map(InEpoch::epoch) {
+            let open = cut.is_some_and(|cut| epoch >= cut.open);
+            let below = cut.filter(|_| open).map(|cut| &cut.below);
+            let ready = self
+                .times
+                .iter()
+                .take_while(|(time, _)| time.epoch() == epoch && below.is_none_or(|below| *time < below));
+            let sizes: Vec<(&T, usize)> = ready.map(|(time, (_, batches))| (time, size_of_all(batches))).collect();
+            let whole: usize = sizes.iter().map(|(_, size)| size).sum();
+            if sizes.is_empty() || (taken.is_some() && (open || size + whole > bytes)) {
                 break;
             }
-            while let Some(entry) = self.times.first_entry()
-                && entry.key().epoch() == epoch
-                && ready(entry.key())
-            {
-                let next = size_of(&entry.get().1);
-                if bytes > 0 && taken.is_some() && size + next > bytes {
-                    return taken; // an epoch that is larger than the limit
-                }
-                size += next;
-                let (cap, batches) = entry.remove();
-                taken.get_or_insert((cap, Vec::new())).1.extend(batches);
+            // Where a piece ends: before the time that would make it too large, but behind the first.
+            let mut sum = 0;
+            let too_large = sizes.iter().position(|(_, size)| {
+                sum += size;
+                bytes > 0 && sum > bytes
+            });
+            let end =
+                too_large.map(|place| place.max(1)).and_then(|place| sizes.get(place)).map(|(time, _)| (*time).clone());
+            let piece = end.is_some() || open;
+            let end = end.or_else(|| below.cloned());
+            size += whole;
+            self.take_until(epoch, end.as_ref(), &mut taken);
+            if piece {
+                break;
             }
         }
         taken
     }
+
+    /// Takes the records of an epoch that lie below `end`, or all.
+    fn take_until(&mut self, epoch: u64, end: Option<&T>, taken: &mut Option<(Capability<T>, Vec<B>)>) {
+        while let Some(entry) = self.times.first_entry()
+            && entry.key().epoch() == epoch
+            && end.is_none_or(|end| entry.key() < end)
+        {
+            let (time, (cap, batches)) = entry.remove_entry();
+            let (_, into) = taken.get_or_insert_with(|| (cap.clone(), Vec::new()));
+            for batch in batches {
+                match end.and_then(|end| self.split(&time, &batch, end)) {
+                    None => into.push(batch),
+                    Some((early, first, late)) => {
+                        into.push(early);
+                        let kept = self.times.entry(first.clone());
+                        kept.or_insert_with(|| (cap.delayed(&first), Vec::new())).1.push(late);
+                    }
+                }
+            }
+        }
+    }
+
+    /// The records of a batch below `end`, and the others with the first time among them; `None`: there are no others.
+    fn split(&self, time: &T, batch: &B, end: &T) -> Option<(B, T, B)> {
+        let place = |index| (self.place)(time, batch, index);
+        let first = (0..batch.len()).map(place).filter(|time| time >= end).min()?;
+        let (mut early, mut late) = (B::default(), B::default());
+        for index in 0..batch.len() {
+            if place(index) < *end { &mut early } else { &mut late }.push_from(batch, index);
+        }
+        Some((early, first, late))
+    }
+}
+
+fn size_of_all<B: Batch>(batches: &[B]) -> usize {
+    batches.iter().map(Batch::memory_bytes).sum()
 }
 
 #[cfg(test)]
@@ -275,7 +328,13 @@ mod tests {
                         let (two, second) = scope.new_input::<Vec<u64>>();
                         let (presses, pressure) = scope.new_input::<Vec<Moment>>();
                         let both = timely::dataflow::operators::Concat::concat(first, second);
-                        let gated = both.gate_under_pressure("Gate", Natural, bytes, pressure);
+                        let gated = both.gate_under_pressure(
+                            "Gate",
+                            Natural,
+                            bytes,
+                            pressure,
+                            |_, batch, index| crate::change::moment(7, batch[index]),
+                        );
                         gated.clone().capture_into(sender.clone());
                         let (probe, _) = gated.probe();
                         ([one, two], presses, probe)

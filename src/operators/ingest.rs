@@ -28,6 +28,8 @@ pub struct Ingested<T, B, N> {
     pub notes: Vec<N>,
     /// From now on nothing comes before this time; `None`: nothing comes at all.
     pub frontier: Option<T>,
+    /// What is before this time is not to wait for the end of its epoch: pressure of the client's own.
+    pub settled: Option<T>,
 }
 
 /// The streams of [`ingest`].
@@ -62,10 +64,11 @@ const TURN: usize = 16;
 ///             std::thread::spawn(move || {
 ///                 for time in 0..3 {
 ///                     let batches = vec![(time, vec![time * 10])];
-///                     sender.send(Ingested { batches, notes: vec![()], frontier: Some(time + 1) }).unwrap();
+///                     let handed = Ingested { batches, notes: vec![()], frontier: Some(time + 1), settled: None };
+///                     sender.send(handed).unwrap();
 ///                     waker.activate().ok();
 ///                 }
-///                 sender.send(Ingested { batches: vec![], notes: vec![], frontier: None }).unwrap();
+///                 sender.send(Ingested { batches: vec![], notes: vec![], frontier: None, settled: None }).unwrap();
 ///                 waker.activate().ok();
 ///             });
 ///             receiver
@@ -131,6 +134,9 @@ where
                 if !handed.notes.is_empty() {
                     notes.session_with_builder(&*note_cap).give_container(&mut handed.notes);
                 }
+                if let Some(settled) = handed.settled {
+                    pressure.session_with_builder(&*pressure_cap).give_container(&mut vec![settled]);
+                }
                 match handed.frontier {
                     Some(time) => {
                         cap.downgrade(&time);
@@ -167,9 +173,9 @@ mod tests {
                 let batches: Vec<(u64, Vec<u64>)> =
                     records.iter().map(|(ahead, value)| (step as u64 + ahead, vec![*value])).collect();
                 want.extend(batches.iter().map(|(time, batch)| (*time, batch[0])));
-                feed.push(Ingested { batches, notes: Vec::<()>::new(), frontier: Some(step as u64 + 1) });
+                feed.push(Ingested { batches, notes: Vec::<()>::new(), frontier: Some(step as u64 + 1), settled: None });
             }
-            feed.push(Ingested { batches: Vec::new(), notes: Vec::new(), frontier: None });
+            feed.push(Ingested { batches: Vec::new(), notes: Vec::new(), frontier: None, settled: None });
             let seen = Arc::new(Mutex::new(Vec::new()));
             let record = Arc::clone(&seen);
             timely::execute_directly(move |worker| {

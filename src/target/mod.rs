@@ -41,11 +41,6 @@ impl Seqs {
         self.0[place] = self.0[place].max(seq);
     }
 
-    /// Takes note of all that `other` has.
-    pub fn raise_all(&mut self, other: &Seqs) {
-        (0..).zip(&other.0).for_each(|(partition, seq)| self.raise(partition, *seq));
-    }
-
     /// Whether no partition is behind `other`.
     pub fn covers(&self, other: &Seqs) -> bool {
         (0..).zip(&other.0).all(|(partition, seq)| self.at(partition) >= *seq)

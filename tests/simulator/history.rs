@@ -8,7 +8,7 @@ use tidegate::change::Op;
 use tidegate::config::LandConfig;
 use tidegate::letter::DeadLetters;
 use tidegate::log::Kafka;
-use tidegate::source::{Start, TableFilter};
+use tidegate::source::TableFilter;
 use tidegate::target::Target;
 use tidegate::target::protocol::StoreTarget;
 use timely::worker::Worker;
@@ -135,6 +135,8 @@ impl History {
                 }
             }
             7 => world.leap(now + self.setting.epoch_ms),
+            // The topic gets another partition, for those who begin later.
+            8 if world.alive(Kind::Publish).is_empty() && self.kafka.partitions(TOPIC) < 6 => self.kafka.grow(TOPIC),
             _ => {}
         }
         for kind in [Kind::Publish, Kind::Land] {
@@ -246,7 +248,7 @@ impl History {
         let run = Publishing {
             kafka,
             topic: TOPIC.into(),
-            partitions: self.setting.partitions,
+            partitions: self.kafka.partitions(TOPIC),
             job: JOB.into(),
             exactly_once: self.setting.exactly_once,
             tables: Vec::new(),
@@ -256,8 +258,8 @@ impl History {
         let open = (0..peers).map(|index| run.open(index)).collect::<Result<Vec<_>, _>>()?;
         run.fence(announced.as_ref())?;
         let said = serde_json::to_string(&run.take_stock(announced.as_ref())?)?;
-        let start: Start = heard::<Published>(&said)?.start;
-        let mut reader = Some(Box::new(LogReader::open(&self.log, &start, self.setting.whole_seconds)));
+        let known: Published = heard(&said)?;
+        let mut reader = Some(Box::new(LogReader::open(&self.log, &known.start, self.setting.whole_seconds)));
         let mut durable = Vec::new();
         let begun = reader.as_ref().map(|reader| tidegate::source::Reader::begun(&**reader));
         let mut writers = Vec::new();
@@ -270,7 +272,7 @@ impl History {
                 reader: reader.take().map(|reader| reader as Box<dyn tidegate::source::Reader>),
                 decoder: Box::new(LogDecoder::default()),
                 writer,
-                partitions: run.partitions,
+                layout: known.layout.clone(),
                 memory: self.setting.memory,
                 letters: DeadLetters::default(),
                 report: Report::default(),

@@ -11,7 +11,7 @@ use std::time::Duration;
 use rdkafka::message::OwnedHeaders;
 use tidegate::log::{Consumer, Delivered, Kafka, LogError, NewRecord, Polled, Producer, REPLACED, Record};
 
-use super::world::{Kind, below, call, chance, fails, world};
+use super::world::{Kind, below, call, chance, fails, trace, world};
 use super::{Broken, Switch};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -100,6 +100,10 @@ impl Cluster {
             return Err(REPLACED.into());
         }
         let log = &mut self.topics.get_mut(&sent.topic).expect("it was created")[sent.partition as usize];
+        trace(|| {
+            let (key, value) = (String::from_utf8_lossy(&sent.entry.key), String::from_utf8_lossy(&sent.entry.value));
+            format!("{}/{}/{} of {:?}: {key} {value}", sent.topic, sent.partition, log.end(), sent.entry.writer)
+        });
         log.entries.push_back(sent.entry);
         Ok(log.end())
     }
@@ -131,6 +135,7 @@ impl Cluster {
         if !self.admits(&Some(id.to_string()), epoch) {
             return Err(REPLACED.into());
         }
+        trace(|| format!("commits {id}"));
         self.end_transaction(id, State::Committed);
         Ok(())
     }
@@ -147,6 +152,15 @@ impl Model {
 
     fn lock(&self) -> MutexGuard<'_, Cluster> {
         self.cluster.lock().expect("nothing panics while holding it")
+    }
+
+    pub fn partitions(&self, topic: &str) -> u32 {
+        self.lock().topics[topic].len() as u32
+    }
+
+    /// Adds a partition.
+    pub fn grow(&self, topic: &str) {
+        self.lock().topics.get_mut(topic).expect("it was created").push(Log::default());
     }
 
     /// Something that the cluster does on its own.
@@ -425,12 +439,14 @@ impl Consumer for Reading {
                     value: Some(&entry.value),
                     headers: entry.headers.as_ref().map(OwnedHeaders::as_borrowed),
                 };
+                trace(|| format!("reads {}/{number}/{}", self.topic, place.next));
                 take(record)?;
                 place.next += 1;
                 return Ok(Polled::Record);
             }
             if place.told_end != Some(end) {
                 place.told_end = Some(end);
+                trace(|| format!("reads to the end {end} of {}/{number}", self.topic));
                 return Ok(Polled::End(number));
             }
         }

@@ -12,7 +12,7 @@ use tidegate::change::{Op, TableName};
 use tidegate::target::protocol::{JobRow, LaneRow, OtherSession, Session, Store};
 use tidegate::target::{Checkpoint, Failure, FindSchema, Progress, Refused, Step, TargetError};
 
-use super::world::{Kind, below, call, chance, fails, pause, world};
+use super::world::{Kind, below, call, chance, fails, pause, trace, world};
 use super::{Broken, Switch};
 
 /// One thing that a statement does.
@@ -129,6 +129,7 @@ impl Model {
 
 impl Server {
     fn execute(&mut self, id: i64, effect: Effect) {
+        trace(|| format!("session {id}: {effect:?}"));
         match effect {
             Effect::Row { table, key, seq, value } => {
                 let row = (table, key);
@@ -372,7 +373,7 @@ impl Session for Client {
             let row = |row: &LaneRow| match one_seq {
                 true => {
                     let newest = row.progress.seqs.newest();
-                    let seqs = (0..4).map(|_| newest).collect();
+                    let seqs = (0..6).map(|_| newest).collect();
                     LaneRow { progress: Progress { seqs, ..row.progress.clone() }, ..row.clone() }
                 }
                 false => row.clone(),
@@ -472,8 +473,12 @@ impl Session for Client {
     }
 }
 
-/// Whether a process may end with that sentence: one of an older generation, or one that never reached the target.
+/// Whether a process may end with that sentence: one of an older generation, one that never reached the target, or one whose
+/// topic has grown.
 pub fn may_end(kind: Kind, sentence: &str) -> bool {
     let says = |words| sentence.contains(words);
-    kind == Kind::Land && (says("has begun at the target, this process is generation") || says("no connection"))
+    kind == Kind::Land
+        && (says("has begun at the target, this process is generation")
+            || says("no connection")
+            || says("partitions now, and had"))
 }

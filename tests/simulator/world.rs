@@ -130,6 +130,18 @@ pub fn now_ms() -> u64 {
     world().now.get()
 }
 
+/// Says what happens, where `TRACE` is set: to understand one history that fails.
+pub fn trace(what: impl FnOnce() -> String) {
+    static TRACE: std::sync::LazyLock<bool> = std::sync::LazyLock::new(|| std::env::var_os("TRACE").is_some());
+    if *TRACE {
+        let world = world();
+        let running = world.running.borrow();
+        let who =
+            running.last().map_or("server".to_string(), |process| format!("{:?} {}", process.kind, process.number));
+        println!("{:>6} {who}: {}", world.steps.get(), what());
+    }
+}
+
 /// A thing is asked of a server: others may run first, and the process that asks may die.
 pub fn call() {
     let world = world();
@@ -268,6 +280,7 @@ impl World {
     }
 
     fn ended_by(&self, process: &Process, payload: Box<dyn Any + Send>) {
+        trace(|| format!("{:?} {} has ended", process.kind, process.number));
         match payload.downcast::<Died>() {
             Ok(died) => {
                 if let Some(sentence) = died.0
