@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::Context;
+use tidegate::workers::{Numbers, Workers};
 use timely::dataflow::InputHandle;
 use timely::dataflow::operators::vec::Broadcast;
 use timely::dataflow::operators::{Input, Inspect, Probe};
@@ -16,8 +17,14 @@ use timely::worker::Worker;
 use crate::Cluster;
 
 /// Ends the process at once: one sentence, exit code 3. Nothing is half done by it: what is not recorded as durable is
-/// done again by the next run.
+/// done again by the next run. Of threads that fail at the same time one has its say.
 pub fn fail(error: &dyn Display) -> ! {
+    static FAILED: AtomicBool = AtomicBool::new(false);
+    if FAILED.swap(true, Ordering::Relaxed) {
+        loop {
+            std::thread::park(); // until the process has ended
+        }
+    }
     eprintln!("tidegate: {error}");
     std::process::exit(3)
 }
@@ -42,22 +49,23 @@ pub fn fail_on_panics(cluster: &Cluster) {
         let place = panic.location().map_or("", |location| location.file());
         if several && (place.contains("timely") || panic.to_string().contains("timely")) {
             fail(
-                &"another process of the cluster is gone, or has another number of --workers: start all again, with the \
-                  same numbers; they go on where they were",
+                &"another process of the cluster is gone, or the network between them: start all again; they go on where \
+                  they were",
             );
         }
         fail(&format_args!("this is a bug in tidegate: {panic}"))
     }));
 }
 
-/// Timely's configuration for this process.
-pub fn timely_config(cluster: &Cluster) -> anyhow::Result<timely::Config> {
+/// The workers of this process, once all processes of the cluster are there; `None`: while it waited for them, `stopped`
+/// said that nobody wants them any more.
+pub fn workers(cluster: &Cluster, stopped: &dyn Fn() -> bool) -> anyhow::Result<Option<Workers>> {
     let (workers, processes) = (cluster.workers as usize, cluster.processes as usize);
     if cluster.process >= cluster.processes {
         anyhow::bail!("--process {} of --processes {}: they count from 0", cluster.process, cluster.processes);
     }
     if processes == 1 {
-        return Ok(timely::Config::process(workers));
+        return Ok(Some(Workers::threads(workers)));
     }
     let addresses = match &cluster.hosts {
         None => (0..processes).map(|process| format!("localhost:{}", 2101 + process)).collect(),
@@ -67,19 +75,11 @@ pub fn timely_config(cluster: &Cluster) -> anyhow::Result<timely::Config> {
             if hosts.len() < processes {
                 anyhow::bail!("--hosts {}: {} hosts for {processes} processes", file.display(), hosts.len());
             }
-            hosts.into_iter().take(processes).collect()
+            hosts
         }
     };
-    Ok(timely::Config {
-        communication: timely::CommunicationConfig::Cluster {
-            threads: workers,
-            process: cluster.process as usize,
-            addresses,
-            report: false,
-            zerocopy: false,
-        },
-        worker: timely::WorkerConfig::default(),
-    })
+    let numbers = Numbers { process: cluster.process as usize, processes, workers };
+    Ok(Workers::cluster(numbers, &addresses, stopped)?)
 }
 
 /// A flag that SIGTERM and SIGINT set.

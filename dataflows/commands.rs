@@ -2,9 +2,10 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use anyhow::anyhow;
+use anyhow::{Context, anyhow};
 use tidegate::config::{Config, Delivery, TargetConfig, ZeroDates};
 use tidegate::letter::DeadLetters;
 use tidegate::log::{ForeignSettings, Librdkafka};
@@ -14,7 +15,7 @@ use tidegate::verify::Outcome;
 use timely::worker::Worker;
 
 use crate::cluster::{
-    fail, fail_on_panics, fail_on_signals, is_up, meet, run_until, stop_on_signals, tell_all, timely_config,
+    fail, fail_on_panics, fail_on_signals, is_up, meet, run_until, stop_on_signals, tell_all, workers,
 };
 use crate::land::{Land, Refused, land as build_land};
 use crate::publish::{Publish, publish as build_publish};
@@ -37,13 +38,20 @@ fn load(path: &Path) -> anyhow::Result<Config> {
     Ok(config)
 }
 
-/// Runs `build` on every worker of this process; what goes wrong ends the process.
-fn execute(job: &Job, build: impl Fn(&mut Worker) -> anyhow::Result<()> + Send + Sync + 'static) -> anyhow::Result<()> {
+/// Runs `build` on every worker of this process, unless `stop` goes up before the cluster is there; what goes wrong ends the
+/// process.
+fn execute(
+    job: &Job,
+    stop: &AtomicBool,
+    build: impl Fn(&mut Worker) -> anyhow::Result<()> + Send + Sync + 'static,
+) -> anyhow::Result<()> {
     fail_on_panics(&job.cluster);
-    let guards = timely::execute(timely_config(&job.cluster)?, move |worker| {
-        build(worker).unwrap_or_else(|e| fail(&format_args!("{e:#}")));
-    })
-    .map_err(|e| anyhow!("the cluster can't start: {e}"))?;
+    let Some(workers) = workers(&job.cluster, &|| is_up(stop))? else { return Ok(()) };
+    let guards = workers
+        .execute(move |worker| {
+            build(worker).unwrap_or_else(|e| fail(&format_args!("{e:#}")));
+        })
+        .map_err(|e| anyhow!("the cluster can't start: {e}"))?;
     for result in guards.join() {
         result.map_err(|e| anyhow!("a worker ended: {e}"))?;
     }
@@ -69,7 +77,8 @@ pub fn publish(job: &Job) -> anyhow::Result<()> {
     let report = Report::default();
     report.start("publish", "in Kafka");
     let shown = report.clone();
-    execute(job, move |worker| {
+    let stopped = Arc::clone(&stop);
+    execute(job, &stopped, move |worker| {
         let (index, peers) = (worker.index(), worker.peers());
         let source = config.source()?;
         let announced = match index {
@@ -154,7 +163,8 @@ pub fn land(job: &Job) -> anyhow::Result<()> {
     let report = Report::default();
     report.start("land", "durable");
     let shown = report.clone();
-    execute(job, move |worker| {
+    let stopped = Arc::clone(&stop);
+    execute(job, &stopped, move |worker| {
         let (index, peers) = (worker.index(), worker.peers());
         let said = match index {
             0 => Some(serde_json::to_string(&run.begin()?)?),
@@ -205,5 +215,6 @@ pub fn verify(job: &VerifyJob) -> anyhow::Result<Outcome> {
     fail_on_panics(&job.cluster);
     fail_on_signals("stopped by a signal before everything was compared: nothing is known, run verify again")?;
     let first = job.cluster.process == 0;
-    verify::run(&config, timely_config(&job.cluster)?, first, job.json, job.repair.as_deref())
+    let workers = workers(&job.cluster, &|| false)?.context("nobody stops it")?;
+    verify::run(&config, workers, first, job.json, job.repair.as_deref())
 }

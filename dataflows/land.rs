@@ -192,7 +192,11 @@ fn consume(job: Consume) -> crossbeam_channel::Receiver<Ingested<Moment, Changes
         match outlet.hand_over(wait) {
             _ if is_up(&stop) => return false,
             Handed::Over => {}
-            Handed::Later => return true,
+            // There may be no room until a lane goes on, and a lane may wait for a schema that only this client can learn.
+            Handed::Later => {
+                reader.learn().unwrap_or_else(|e| fail(&e));
+                return true;
+            }
             Handed::Never => return false,
         }
         let mut fetched = reader.poll(wait).unwrap_or_else(|e| fail(&e));

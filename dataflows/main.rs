@@ -4,6 +4,7 @@ mod cluster;
 mod commands;
 mod connect;
 mod demo;
+mod fit;
 mod land;
 mod outlet;
 mod publish;

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use anyhow::{Context, bail};
 use serde::{Deserialize, Serialize};
 use tidegate::change::{TableSchema, epoch_of};
-use tidegate::config::{LandConfig, LandStart};
+use tidegate::config::LandConfig;
 use tidegate::letter::DeadLetters;
 use tidegate::log::{
     EpochReader, ForeignReader, ForeignSettings, Kafka, Layout, Meta, OpenWriter, PartitionStart, Reader,
@@ -19,6 +19,8 @@ use tidegate::log::{
 };
 use tidegate::source::{Clock, Mark, Start, TableFilter};
 use tidegate::target::{FindSchema, JobState, Lane, Seqs, Target};
+
+use crate::fit::{refuse_gone, refuse_overstated, refuse_unstated};
 
 /// The partitions or lanes of worker `index` of `peers`.
 pub fn own(number: u32, index: usize, peers: usize) -> bool {
@@ -76,7 +78,10 @@ impl Publishing {
 
     /// Third stage, on the one worker: nobody else writes any more, so that what the companion topic says stays true.
     pub fn take_stock(&self, run: Option<&Run>) -> anyhow::Result<Published> {
+        let ends = self.kafka.ends(&self.topic)?;
         let metas = read_to_end(&*self.kafka, &self.topic)?;
+        refuse_unstated(&self.topic, &ends, &metas)?;
+        refuse_overstated(&self.topic, &self.kafka.ends(&self.topic)?, &metas)?;
         if let Some(run) = run {
             refuse_replaced(&self.topic, &metas, run)?;
         }
@@ -102,7 +107,6 @@ impl Publishing {
 
     /// What the companion topic, the only checkpoint, says.
     fn published(&self, metas: Vec<Meta>) -> anyhow::Result<Published> {
-        let topic = &self.topic;
         let mut statements: BTreeMap<u32, Statement> = BTreeMap::new();
         let mut schemas = Vec::new();
         let mut layout = None;
@@ -114,32 +118,13 @@ impl Publishing {
                 Meta::Run(_) => {}
             }
         }
-        let ends = self.kafka.ends(topic)?;
-        let written = ends.iter().position(|(_, end)| *end > 0);
-        let mut partitions = BTreeMap::new();
-        let mut unstated = Vec::new();
-        for partition in 0..self.partitions {
-            let Some(statement) = statements.get(&partition) else {
-                // Every run states all partitions before it writes to any.
-                let grown = layout.is_some() && ends[partition as usize].1 == 0;
-                if let Some(written) = written.filter(|_| !grown) {
-                    bail!(
-                        "topic {topic}.meta says nothing of partition {partition}, but partition {written} of {topic} has records: the companion was truncated, or is another topic's, or something else writes {topic}: nobody knows what the partition has; publish to a new topic, with the tables copied anew"
-                    );
-                }
-                unstated.push(partition);
-                partitions.insert(partition, PartitionStart::default());
-                continue;
-            };
-            let (_, end) = ends[partition as usize];
-            if end < statement.offset {
-                bail!(
-                    "topic {topic}.meta says that partition {partition} has records up to offset {}, but it ends at {end}: the topic was made anew or truncated, or the companion is another topic's; publish to a new topic, with the tables copied anew",
-                    statement.offset
-                );
-            }
-            partitions.insert(partition, PartitionStart { seq: statement.seq, offset: statement.offset });
-        }
+        // A partition that is not stated has no record: this run states it before it writes to any.
+        let unstated = (0..self.partitions).filter(|partition| !statements.contains_key(partition)).collect();
+        let start_of = |partition| {
+            let stated = statements.get(&partition);
+            (partition, stated.map(|s| PartitionStart { seq: s.seq, offset: s.offset }).unwrap_or_default())
+        };
+        let partitions = (0..self.partitions).map(start_of).collect();
         let (start, from) = self.resume(&statements)?;
         let mut layout = layout.unwrap_or_default();
         match layout.partitions.last() {
@@ -202,7 +187,10 @@ impl Landing {
         let origin = match self.foreign {
             Some(_) => None,
             None => {
+                let ends = self.kafka.ends(&self.topic)?;
                 let metas = read_to_end(&*self.kafka, &self.topic)?;
+                refuse_unstated(&self.topic, &ends, &metas)?;
+                refuse_overstated(&self.topic, &self.kafka.ends(&self.topic)?, &metas)?;
                 self.refuse_keyless(&metas)?;
                 origin_of(&metas)
             }
@@ -250,26 +238,15 @@ impl Landing {
 
     /// Of each partition the offset to begin at and the end that is there now.
     fn partitions(&self, state: &JobState) -> anyhow::Result<BTreeMap<u32, (u64, u64)>> {
-        let (topic, job) = (&self.topic, &self.job);
-        let reached = state.checkpoint.as_ref().map(|checkpoint| &checkpoint.offsets);
-        let mut partitions = BTreeMap::new();
-        for (partition, (low, end)) in self.kafka.ends(topic)?.into_iter().enumerate() {
-            let partition = partition as u32;
-            let start = reached.and_then(|offsets| offsets.get(&partition)).copied();
-            match start {
-                Some(start) if start < low => bail!(
-                    "{topic}/{partition}: job '{job}' has to go on at offset {start}, but retention has deleted everything before {low}: copy the tables anew and land them under another job name with start = \"earliest\" in [land], or let the topic keep its records for longer than land may stand still"
-                ),
-                Some(start) if start > end => bail!(
-                    "{topic}/{partition}: job '{job}' has read up to offset {start}, but the partition ends at {end}: the topic was made anew or truncated; land it under another job name, with the tables copied anew"
-                ),
-                None if low > 0 && self.settings.start == LandStart::Beginning => bail!(
-                    "{topic}/{partition}: the topic begins at offset {low}, what was before is deleted, and job '{job}' has not read it: copy the tables first and set start = \"earliest\" in [land], or publish to a new topic"
-                ),
-                start => drop(partitions.insert(partition, (start.unwrap_or(low), end))),
-            }
+        let from = state.checkpoint.clone().unwrap_or_default().offsets;
+        let ends = self.kafka.ends(&self.topic)?;
+        if self.foreign.is_none() {
+            refuse_gone(&self.topic, &ends, &self.job, self.settings.start, &from)?;
         }
-        Ok(partitions)
+        let range = |(partition, (low, end)): (u32, (u64, u64))| {
+            (partition, (from.get(&partition).copied().unwrap_or(low), end))
+        };
+        Ok((0..).zip(ends).map(range).collect())
     }
 
     /// Refuses wanted tables of which no row could be found again, before any work; warns of patterns that match no table.

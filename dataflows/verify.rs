@@ -9,6 +9,7 @@ use anyhow::{Context, anyhow};
 use tidegate::config::{Config, MysqlConfig, SourceConfig, TargetConfig};
 use tidegate::source::TableFilter;
 use tidegate::verify::{MysqlSide, Observer, Options, Outcome, PostgresSide, Printer, Report, SqliteSide, compare};
+use tidegate::workers::Workers;
 
 /// Compares the tables of the configuration's source with its target's; the `first` process of a cluster writes the report
 /// to stdout and the SQL that would mend the target to `repair`, the others only take part.
@@ -17,7 +18,7 @@ use tidegate::verify::{MysqlSide, Observer, Options, Outcome, PostgresSide, Prin
 /// The comparison could not be made: exit code 3.
 pub fn run(
     config: &Config,
-    timely: timely::Config,
+    workers: Workers,
     first: bool,
     json: bool,
     repair: Option<&Path>,
@@ -33,9 +34,9 @@ pub fn run(
     let source = MysqlSide::new(mysql)?;
     let compare = |observer: &mut dyn Observer| match config.target()? {
         TargetConfig::Postgres(target) => {
-            Ok::<_, anyhow::Error>(compare(source, PostgresSide::new(target)?, &options, timely, observer)?)
+            Ok::<_, anyhow::Error>(compare(source, PostgresSide::new(target)?, &options, workers, observer)?)
         }
-        TargetConfig::Sqlite(target) => Ok(compare(source, SqliteSide::new(target), &options, timely, observer)?),
+        TargetConfig::Sqlite(target) => Ok(compare(source, SqliteSide::new(target), &options, workers, observer)?),
     };
     if !first {
         return Ok(compare(&mut ())?.outcome());

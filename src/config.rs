@@ -217,7 +217,7 @@ impl Default for PublishConfig {
 pub struct LandConfig {
     /// Wanted tables of the topic, `database.table` with `*`; none: every table that is not MySQL's own.
     pub tables: Vec<String>,
-    /// Where to begin without an earlier run.
+    /// From where a job lands that has no progress yet.
     pub start: LandStart,
     /// The length of an epoch.
     #[serde(deserialize_with = "duration")]

@@ -12,3 +12,4 @@ pub mod source;
 pub mod target;
 pub mod verify;
 pub mod wire;
+pub mod workers;

@@ -10,6 +10,8 @@
 
 #[path = "simulator/cluster.rs"]
 mod cluster;
+#[path = "../dataflows/fit.rs"]
+mod fit;
 #[path = "simulator/history.rs"]
 mod history;
 #[path = "simulator/kafka.rs"]

@@ -12,6 +12,7 @@ use tidegate::verify::{
     Difference, Keys, Kind, MemorySide, Observer, Options, Outcome, Report, Row, RowSink, Session, Side, SourceTable,
     TablePlan, TargetColumn, Value, VerifyError, compare,
 };
+use tidegate::workers::Workers;
 
 fn schema(table: &str, columns: &[(&str, &str)], key: &[&str]) -> TableSchema {
     TableSchema {
@@ -158,7 +159,7 @@ proptest! {
         chunk_rows in prop_oneof![Just(1usize), Just(2), Just(7), Just(10_000)],
     ) {
         let options = Options { chunk_rows, list: usize::MAX, ..Options::default() };
-        let timely = timely::Config::process(workers);
+        let timely = Workers::threads(workers);
         let report = compare(side("source", &source), side("target", &target), &options, timely, &mut ()).unwrap();
         let expected = oracle(&source, &target);
         prop_assert_eq!(&found(&report), &expected);
@@ -185,7 +186,7 @@ fn order(id: i64, note: &str) -> Row {
 }
 
 fn run(source: impl Side, target: impl Side, options: &Options) -> Result<Report, VerifyError> {
-    compare(source, target, options, timely::Config::process(2), &mut ())
+    compare(source, target, options, Workers::threads(2), &mut ())
 }
 
 #[test]
@@ -395,7 +396,7 @@ fn an_observer_that_fails_stops_the_comparison() {
     let source = MemorySide::new("source").table(orders(), (0..10_000).map(|id| order(id, "a")).collect());
     let options = Options { chunk_rows: 100, ..Options::default() };
     let target = MemorySide::new("target").table(orders(), Vec::new());
-    let result = compare(source, target, &options, timely::Config::process(2), &mut Full);
+    let result = compare(source, target, &options, Workers::threads(2), &mut Full);
     assert_eq!(result.unwrap_err().to_string(), "the disk is full");
 }
 

@@ -1,9 +1,9 @@
 //! Kafka through librdkafka: settings, topics, and what its errors mean.
 
 use std::sync::{Mutex, MutexGuard};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
+use rdkafka::admin::{AdminClient, AdminOptions, NewPartitions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
@@ -26,6 +26,8 @@ pub(super) const PATIENCE: Duration = Duration::from_secs(15);
 pub fn kafka_config(config: &KafkaConfig) -> ClientConfig {
     let mut client = ClientConfig::new();
     client.set("bootstrap.servers", &config.brokers);
+    // A broker that is back is found within a second; librdkafka's own pauses grow to ten.
+    client.set("reconnect.backoff.max.ms", "1000");
     for (name, value) in &config.properties {
         client.set(name, value);
     }
@@ -84,11 +86,11 @@ impl Librdkafka {
             .map(|found| found.partitions().len() as u32))
     }
 
-    /// Creates the data topic with the configured partition count, and its compacted companion, where they are missing.
-    /// Returns the data topic's partition count.
+    /// Creates the data topic with the configured partition count, and its compacted companion, where they are missing; adds
+    /// partitions to a data topic that has fewer. Returns the data topic's partition count.
     ///
     /// # Errors
-    /// The cluster can't be reached or refuses; a topic that exists with another partition count than configured.
+    /// The cluster can't be reached or refuses; a topic that has more partitions than configured.
     pub fn ensure_topics(&self) -> Result<u32, LogError> {
         let config = &self.config;
         let meta = meta_topic(&config.topic);
@@ -108,20 +110,44 @@ impl Librdkafka {
             self.create(&missing)?;
         }
         match existing {
-            Some(partitions) if partitions != config.partitions => Err(LogError(format!(
-                "topic {} has {partitions} partitions, the configuration says {}: set partitions = {partitions}, or use a new topic (keys would move between partitions)",
+            Some(partitions) if partitions > config.partitions => Err(LogError(format!(
+                "topic {} has {partitions} partitions, the configuration says {}: set partitions = {partitions} or more, or use a new topic (Kafka takes no partition away)",
                 config.topic, config.partitions
             ))),
+            Some(partitions) if partitions < config.partitions => self.grow().map(|()| config.partitions),
             _ => Ok(config.partitions),
         }
     }
 
+    /// Adds the partitions that the data topic lacks, and waits until they are there.
+    fn grow(&self) -> Result<(), LogError> {
+        let KafkaConfig { topic, partitions, brokers, .. } = &self.config;
+        let more = NewPartitions::new(topic, *partitions as usize);
+        let options = AdminOptions::new().operation_timeout(Some(PATIENCE));
+        let results = futures_executor::block_on(self.admin()?.create_partitions([&more], &options))
+            .map_err(|e| LogError(format!("Kafka at {brokers}: adding partitions: {e}")))?;
+        for result in results {
+            result
+                .map_err(|(_, code)| LogError(format!("Kafka refuses to add partitions to topic {topic}: {code}")))?;
+        }
+        let asked = Instant::now();
+        while self.partitions_of(topic)? != Some(*partitions) {
+            if asked.elapsed() > PATIENCE {
+                return Err(LogError(format!("topic {topic} has not got its {partitions} partitions: try again")));
+            }
+            std::thread::sleep(Duration::from_millis(100));
+        }
+        Ok(())
+    }
+
+    fn admin(&self) -> Result<AdminClient<DefaultClientContext>, LogError> {
+        kafka_config(&self.config).create().map_err(|e| LogError(format!("Kafka settings: {e}")))
+    }
+
     fn create(&self, topics: &[NewTopic]) -> Result<(), LogError> {
-        let admin: AdminClient<DefaultClientContext> =
-            kafka_config(&self.config).create().map_err(|e| LogError(format!("Kafka settings: {e}")))?;
         let options = AdminOptions::new().operation_timeout(Some(PATIENCE));
         // The admin client is asynchronous; its future is driven by librdkafka's own thread, so that blocking here is enough.
-        let results = futures_executor::block_on(admin.create_topics(topics, &options))
+        let results = futures_executor::block_on(self.admin()?.create_topics(topics, &options))
             .map_err(|e| LogError(format!("Kafka at {}: creating topics: {e}", self.config.brokers)))?;
         for result in results {
             match result {

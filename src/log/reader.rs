@@ -72,6 +72,15 @@ pub trait EpochReader: Send {
     /// A record that can't be used, an offset that retention has passed, a cluster that is gone for good.
     fn poll(&mut self, wait: Duration) -> Result<Fetched, LogError>;
 
+    /// Takes the schemas that have been announced meanwhile. For while nothing can be polled, because what has been is not
+    /// applied: a lane may wait for one of them.
+    ///
+    /// # Errors
+    /// As [`poll`](EpochReader::poll).
+    fn learn(&mut self) -> Result<(), LogError> {
+        Ok(())
+    }
+
     /// Aims at the end that is there now, instead of the one that was there at the start: see
     /// [`caught_up`](EpochReader::caught_up).
     ///
@@ -231,7 +240,7 @@ impl Reader {
     }
 
     /// Takes what the companion topic has.
-    fn learn(&mut self) -> Result<(), LogError> {
+    fn take_metas(&mut self) -> Result<(), LogError> {
         let Reader { meta, schemas, partitions, topic, of, .. } = self;
         let mut take = |record: Record<'_>| {
             let meta = Meta::from_record(record.key.unwrap_or_default(), record.value.unwrap_or_default())
@@ -359,7 +368,7 @@ impl EpochReader for Reader {
                 Polled::Nothing => break,
             }
         }
-        self.learn()?;
+        self.take_metas()?;
         for (number, partition) in &mut self.partitions {
             partition.cut(&mut fetched.batches, false);
             while let Some(statement) = partition.statements.front()
@@ -390,6 +399,10 @@ impl EpochReader for Reader {
             }
         }
         Ok(fetched)
+    }
+
+    fn learn(&mut self) -> Result<(), LogError> {
+        self.take_metas()
     }
 
     fn aim_at_end(&mut self) -> Result<(), LogError> {

@@ -16,7 +16,9 @@ use super::meta::{Meta, Run, meta_topic, read_to_end};
 const PATIENCE: Duration = Duration::from_secs(15);
 
 /// What a publisher says that has been replaced.
-pub const REPLACED: &str = "a newer publish of this job has begun and this one stops: run one copy of a job";
+/// Kafka answers the same in both cases.
+pub const REPLACED: &str = "a newer publish of this job has begun, or Kafka has ended a transaction of this one that it heard \
+    nothing of for too long: run one copy of a job; the only one goes on where it was if it is started again";
 
 /// The transactional id of a writer of a job.
 pub fn transactional_id(job: &str, writer: u32) -> String {

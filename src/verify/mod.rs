@@ -19,6 +19,7 @@
 //! table of types, since a shared mistake would hide itself. Tests bring theirs, or a [`MemorySide`]:
 //!
 //! ```
+//! use tidegate::workers::Workers;
 //! use tidegate::change::{Column, TableName, TableSchema};
 //! use tidegate::verify::{MemorySide, Options, Row, Value, compare};
 //!
@@ -35,7 +36,7 @@
 //! let row = |id, price| Row::new(&[Value::Int(id), Value::text(price)]);
 //! let source = MemorySide::new("source").table(schema.clone(), vec![row(1, "1.10"), row(2, "2.00")]);
 //! let target = MemorySide::new("target").table(schema, vec![row(1, "1.1"), row(3, "3.00")]);
-//! let report = compare(source, target, &Options::default(), timely::Config::process(2), &mut ()).unwrap();
+//! let report = compare(source, target, &Options::default(), Workers::threads(2), &mut ()).unwrap();
 //! let table = &report.tables[0];
 //! assert_eq!((table.missing, table.extra, table.changed), (1, 1, 0));
 //! ```

@@ -28,6 +28,7 @@ use super::look::{Counts, KEYS_MAX, Left, Suspect, Verdict, Wanted};
 use super::read::{self, FromReader, Pair, READERS, Record, RowsRead, STEP_BITS, Sides, Update};
 use super::report::{Collector, Finding, Observer, Report};
 use super::{Options, Side, VerifyError};
+use crate::workers::Workers;
 
 /// Chunks per worker that are being read and consolidated.
 const CHUNKS_IN_FLIGHT: u64 = 2 * READERS as u64;
@@ -44,7 +45,7 @@ pub fn compare(
     source: impl Side,
     target: impl Side,
     options: &Options,
-    timely: timely::Config,
+    workers: Workers,
     observer: &mut dyn Observer,
 ) -> Result<Report, VerifyError> {
     let (findings, found) = crossbeam_channel::unbounded();
@@ -56,7 +57,7 @@ pub fn compare(
     };
     let first = Arc::new(AtomicBool::new(false));
     let has_first = Arc::clone(&first);
-    let workers = timely::execute(timely, move |worker| {
+    let workers = workers.execute(move |worker| {
         has_first.fetch_or(worker.index() == 0, Ordering::Relaxed);
         worker.dataflow(|scope| {
             let (let_out, room) = (LetOut::default(), Rc::new(Cell::new(KEYS_MAX)));

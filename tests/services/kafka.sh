@@ -12,8 +12,8 @@ kafka_config() { # FOLDER PORT CONTROLLER_PORT
 process.roles=broker,controller
 node.id=1
 controller.quorum.voters=1@127.0.0.1:$3
-listeners=PLAINTEXT://127.0.0.1:$2,CONTROLLER://127.0.0.1:$3
-advertised.listeners=PLAINTEXT://127.0.0.1:$2
+listeners=PLAINTEXT://${ADDRESSES[kafka]}:$2,CONTROLLER://127.0.0.1:$3
+advertised.listeners=PLAINTEXT://${ADDRESSES[kafka]}:$2
 controller.listener.names=CONTROLLER
 inter.broker.listener.name=PLAINTEXT
 listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT
@@ -33,20 +33,29 @@ share.coordinator.state.topic.min.isr=1
 EOC
 }
 
-kafka_serve() { # FOLDER PORT
-  local jars=$SCRATCH/kafka-jars java cluster
+# kafka_program FOLDER: sets KAFKA_RUN to the words that run a class of Kafka's. Native libraries are unpacked into
+# java.io.tmpdir: with the rest, they go away with the scratch folder.
+kafka_program() {
+  KAFKA_RUN=("${RUN_AS[@]}" java -XX:+UseG1GC -XX:-UsePerfData "-Djava.io.tmpdir=$1" -cp "$SCRATCH/kafka-jars/*")
+}
+
+kafka_create() { # FOLDER PORT
+  local cluster
   cached kafka-4.4.0 fill_kafka
-  borrow kafka-4.4.0 "$jars"
+  borrow kafka-4.4.0 "$SCRATCH/kafka-jars"
   pick_port controller
   kafka_config "$1" "$2" "${PORTS[controller]}" >"$1/server.properties"
   cluster=$(head -c 16 /dev/urandom | base64 | tr '+/' 'AB' | tr -d =)
-  # Native libraries are unpacked into java.io.tmpdir: with the rest, they go away with the scratch folder.
-  java=(java -XX:+UseG1GC -XX:-UsePerfData -Djava.io.tmpdir="$1" -cp "$jars/*")
-  "${RUN_AS[@]}" "${java[@]}" -XX:TieredStopAtLevel=1 kafka.tools.StorageTool format -t "$cluster" -c "$1/server.properties"
-  exec "${RUN_AS[@]}" "${java[@]}" -Xmx1g kafka.Kafka "$1/server.properties"
+  kafka_program "$1"
+  "${KAFKA_RUN[@]}" -XX:TieredStopAtLevel=1 kafka.tools.StorageTool format -t "$cluster" -c "$1/server.properties"
+}
+
+kafka_run() { # FOLDER PORT
+  kafka_program "$1"
+  exec "${KAFKA_RUN[@]}" -Xmx1g kafka.Kafka "$1/server.properties"
 }
 
 # The port opens before requests are answered: the broker says in its log when they are.
 kafka_ready() { grep -q 'Kafka Server started' "$(server_log kafka)"; }
 
-kafka_url() { printf 'KAFKA_ADDR=127.0.0.1:%s\n' "$1"; }
+kafka_url() { printf 'KAFKA_ADDR=%s:%s\n' "${ADDRESSES[kafka]}" "$1"; }

@@ -8,11 +8,12 @@ datadir=$1/data
 socket=my.sock
 pid-file=my.pid
 tmpdir=$1
-bind-address=127.0.0.1
+bind-address=${ADDRESSES[mariadb]}
 port=$2
 init_file=$1/users.sql
 character-set-server=utf8mb4
 default_time_zone=+00:00
+skip_name_resolve=ON
 server_id=1
 log_bin=binlog
 binlog_format=ROW
@@ -25,17 +26,20 @@ max_allowed_packet=64M
 EOC
 }
 
-mariadb_serve() { # FOLDER PORT
+mariadb_create() { # FOLDER PORT
   printf "set sql_log_bin=0;\ncreate user if not exists r@'%%' identified by 'r';\ngrant all on *.* to r@'%%' with grant option;\n" \
     >"$1/users.sql"
   mariadb_config "$1" "$2" >"$1/my.cnf"
   "${RUN_AS[@]}" mariadb-install-db --no-defaults --datadir="$1/data" --auth-root-authentication-method=normal \
     --skip-name-resolve --skip-test-db
+}
+
+mariadb_run() { # FOLDER PORT
   exec "${RUN_AS[@]}" mariadbd --defaults-file="$1/my.cnf"
 }
 
 mariadb_ready() { # FOLDER PORT
-  timeout 5 mariadb --no-defaults -h127.0.0.1 -P"$2" -ur -pr -e 'select 1'
+  timeout 5 mariadb --no-defaults -h"${ADDRESSES[mariadb]}" -P"$2" -ur -pr -e 'select 1'
 }
 
-mariadb_url() { printf 'MARIADB_URL=mysql://r:r@127.0.0.1:%s/\n' "$1"; }
+mariadb_url() { printf 'MARIADB_URL=mysql://r:r@%s:%s/\n' "${ADDRESSES[mariadb]}" "$1"; }

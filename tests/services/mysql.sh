@@ -49,10 +49,11 @@ socket=my.sock
 pid-file=my.pid
 secure_file_priv=
 tmpdir=$2
-bind-address=127.0.0.1
+bind-address=${ADDRESSES[mysql]}
 port=$3
 mysqlx=OFF
 default_time_zone=+00:00
+skip_name_resolve=ON
 server_id=2
 log_bin=binlog
 binlog_row_image=FULL
@@ -66,22 +67,31 @@ max_allowed_packet=64M
 EOC
 }
 
-mysql_serve() { # FOLDER PORT
-  local root=$SCRATCH/mysql-root mysqld
+# mysql_server FOLDER: sets MYSQL_SERVER to the words that run the server.
+mysql_server() {
+  mysql_program "$SCRATCH/mysql-root"
+  MYSQL_SERVER=("${RUN_AS[@]}" "${MYSQL_RUN[@]}" "$SCRATCH/mysql-root/usr/sbin/mysqld" --defaults-file="$1/my.cnf")
+}
+
+mysql_create() { # FOLDER PORT
+  local root=$SCRATCH/mysql-root
   cached mysql-9 fill_mysql
   borrow mysql-9 "$root"
-  mysql_program "$root"
   printf "set sql_log_bin=0;\ncreate user if not exists r@'%%' identified by 'r';\ngrant all on *.* to r@'%%' with grant option;\n" \
     >"$1/users.sql"
   mysql_config "$root" "$1" "$2" >"$1/my.cnf"
-  mysqld=("${RUN_AS[@]}" "${MYSQL_RUN[@]}" "$root/usr/sbin/mysqld" --defaults-file="$1/my.cnf")
-  "${mysqld[@]}" --initialize-insecure # makes the data folder; users can't be made in the same run
-  exec "${mysqld[@]}" --init-file="$1/users.sql"
+  mysql_server "$1"
+  "${MYSQL_SERVER[@]}" --initialize-insecure # makes the data folder; users can't be made in the same run
+}
+
+mysql_run() { # FOLDER PORT
+  mysql_server "$1"
+  exec "${MYSQL_SERVER[@]}" --init-file="$1/users.sql"
 }
 
 mysql_ready() { # FOLDER PORT
   mysql_program "$SCRATCH/mysql-root"
-  timeout 5 "${MYSQL_RUN[@]}" "$SCRATCH/mysql-root/usr/bin/mysql" --no-defaults -h127.0.0.1 -P"$2" -ur -pr -e 'select 1'
+  timeout 5 "${MYSQL_RUN[@]}" "$SCRATCH/mysql-root/usr/bin/mysql" --no-defaults -h"${ADDRESSES[mysql]}" -P"$2" -ur -pr -e 'select 1'
 }
 
-mysql_url() { printf 'MYSQL_URL=mysql://r:r@127.0.0.1:%s/\n' "$1"; }
+mysql_url() { printf 'MYSQL_URL=mysql://r:r@%s:%s/\n' "${ADDRESSES[mysql]}" "$1"; }

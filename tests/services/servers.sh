@@ -1,13 +1,15 @@
 # shellcheck shell=bash
 # The four real servers. Each has a file of its own beside this one with
-#   NAME_serve FOLDER PORT  sets the server up in FOLDER and becomes it (exec), its output being its log
-#   NAME_ready FOLDER PORT  succeeds once the server answers a client
-#   NAME_url PORT           prints the line that tells tests where it is
-# They are set up side by side, listen on loopback only, and run as an unprivileged user.
+#   NAME_create FOLDER PORT  sets the server up in FOLDER
+#   NAME_run FOLDER PORT     becomes it (exec), its output being its log; so again after it has ended
+#   NAME_ready FOLDER PORT   succeeds once the server answers a client
+#   NAME_url PORT            prints the line that tells tests where it is
+# They are set up side by side, listen on loopback unless ADDRESSES says otherwise, and run as an unprivileged user.
 
 SERVERS=(mysql mariadb kafka postgres)
 START_LIMIT=300 # seconds, downloads included
 declare -A PORTS=()
+declare -A ADDRESSES=([mysql]=127.0.0.1 [mariadb]=127.0.0.1 [kafka]=127.0.0.1 [postgres]=127.0.0.1)
 RUN_AS=() # the words before a server's command
 
 for server in "${SERVERS[@]}"; do
@@ -24,14 +26,14 @@ choose_user() {
   "${RUN_AS[@]}" test -x "$SCRATCH" || die "the servers' user can't enter $SCRATCH: set TMPDIR to a folder open to all"
 }
 
-listens() { (: <>"/dev/tcp/127.0.0.1/$1") 2>/dev/null; }
+listens() { (: <>"/dev/tcp/$1/$2") 2>/dev/null; } # ADDRESS PORT
 
 # pick_port NAME: PORTS[NAME] becomes a free port, below those that the kernel hands out to clients.
 pick_port() {
   local port
   while
     port=$((12000 + RANDOM % 20000))
-    [[ " ${PORTS[*]} " == *" $port "* ]] || listens "$port"
+    [[ " ${PORTS[*]} " == *" $port "* ]] || listens 127.0.0.1 "$port"
   do :; done
   PORTS[$1]=$port
 }
@@ -42,10 +44,14 @@ serve() {
   local folder=$SCRATCH/$1
   mkdir "$folder"
   ((EUID != 0)) || chown nobody:nogroup "$folder"
-  "$1_serve" "$folder" "${PORTS[$1]}" >"$(server_log "$1")" 2>&1
+  "$1_create" "$folder" "${PORTS[$1]}" >"$(server_log "$1")" 2>&1
+  run_again "$1"
 }
 
-# Starts all four and returns when each answers; ends the script when one doesn't.
+# Becomes a server that is set up.
+run_again() { "$1_run" "$SCRATCH/$1" "${PORTS[$1]}" >"$(server_log "$1")" 2>&1; }
+
+# Starts all of SERVERS and returns when each answers; ends the script when one doesn't.
 start_servers() {
   local name
   install_missing setpriv=util-linux java=openjdk-17-jre-headless mvn=maven \
@@ -72,7 +78,7 @@ await_servers() {
 }
 
 is_ready() {
-  listens "${PORTS[$1]}" || return 1
+  listens "${ADDRESSES[$1]}" "${PORTS[$1]}" || return 1
   "$1_ready" "$SCRATCH/$1" "${PORTS[$1]}" >/dev/null 2>&1 || return 1
   say "$1 is ready after $SECONDS s"
 }

@@ -22,11 +22,13 @@ pub fn committed(topic: &str) -> BTreeMap<i32, Vec<u64>> {
         .create()
         .unwrap();
     let mut assignment = TopicPartitionList::new();
-    (0..4).for_each(|partition| assignment.add_partition_offset(topic, partition, Offset::Beginning).unwrap());
+    let metadata = consumer.fetch_metadata(Some(topic), Duration::from_secs(20)).unwrap();
+    let partitions = metadata.topics()[0].partitions().len() as i32;
+    (0..partitions).for_each(|partition| assignment.add_partition_offset(topic, partition, Offset::Beginning).unwrap());
     consumer.assign(&assignment).unwrap();
-    let mut seqs: BTreeMap<i32, Vec<u64>> = (0..4).map(|partition| (partition, Vec::new())).collect();
+    let mut seqs: BTreeMap<i32, Vec<u64>> = (0..partitions).map(|partition| (partition, Vec::new())).collect();
     let mut ended = 0;
-    while ended < 4 {
+    while ended < partitions {
         match consumer.poll(Duration::from_secs(70)).expect("an open transaction holds up every consumer") {
             Err(KafkaError::PartitionEOF(_)) => ended += 1,
             Err(error) => panic!("{error}"),

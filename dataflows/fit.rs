@@ -1,0 +1,89 @@
+//! What is refused before any work: a topic, its companion and a job's progress that do not fit together. Each is one
+//! sentence that says what is missing and which ways there are to go on.
+
+use std::collections::BTreeMap;
+
+use anyhow::bail;
+use tidegate::config::LandStart;
+use tidegate::log::{Meta, Statement};
+
+/// First kept offset and end of each partition of a topic.
+pub type Ends = [(u64, u64)];
+
+/// That the companion topic says of every partition with records how far it is complete; `ends` are from before `metas`
+/// were read.
+pub fn refuse_unstated(topic: &str, ends: &Ends, metas: &[Meta]) -> anyhow::Result<()> {
+    let stated = statements(metas);
+    let silent = |(partition, (_, end)): &(usize, &(u64, u64))| *end > 0 && !stated.contains_key(&(*partition as u32));
+    let unstated = ends.iter().enumerate().filter(silent).map(|(partition, _)| partition.to_string());
+    let unstated = unstated.collect::<Vec<_>>().join(", ");
+    // Every run states all partitions before it writes to any.
+    if !unstated.is_empty() {
+        bail!(
+            "topic {0} has records in partition {unstated}, of which its companion {0}.meta says nothing: that was truncated or \
+             made anew, or {0} is another tool's topic: nobody knows what is complete; publish to a new topic, with the tables \
+             copied anew or from a place in the source that they have reached",
+            topic
+        );
+    }
+    Ok(())
+}
+
+/// That the companion topic speaks of no more than there is; `ends` are from after `metas` were read.
+pub fn refuse_overstated(topic: &str, ends: &Ends, metas: &[Meta]) -> anyhow::Result<()> {
+    for (partition, statement) in statements(metas) {
+        let end = ends.get(partition as usize).map_or(0, |(_, end)| *end);
+        if statement.offset > end {
+            bail!(
+                "{0}.meta speaks of offset {1} of topic {0}/{partition}, which ends at {end}: it is another topic's companion, or \
+                 {0} was deleted and made anew: publish to a new topic, with the tables copied anew or from a place in the \
+                 source that they have reached",
+                topic,
+                statement.offset
+            );
+        }
+    }
+    Ok(())
+}
+
+/// The newest statement of each partition.
+fn statements(metas: &[Meta]) -> BTreeMap<u32, &Statement> {
+    metas
+        .iter()
+        .filter_map(|meta| match meta {
+            Meta::Statement(statement) => Some((statement.partition, statement)),
+            _ => None,
+        })
+        .collect()
+}
+
+/// That everything is there from where a job has to read on: `from`, and where that says nothing from the beginning.
+pub fn refuse_gone(
+    topic: &str,
+    ends: &Ends,
+    job: &str,
+    start: LandStart,
+    from: &BTreeMap<u32, u64>,
+) -> anyhow::Result<()> {
+    for (partition, (low, end)) in ends.iter().enumerate() {
+        let place = format!("{topic}/{partition}");
+        match from.get(&(partition as u32)) {
+            Some(next) if next > end => bail!(
+                "job '{job}' is at offset {next} of {place}, which ends at {end}: its progress is of another topic, or this one was \
+                 deleted and made anew: give the job another name, or the topic that it had"
+            ),
+            Some(next) if next < low => bail!(
+                "{place}: the records from offset {next} to {low} are gone, retention has passed them before job '{job}' had \
+                 landed them: copy the tables anew and publish to a new topic; or, if the tables have what is missing, land \
+                 under another job name with [land] start = \"earliest\""
+            ),
+            None if *low > 0 && start == LandStart::Beginning => bail!(
+                "{place}: the records before offset {low} are gone, retention has passed them before job '{job}' has landed \
+                 any: copy the tables anew and publish to a new topic; or, if the tables have what is missing, set [land] start \
+                 = \"earliest\""
+            ),
+            _ => {}
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,187 @@
+//! What was recorded and does not fit any more: each stops at once, with exit code 3 and one sentence that says what is
+//! missing and how to go on, and changes nothing.
+
+#[allow(dead_code, reason = "each test program uses its part of it")]
+mod hologres;
+#[allow(dead_code, reason = "each test program uses its part of it")]
+mod job;
+
+use std::time::Duration;
+
+use job::{Job, env};
+use mysql::prelude::Queryable;
+use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
+use rdkafka::client::DefaultClientContext;
+use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
+use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
+use tidegate::log::{Librdkafka, Meta, read_to_end};
+
+fn lines(from: i64, to: i64) -> Vec<String> {
+    let line = |id: i64| {
+        format!(
+            r#"{{"op":"insert","database":"shop","table":"t","time":{},"key":["id"],"row":{{"id":{id}}}}}"#,
+            1_700_000_000_000 + id * 100
+        )
+    };
+    (from..to).map(line).collect()
+}
+
+fn admin() -> AdminClient<DefaultClientContext> {
+    rdkafka::ClientConfig::new().set("bootstrap.servers", env("KAFKA_ADDR")).create().unwrap()
+}
+
+/// Deletes a topic and, if it is to have partitions, makes it anew.
+fn make_anew(topic: &str, partitions: i32) {
+    let (admin, options) = (admin(), AdminOptions::new());
+    for result in futures_executor::block_on(admin.delete_topics(&[topic], &options)).unwrap() {
+        result.unwrap();
+    }
+    for _ in 0..100 {
+        let new = [NewTopic::new(topic, partitions, TopicReplication::Fixed(1))];
+        if futures_executor::block_on(admin.create_topics(&new, &options)).unwrap()[0].is_ok() {
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(100)); // it may still be on its way out
+    }
+    panic!("{topic} can't be made anew");
+}
+
+/// Has retention pass all records of a partition.
+fn delete_records(topic: &str, partition: i32) {
+    let mut offsets = TopicPartitionList::new();
+    offsets.add_partition_offset(topic, partition, Offset::End).unwrap();
+    futures_executor::block_on(admin().delete_records(&offsets, &AdminOptions::new())).unwrap();
+}
+
+fn companion(job: &Job) -> Vec<Meta> {
+    let config = tidegate::config::Config::load(&job.file("tidegate.toml")).unwrap();
+    let kafka = config.kafka().unwrap();
+    read_to_end(&Librdkafka::new(kafka), &kafka.topic).unwrap()
+}
+
+fn write(topic: &str, metas: impl Iterator<Item = Meta>) {
+    let producer: BaseProducer =
+        rdkafka::ClientConfig::new().set("bootstrap.servers", env("KAFKA_ADDR")).create().unwrap();
+    for (key, value) in metas.map(|meta| meta.to_record()) {
+        let record = BaseRecord::to(topic).partition(0).key(key.as_slice()).payload(value.as_slice());
+        producer.send(record).map_err(|(error, _)| error).unwrap();
+    }
+    producer.flush(Duration::from_secs(20)).unwrap();
+}
+
+/// A job that has published and landed ten rows.
+fn begun(name: &str) -> Job {
+    let job = Job::of_lines(name, &lines(0, 10));
+    job.run("publish");
+    job.run("land");
+    job.write_lines(&lines(0, 20));
+    job
+}
+
+#[test]
+fn a_companion_topic_that_is_empty_or_lacks_partitions() {
+    let mut job = begun("emptied");
+    let (meta, metas) = (format!("{}.meta", job.name), companion(&job));
+    make_anew(&meta, 1);
+    let words = ["of which its companion", "says nothing", "publish to a new topic"];
+    job.refused("publish", &words);
+    job.refused("land", &words);
+    let of_first = |meta: &Meta| !matches!(meta, Meta::Statement(statement) if statement.partition > 0);
+    write(&meta, metas.iter().filter(|meta| of_first(meta)).cloned());
+    job.refused("publish", &words);
+    job.refused("land", &words);
+    assert_eq!(job.count("t", "true"), 10);
+    // With all of it, it goes on.
+    write(&meta, metas.into_iter());
+    job.run("publish");
+    job.run("land");
+    assert_eq!(job.count("t", "true"), 20);
+}
+
+#[test]
+fn a_companion_topic_of_another_topic() {
+    let mut job = begun("overstated");
+    make_anew(&job.name, 4);
+    let words = ["speaks of offset", "which ends at 0", "publish to a new topic"];
+    job.refused("publish", &words);
+    job.refused("land", &words);
+    assert_eq!(job.count("t", "true"), 10);
+}
+
+#[test]
+fn progress_of_another_topic() {
+    let mut job = begun("elsewhere");
+    make_anew(&job.name, 4);
+    make_anew(&format!("{}.meta", job.name), 1);
+    job.write_lines(&lines(100, 101));
+    job.run("publish");
+    job.refused("land", &["another topic", "made anew", "another job name"]);
+    assert_eq!(job.count("t", "true"), 10);
+}
+
+#[test]
+fn another_number_of_lanes_or_partitions() {
+    let job = begun("numbers");
+    job.configure("lanes = 3");
+    job.refused("land", &["lanes = 4", "lanes = 3", "fixed for the life of a job"]);
+    let config = std::fs::read_to_string(job.file("tidegate.toml")).unwrap();
+    std::fs::write(job.file("tidegate.toml"), config.replace("partitions = 4", "partitions = 3")).unwrap();
+    job.refused("publish", &["has 4 partitions", "says 3", "a new topic"]);
+}
+
+#[test]
+fn records_that_retention_has_passed() {
+    let mut job = begun("retention");
+    job.run("publish");
+    (0..4).for_each(|partition| delete_records(&job.name, partition));
+    let words = ["retention has passed them", "are gone", "copy the tables anew", "start = \"earliest\""];
+    job.refused("land", &words);
+    assert_eq!(job.count("t", "true"), 10);
+
+    let mut job = Job::of_lines("retention_new", &lines(0, 20));
+    job.run("publish");
+    delete_records(&job.name, 0);
+    job.refused("land", &words);
+    assert_eq!(job.count("t", "true"), 0);
+    job.configure("start = \"earliest\"");
+    job.run("land");
+    let left = job.count("t", "true");
+    assert!(left > 0 && left < 20, "{left}");
+}
+
+fn a_purged_binlog(server: &str) {
+    let name = format!("purged_{}", std::process::id());
+    let mut source = mysql::Conn::new(mysql::Opts::from_url(&env(server)).unwrap()).unwrap();
+    source.query_drop(format!("CREATE DATABASE {name}")).unwrap();
+    source.query_drop(format!("CREATE TABLE {name}.t (id int PRIMARY KEY)")).unwrap();
+    let settings = format!("kind = \"mysql\"\nurl = \"{}\"\ntables = [\"{name}.*\"]", env(server));
+    let mut job = Job::new("purged", &settings);
+    job.run("publish");
+    source.query_drop(format!("INSERT INTO {name}.t VALUES (1)")).unwrap();
+    source.query_drop("FLUSH BINARY LOGS").unwrap();
+    let kept: Vec<mysql::Row> = source.query("SHOW BINARY LOGS").unwrap();
+    let newest: String = kept.last().unwrap().get(0).unwrap();
+    // A server keeps what a replica still reads.
+    let purged = |source: &mut mysql::Conn| {
+        source.query_drop(format!("PURGE BINARY LOGS TO '{newest}'")).unwrap();
+        source.query::<mysql::Row, _>("SHOW BINARY LOGS").unwrap().len() == 1
+    };
+    let deadline = std::time::Instant::now() + Duration::from_secs(20);
+    while !purged(&mut source) {
+        assert!(std::time::Instant::now() < deadline, "the server does not purge");
+        std::thread::sleep(Duration::from_millis(200));
+    }
+    job.refused("publish", &["any more", &newest, "copy the tables anew", "binlog_expire_logs_seconds"]);
+    assert_eq!(job.count("t", "true"), 0);
+    source.query_drop(format!("DROP DATABASE {name}")).unwrap();
+}
+
+#[test]
+fn a_binlog_that_mysql_has_purged() {
+    a_purged_binlog("MYSQL_URL");
+}
+
+#[test]
+fn a_binlog_that_mariadb_has_purged() {
+    a_purged_binlog("MARIADB_URL");
+}
