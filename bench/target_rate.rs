@@ -45,7 +45,7 @@ fn main() {
 
 fn run(name: &str, target: &dyn Target, lanes: u32, rows: u64) {
     let job = format!("target-rate-{}-{name}-{lanes}", std::process::id());
-    let generation = target.begin(&job, lanes).unwrap().generation;
+    let generation = target.begin(&job, lanes, "shop").unwrap().generation;
     for (workload, rows) in [("fresh", rows), ("mixed", rows / 2)] {
         let plans: Vec<Vec<Step>> = (0..lanes).map(|lane| steps(workload, lane, lanes, rows)).collect();
         let bytes: usize = plans.iter().flatten().map(|s| s.inserts.payload_bytes() + s.updates.payload_bytes()).sum();
@@ -109,7 +109,12 @@ fn steps(workload: &str, lane: u32, lanes: u32, rows: u64) -> Vec<Step> {
         }
         let [inserts, updates, deletes] = parts.map(|part| batch(&part));
         let epoch = first / STEP_ROWS + 1;
-        steps.push(Step { progress: Progress { epoch, seq: first }, inserts, updates, deletes });
+        steps.push(Step {
+            progress: Progress { step: epoch, epoch, seqs: [first].into_iter().collect() },
+            inserts,
+            updates,
+            deletes,
+        });
     }
     steps
 }

@@ -29,6 +29,18 @@ pub fn fail(error: &dyn Display) -> ! {
     std::process::exit(3)
 }
 
+/// What a client does again and again: one piece of work, waiting at most so long for it. `false`: it has ended.
+pub type Client = Box<dyn FnMut(Duration) -> bool + Send>;
+
+/// How long a client waits for work at a time.
+const WAIT: Duration = Duration::from_millis(5);
+
+/// Runs a client on a thread of its own, where it may block: workers never do.
+pub fn spawn(name: &str, mut client: Client) {
+    let thread = std::thread::Builder::new().name(name.into());
+    thread.spawn(move || while client(WAIT) {}).unwrap_or_else(|e| fail(&format_args!("no thread for {name}: {e}")));
+}
+
 /// Has a panic end the process as a failure does. A thread that is gone must not leave others waiting for it; and what
 /// timely's own threads say when the connection to another process breaks is that they panic.
 pub fn fail_on_panics(cluster: &Cluster) {

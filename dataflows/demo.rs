@@ -25,7 +25,7 @@ use rusqlite::types::ValueRef;
 use tidegate::config::{Config, SourceConfig};
 use tidegate::demo::{Model, Stored, Workload};
 use tidegate::letter::DeadLetters;
-use tidegate::log::{OpenWriter, PartitionStart, Reader, Schemas};
+use tidegate::log::{Layout, Librdkafka, OpenWriter, PartitionStart, Reader, ReaderSettings, Schemas};
 use tidegate::source::dts::DtsReader;
 use tidegate::source::{Start, TableFilter};
 use tidegate::target::{FindSchema, Lane, Step, TargetError};
@@ -219,13 +219,19 @@ impl Flow {
             let kafka = config.kafka()?;
             let own = (0..PARTITIONS).filter(|partition| *partition as usize % peers == index);
             let starts = own.map(|partition| (partition, PartitionStart::default())).collect();
+            let layout = Layout { partitions: vec![(0, PARTITIONS)] };
             let durable = publish(
                 worker,
                 Publish {
                     reader: reader.map(|reader| Box::new(reader) as Box<dyn tidegate::source::Reader>),
                     decoder: connect::decoder(config.source()?)?,
-                    writer: OpenWriter::new(kafka, None)?.begin(starts, Vec::new(), config.publish.commit_interval),
-                    partitions: PARTITIONS,
+                    writer: OpenWriter::new(&Librdkafka::new(kafka), &kafka.topic, None)?.begin(
+                        starts,
+                        layout.clone(),
+                        Vec::new(),
+                        config.publish.commit_interval,
+                    ),
+                    layout,
                     memory: config.publish.memory,
                     letters: DeadLetters::default(),
                     report: Report::default(),
@@ -239,7 +245,7 @@ impl Flow {
 
     fn start_land(&self, workers: usize, config: Config) -> anyhow::Result<thread::JoinHandle<()>> {
         let target = connect::target(config.target()?)?;
-        let state = target.begin(&config.job, config.land.lanes)?;
+        let state = target.begin(&config.job, config.land.lanes, "shop")?;
         let (read_seq, sealed, epochs) =
             (Arc::clone(&self.read_seq), Arc::clone(&self.sealed), Arc::clone(&self.epochs));
         let (commits, latency_ms) = (Arc::clone(&self.commits), Arc::clone(&self.latency_ms));
@@ -261,10 +267,15 @@ impl Flow {
                 worker,
                 Land {
                     reader: Box::new(Reader::new(
-                        config.kafka()?,
+                        Arc::new(Librdkafka::new(config.kafka()?)),
+                        &config.kafka()?.topic,
                         &partitions,
-                        config.land.epoch,
-                        0,
+                        &ReaderSettings {
+                            epoch: config.land.epoch,
+                            lead_bytes: config.land.memory,
+                            of: PARTITIONS,
+                            together: 0,
+                        },
                         schemas,
                         DeadLetters::default(),
                     )?),
@@ -284,10 +295,7 @@ impl Flow {
                     read_seq: Arc::clone(&read_seq),
                 },
             );
-            run_until(worker, &Arc::default(), || {
-                let caught_up = landing.caught_up.load(Ordering::Acquire);
-                landing.durable.with_frontier(|frontier| frontier.first().is_none_or(|durable| *durable >= caught_up))
-            });
+            run_until(worker, &Arc::default(), || landing.is_done(true, false));
             Ok(())
         })
     }

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use anyhow::bail;
-use tidegate::config::{KafkaConfig, LandStart};
+use tidegate::config::LandStart;
 use tidegate::log::{Meta, Statement};
 
 /// First kept offset and end of each partition of a topic.
@@ -12,7 +12,7 @@ pub type Ends = [(u64, u64)];
 
 /// That the companion topic says of every partition with records how far it is complete; `ends` are from before `metas`
 /// were read.
-pub fn refuse_unstated(kafka: &KafkaConfig, ends: &Ends, metas: &[Meta]) -> anyhow::Result<()> {
+pub fn refuse_unstated(topic: &str, ends: &Ends, metas: &[Meta]) -> anyhow::Result<()> {
     let stated = statements(metas);
     let silent = |(partition, (_, end)): &(usize, &(u64, u64))| *end > 0 && !stated.contains_key(&(*partition as u32));
     let unstated = ends.iter().enumerate().filter(silent).map(|(partition, _)| partition.to_string());
@@ -23,14 +23,14 @@ pub fn refuse_unstated(kafka: &KafkaConfig, ends: &Ends, metas: &[Meta]) -> anyh
             "topic {0} has records in partition {unstated}, of which its companion {0}.meta says nothing: that was truncated or \
              made anew, or {0} is another tool's topic: nobody knows what is complete; publish to a new topic, with the tables \
              copied anew or from a place in the source that they have reached",
-            kafka.topic
+            topic
         );
     }
     Ok(())
 }
 
 /// That the companion topic speaks of no more than there is; `ends` are from after `metas` were read.
-pub fn refuse_overstated(kafka: &KafkaConfig, ends: &Ends, metas: &[Meta]) -> anyhow::Result<()> {
+pub fn refuse_overstated(topic: &str, ends: &Ends, metas: &[Meta]) -> anyhow::Result<()> {
     for (partition, statement) in statements(metas) {
         let end = ends.get(partition as usize).map_or(0, |(_, end)| *end);
         if statement.offset > end {
@@ -38,7 +38,7 @@ pub fn refuse_overstated(kafka: &KafkaConfig, ends: &Ends, metas: &[Meta]) -> an
                 "{0}.meta speaks of offset {1} of topic {0}/{partition}, which ends at {end}: it is another topic's companion, or \
                  {0} was deleted and made anew: publish to a new topic, with the tables copied anew or from a place in the \
                  source that they have reached",
-                kafka.topic,
+                topic,
                 statement.offset
             );
         }
@@ -59,14 +59,14 @@ fn statements(metas: &[Meta]) -> BTreeMap<u32, &Statement> {
 
 /// That everything is there from where a job has to read on: `from`, and where that says nothing from the beginning.
 pub fn refuse_gone(
-    kafka: &KafkaConfig,
+    topic: &str,
     ends: &Ends,
     job: &str,
     start: LandStart,
     from: &BTreeMap<u32, u64>,
 ) -> anyhow::Result<()> {
     for (partition, (low, end)) in ends.iter().enumerate() {
-        let place = format!("{}/{partition}", kafka.topic);
+        let place = format!("{topic}/{partition}");
         match from.get(&(partition as u32)) {
             Some(next) if next > end => bail!(
                 "job '{job}' is at offset {next} of {place}, which ends at {end}: its progress is of another topic, or this one was \

@@ -5,33 +5,34 @@
 //!            └───── where epochs begin ──────────────── durable frontier ──▶ checkpoint
 //! ```
 //!
-//! The timely timestamp is the epoch. The frontier behind the sinks says what is durable: the throttle at the source and
-//! the checkpoint are read off it. A topic that something else wrote has one stage more: behind the gate, `latest` drops
+//! The timely timestamp is the moment: the epoch, and how far it has been read. The frontier behind the sinks says what is
+//! durable: the throttle at the source and the checkpoint are read off it. A topic that something else wrote has one stage more: behind the gate, `latest` drops
 //! what came late and is older than what has gone by.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::Duration;
+use std::sync::{Arc, Mutex};
 
-use crossbeam_channel::SendTimeoutError;
-use tidegate::change::{Change, Changes};
+use crossbeam_channel::RecvTimeoutError;
+use tidegate::change::{Change, Changes, Moment, epoch_at, moment};
 use tidegate::config::LandConfig;
 use tidegate::letter::{DeadLetter, DeadLetters, text_of};
-use tidegate::log::{EpochOffsets, EpochReader, EpochStart};
+use tidegate::log::{EpochOffsets, EpochReader, EpochStart, Fetched};
 use tidegate::operators::{
     ByKey, Delivery, ExchangeBy, Gate, Ingested, Latest, Net, SplitByOp, Station, Throttle, ingest,
 };
 use tidegate::source::TableFilter;
-use tidegate::target::{Checkpoint, Lane, Progress, Step, TargetError};
+use tidegate::target::{Checkpoint, Lane, Progress, Seqs, Step, TargetError};
 use timely::dataflow::channels::pact::{Exchange, Pipeline};
 use timely::dataflow::operators::Probe;
 use timely::dataflow::operators::generic::Operator;
 use timely::dataflow::operators::probe::Handle;
+use timely::dataflow::operators::vec::Broadcast;
 use timely::scheduling::SyncActivator;
 use timely::worker::Worker;
 
-use crate::cluster::{fail, is_up};
+use crate::cluster::{fail, is_up, spawn};
+use crate::outlet::{Handed, Outlet};
 use crate::report::{Report, Work};
 
 /// What one worker needs.
@@ -63,45 +64,66 @@ pub struct Land {
 }
 
 /// How far a worker's part of the dataflow is.
-pub struct Landing {
+pub struct Landed {
     /// Passed by what is durable.
-    pub durable: Handle<u64>,
+    durable: Handle<Moment>,
     /// Passed by what is closed.
-    pub read: Handle<u64>,
-    /// The first epoch that need not be durable for all that was there at the start to be; `u64::MAX`: not known yet.
-    pub caught_up: Arc<AtomicU64>,
+    read: Handle<Moment>,
+    /// Below this moment all has to be durable for what was there at the start to be; `Moment::MAX`: not known yet.
+    caught_up: Arc<Mutex<Moment>>,
+}
+
+impl Landed {
+    /// Whether there is nothing left to do: `stopping`, once all that is closed is durable; `until_caught_up`, once the end
+    /// is that was there at the start.
+    pub fn is_done(&self, until_caught_up: bool, stopping: bool) -> bool {
+        let first =
+            |handle: &Handle<Moment>| handle.with_frontier(|frontier| frontier.first().copied().unwrap_or(Moment::MAX));
+        let (durable, read) = (first(&self.durable), first(&self.read));
+        let caught_up = *self.caught_up.lock().expect("no panic while holding it");
+        (stopping && epoch_at(durable) == epoch_at(read)) || (until_caught_up && durable >= caught_up)
+    }
 }
 
 /// Builds the dataflow on a worker.
-pub fn land(worker: &mut Worker, job: Land) -> Landing {
+pub fn land(worker: &mut Worker, job: Land) -> Landed {
     let Land { reader, lanes, applied, horizon, letters, checkpoint, settings, tables, report, stop, sealed, read_seq } =
         job;
-    let caught_up = Arc::new(AtomicU64::new(u64::MAX));
+    let caught_up = Arc::new(Mutex::new(Moment::MAX));
     let (lane_count, peers) = (settings.lanes, worker.peers() as u32);
     let told = Arc::clone(&caught_up);
     let reached: Vec<Progress> = (worker.index() as u32..lane_count)
         .step_by(worker.peers())
-        .map(|lane| applied.get(&lane).copied().unwrap_or_default())
+        .map(|lane| applied.get(&lane).cloned().unwrap_or_default())
         .collect();
-    worker.dataflow::<u64, _, _>(|scope| {
+    worker.dataflow::<Moment, _, _>(|scope| {
         let (durable, read) = (Handle::new(), Handle::new());
         let throttle = Throttle::new(durable.clone(), settings.memory, settings.epochs_in_flight);
         // Where completeness is guessed, numbers do not say what has been applied: the reader sees to it.
-        let applied = move |lane: u32| match horizon {
-            None => applied.get(&lane).map_or(0, |progress| progress.seq),
-            Some(_) => 0,
+        let applied: Vec<Seqs> = match horizon {
+            None => (0..lane_count)
+                .map(|lane| applied.get(&lane).map(|progress| progress.seqs.clone()).unwrap_or_default())
+                .collect(),
+            Some(_) => Vec::new(),
         };
         let kafka = ingest(scope, "Kafka", throttle, |waker| {
-            consume(
-                Consume { reader, tables, waker, stop, sealed, read_seq, caught_up: told, lanes: lane_count },
+            consume(Consume {
+                reader,
                 applied,
-            )
+                tables,
+                waker,
+                stop,
+                sealed,
+                read_seq,
+                caught_up: told,
+                lanes: lane_count,
+            })
         });
         let gated = kafka
             .batches
             .by("Lane", move |(head, _)| u64::from(head.lane(lane_count)))
             .probe_with(&read)
-            .gate_coalescing("Gate", ByKey, settings.memory / 4);
+            .gate_under_pressure("Gate", ByKey, settings.memory / 4, kafka.pressure.broadcast(), place);
         let gated = match horizon {
             None => gated,
             Some(horizon) => gated.latest(horizon, |count| tracing::info!("{count} late changes are superseded")),
@@ -134,79 +156,86 @@ pub fn land(worker: &mut Worker, job: Land) -> Landing {
                 }
             },
         );
-        Landing { durable, read, caught_up }
+        Landed { durable, read, caught_up }
     })
 }
 
-/// What the thread that reads Kafka needs.
+/// The moment of a change in a batch at that moment. What comes together has one moment.
+fn place(at: &Moment, batch: &Changes, index: usize) -> Moment {
+    let together = *at == moment(epoch_at(*at), 0);
+    if together { *at } else { moment(epoch_at(*at), batch.head(index).seq) }
+}
+
+/// What the client that reads Kafka needs.
 struct Consume {
     reader: Box<dyn EpochReader>,
+    /// What each lane has applied; empty where seqs do not say it.
+    applied: Vec<Seqs>,
     tables: TableFilter,
     waker: SyncActivator,
     stop: Arc<AtomicBool>,
     sealed: Option<Arc<AtomicBool>>,
     read_seq: Arc<AtomicU64>,
-    caught_up: Arc<AtomicU64>,
+    caught_up: Arc<Mutex<Moment>>,
     lanes: u32,
 }
 
-/// Reads Kafka on a thread of its own, and leaves out what the lanes have applied already and what is not wanted.
-fn consume(
-    job: Consume,
-    applied: impl Fn(u32) -> u64 + Send + 'static,
-) -> crossbeam_channel::Receiver<Ingested<u64, Changes, EpochStart>> {
-    let Consume { mut reader, tables, waker, stop, mut sealed, read_seq, caught_up, lanes } = job;
+/// Reads Kafka, as a client of its own, and leaves out what the lanes have applied already and what is not wanted. Stopped,
+/// it ends without saying that nothing comes: what is open stays open, so that nothing incomplete is applied.
+fn consume(job: Consume) -> crossbeam_channel::Receiver<Ingested<Moment, Changes, EpochStart>> {
+    let Consume { mut reader, applied, tables, waker, stop, mut sealed, read_seq, caught_up, lanes } = job;
     let (sender, receiver) = crossbeam_channel::bounded(8);
-    std::thread::spawn(move || {
-        let mut last = Some(0);
-        let mut wanted: HashMap<u64, bool> = HashMap::new();
-        while !is_up(&stop) {
-            let mut fetched = reader.poll(Duration::from_millis(5)).unwrap_or_else(|e| fail(&e));
-            if sealed.as_ref().is_some_and(|sealed| is_up(sealed)) {
-                reader.aim_at_end().unwrap_or_else(|e| fail(&e));
-                sealed = None;
-            }
-            if sealed.is_none()
-                && let Some(epoch) = reader.caught_up()
-            {
-                caught_up.fetch_min(epoch, Ordering::AcqRel);
-            }
-            for (_, batch) in &mut fetched.batches {
-                read_seq.fetch_max(batch.heads().iter().map(|head| head.seq).max().unwrap_or(0), Ordering::AcqRel);
-                let mut stays = |change: &Change| {
-                    let head = change.head;
-                    let wants = || tables.wants(change.database(), change.table());
-                    head.seq > applied(head.lane(lanes)) && *wanted.entry(head.table_hash).or_insert_with(wants)
-                };
-                if !batch.changes().all(|change| stays(&change)) {
-                    let mut fresh = Changes::default();
-                    for (head, payload) in batch.iter().filter(|(head, payload)| stays(&Change::new(head, payload))) {
-                        fresh.push(*head, payload);
-                    }
-                    *batch = fresh;
-                }
-            }
-            fetched.batches.retain(|(_, batch)| !batch.is_empty());
-            if fetched.batches.is_empty() && fetched.starts.is_empty() && fetched.frontier == last {
-                continue;
-            }
-            last = fetched.frontier;
-            let mut handed = Ingested { batches: fetched.batches, notes: fetched.starts, frontier: fetched.frontier };
-            // There may be no room until a lane goes on, and a lane may wait for a schema that only this thread can learn.
-            while let Err(refused) = sender.send_timeout(handed, Duration::from_millis(50)) {
-                let SendTimeoutError::Timeout(back) = refused else { return };
-                handed = back;
+    let mut outlet = Outlet::new(sender, waker);
+    let mut last = Some(0);
+    let mut wanted: HashMap<u64, bool> = HashMap::new();
+    let client = move |wait| {
+        match outlet.hand_over(wait) {
+            _ if is_up(&stop) => return false,
+            Handed::Over => {}
+            // There may be no room until a lane goes on, and a lane may wait for a schema that only this client can learn.
+            Handed::Later => {
                 reader.learn().unwrap_or_else(|e| fail(&e));
+                return true;
             }
-            if waker.activate().is_err() {
-                return;
+            Handed::Never => return false,
+        }
+        let mut fetched = reader.poll(wait).unwrap_or_else(|e| fail(&e));
+        if sealed.as_ref().is_some_and(|sealed| is_up(sealed)) {
+            reader.aim_at_end().unwrap_or_else(|e| fail(&e));
+            sealed = None;
+        }
+        // Without a partition there is nothing to wait for, and no other poll.
+        let reached = if fetched.frontier.is_none() { Some(0) } else { reader.caught_up() };
+        if let Some(moment) = reached.filter(|_| sealed.is_none() || fetched.frontier.is_none()) {
+            let mut caught_up = caught_up.lock().expect("no panic while holding it");
+            *caught_up = moment.min(*caught_up);
+        }
+        for (_, batch) in &mut fetched.batches {
+            read_seq.fetch_max(batch.heads().iter().map(|head| head.seq).max().unwrap_or(0), Ordering::AcqRel);
+            let mut stays = |change: &Change| {
+                let head = change.head;
+                let wants = || tables.wants(change.database(), change.table());
+                let applied = applied.get(head.lane(lanes) as usize);
+                applied.is_none_or(|seqs| head.seq > seqs.at(head.partition))
+                    && *wanted.entry(head.table_hash).or_insert_with(wants)
+            };
+            if !batch.changes().all(|change| stays(&change)) {
+                let mut fresh = Changes::default();
+                for (head, payload) in batch.iter().filter(|(head, payload)| stays(&Change::new(head, payload))) {
+                    fresh.push(*head, payload);
+                }
+                *batch = fresh;
             }
         }
-        // Held back, not ended: what is open stays open, so that nothing incomplete is applied.
-        while waker.activate().is_ok() && is_up(&stop) {
-            std::thread::sleep(Duration::from_millis(50));
+        fetched.batches.retain(|(_, batch)| !batch.is_empty());
+        let Fetched { batches, starts, frontier, settled } = fetched;
+        if !batches.is_empty() || !starts.is_empty() || frontier != last || settled.is_some() {
+            last = frontier;
+            outlet.put(Ingested { batches, notes: starts, frontier, settled });
         }
-    });
+        true
+    };
+    spawn("consumer", Box::new(client));
     receiver
 }
 
@@ -245,54 +274,61 @@ impl Refused {
     }
 }
 
-/// Applies a lane's steps on a thread of its own; it has applied what goes up to `reached`.
+/// Applies a lane's steps, as a client of its own; it has applied what goes up to `reached`.
 fn apply(
     mut lane: Box<dyn Lane>,
     mut reached: Progress,
     refused: Refused,
     report: Report,
     waker: SyncActivator,
-) -> Station<u64, Changes, 3> {
-    let (inbox, deliveries) = crossbeam_channel::unbounded::<Delivery<u64, Changes, 3>>();
+) -> Station<Moment, Changes, 4> {
+    let (inbox, deliveries) = crossbeam_channel::unbounded::<Delivery<Moment, Changes, 4>>();
     let acked = Arc::new(AtomicU64::new(0));
     let ack = Arc::clone(&acked);
-    std::thread::spawn(move || {
-        for Delivery { ticket, time, batches } in deliveries {
-            // What is late, or comes together with what is half written, is of no newer epoch than what has been reached.
-            let seqs = batches.iter().flat_map(|batch| batch.heads()).map(|head| head.seq);
-            reached = Progress { epoch: time.max(reached.epoch), seq: seqs.fold(reached.seq, u64::max) };
-            let [inserts, updates, deletes] = batches;
-            let mut step = Step { progress: reached, inserts, updates, deletes };
-            while let Err(error) = lane.apply(&step) {
-                if !refused.keep(&mut step, &error) {
-                    fail(&error);
-                }
+    let client = move |wait| {
+        let Delivery { ticket, time, batches } = match deliveries.recv_timeout(wait) {
+            Ok(delivery) => delivery,
+            Err(end) => return end == RecvTimeoutError::Timeout,
+        };
+        // What is late, or comes together with what is half written, is of no newer epoch than what has been reached.
+        (reached.step, reached.epoch) = (reached.step + 1, epoch_at(time).max(reached.epoch));
+        batches.iter().flat_map(Changes::heads).for_each(|head| reached.seqs.raise(head.partition, head.seq));
+        let [inserts, updates, deletes, _marks] = batches;
+        let mut step = Step { progress: reached.clone(), inserts, updates, deletes };
+        while let Err(error) = lane.apply(&step) {
+            if !refused.keep(&mut step, &error) {
+                fail(&error);
             }
-            [&step.inserts, &step.updates, &step.deletes].into_iter().for_each(|batch| report.add(Work::of(batch)));
-            ack.store(ticket, Ordering::Release);
-            let _ = waker.activate(); // a worker that is gone needs no waking
         }
-    });
+        [&step.inserts, &step.updates, &step.deletes].into_iter().for_each(|batch| report.add(Work::of(batch)));
+        ack.store(ticket, Ordering::Release);
+        let _ = waker.activate(); // a worker that is gone needs no waking
+        true
+    };
+    spawn("lane", Box::new(client));
     Station { inbox, acked }
 }
 
-/// Records a checkpoint whenever the durable frontier has moved, on a thread of its own; of several the newest. Its
+/// Records a checkpoint whenever the durable frontier has moved, as a client of its own; of several the newest. Its
 /// offsets are those of `lookback` epochs before.
 fn record(
     mut write: Box<dyn FnMut(Checkpoint) + Send>,
     lookback: u64,
-) -> impl FnMut(Option<u64>, &mut Vec<EpochStart>) {
+) -> impl FnMut(Option<Moment>, &mut Vec<EpochStart>) {
     let (sender, receiver) = crossbeam_channel::unbounded::<Checkpoint>();
-    std::thread::spawn(move || {
-        while let Ok(checkpoint) = receiver.recv() {
+    let client = move |wait| match receiver.recv_timeout(wait) {
+        Ok(checkpoint) => {
             write(receiver.try_iter().last().unwrap_or(checkpoint));
+            true
         }
-    });
+        Err(end) => end == RecvTimeoutError::Timeout,
+    };
+    spawn("checkpoint", Box::new(client));
     let mut offsets = EpochOffsets::default();
     let mut recorded = 0;
     move |frontier, starts| {
         starts.drain(..).for_each(|start| offsets.note(start));
-        if let Some(epoch) = frontier.filter(|epoch| *epoch > recorded) {
+        if let Some(epoch) = frontier.map(epoch_at).filter(|epoch| *epoch > recorded) {
             recorded = epoch;
             let offsets = offsets.from(epoch.saturating_sub(lookback));
             if !offsets.is_empty() {

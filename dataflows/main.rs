@@ -6,8 +6,10 @@ mod connect;
 mod demo;
 mod fit;
 mod land;
+mod outlet;
 mod publish;
 mod report;
+mod start;
 mod verify;
 
 use std::io::IsTerminal;

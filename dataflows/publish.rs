@@ -7,73 +7,33 @@
 //! The timely timestamp is the number of the read. Whatever worker decodes a record, the gate restores the source's order
 //! per partition before the partition's one writer gets it. Behind each read comes its mark, to every writer.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use anyhow::bail;
 use crossbeam_channel::RecvTimeoutError;
-use serde::{Deserialize, Serialize};
-use tidegate::change::{Change, Changes, NewChange, Op, TableSchema};
-use tidegate::config::KafkaConfig;
+use tidegate::change::{Change, Changes, NewChange, Op};
 use tidegate::letter::{DeadLetter, DeadLetters};
-use tidegate::log::{Meta, PartitionStart, Statement, Writer, partition_of};
+use tidegate::log::{Layout, Writer, partition_of};
 use tidegate::operators::{
     BySeq, Deliver, Delivery, ExchangeBy, Gate, Ingested, RoundRobin, Station, Throttle, ingest,
 };
-use tidegate::source::{Decoder, Mark, Raws, Reader, SourceError, Start};
+use tidegate::source::{Decoder, Mark, Raws, Reader, SourceError};
 use timely::container::NoopBuilder;
+use timely::dataflow::Stream;
 use timely::dataflow::operators::generic::Operator;
 use timely::dataflow::operators::probe::Handle;
 use timely::dataflow::operators::{Concat, Probe};
 use timely::scheduling::SyncActivator;
 use timely::worker::Worker;
 
-use crate::cluster::fail;
+use crate::cluster::{fail, spawn};
+use crate::outlet::{Handed, Outlet};
 use crate::report::{Report, Work};
 
-/// What Kafka says of earlier runs.
-#[derive(Serialize, Deserialize)]
-pub struct Published {
-    /// Where the source goes on.
-    pub start: Start,
-    /// What each partition has.
-    pub partitions: BTreeMap<u32, PartitionStart>,
-    /// The schemas announced so far.
-    pub schemas: Vec<TableSchema>,
-}
-
-/// What the companion topic, the only checkpoint, says.
-pub fn published(kafka: &KafkaConfig, metas: Vec<Meta>) -> anyhow::Result<Published> {
-    let mut statements: BTreeMap<u32, Statement> = BTreeMap::new();
-    let mut schemas = Vec::new();
-    for meta in metas {
-        match meta {
-            Meta::Statement(statement) => drop(statements.insert(statement.partition, statement)),
-            Meta::Schema(schema) => schemas.push(schema),
-            Meta::Run(_) => {}
-        }
-    }
-    let start_of = |s: &Statement| (s.partition, PartitionStart { seq: s.seq, offset: s.offset });
-    let partitions: BTreeMap<_, _> = statements.values().map(start_of).collect();
-    let missing = (0..kafka.partitions).filter(|partition| !partitions.contains_key(partition));
-    let missing: Vec<String> = missing.map(|partition| partition.to_string()).collect();
-    let Some(oldest) = statements.values().map(|s| &s.resume).min_by_key(|resume| resume.seq) else {
-        let partitions = (0..kafka.partitions).map(|partition| (partition, PartitionStart::default())).collect();
-        return Ok(Published { start: Start::Configured, partitions, schemas });
-    };
-    // Every run states all partitions before it writes to any.
-    if !missing.is_empty() {
-        bail!(
-            "topic {}.meta says nothing of partition {}, but does of others: it was truncated, or is another topic's: nobody knows what the partition has; publish to a new topic",
-            kafka.topic,
-            missing.join(", ")
-        );
-    }
-    let time = statements.values().map(|statement| statement.time).max().unwrap_or(0);
-    Ok(Published { start: Start::Resume { resume: oldest.clone(), time }, partitions, schemas })
-}
+/// How long delivery reports may lie about.
+const REPORTS: Duration = Duration::from_millis(1);
 
 /// What one worker needs.
 pub struct Publish {
@@ -83,8 +43,8 @@ pub struct Publish {
     pub decoder: Box<dyn Decoder>,
     /// The writer of its partitions.
     pub writer: Writer,
-    /// The topic's partition count.
-    pub partitions: u32,
+    /// How keys are dealt to partitions.
+    pub layout: Layout,
     /// Bytes in flight.
     pub memory: usize,
     /// Where records go that can't be used; where they are not kept the job stops at the first.
@@ -96,8 +56,22 @@ pub struct Publish {
 }
 
 /// Builds the dataflow on a worker; it is complete when the source has ended and everything is in Kafka.
+#[allow(dead_code, reason = "the simulator says how order is restored")]
 pub fn publish(worker: &mut Worker, job: Publish) -> Handle<u64> {
-    let Publish { reader, decoder, writer, partitions, memory, letters, report, stop } = job;
+    publish_by(worker, job, in_order)
+}
+
+/// How changes that many workers have decoded are put in order.
+pub type Arrange = for<'scope> fn(Stream<'scope, u64, Changes>) -> Stream<'scope, u64, Changes>;
+
+/// By their numbers, once all of a read are there.
+pub fn in_order(changes: Stream<'_, u64, Changes>) -> Stream<'_, u64, Changes> {
+    changes.gate_coalescing("Gate", BySeq, 4 << 20)
+}
+
+/// [`publish`] with another ordering: the simulator shows what becomes of those that trust times or arrival.
+pub fn publish_by(worker: &mut Worker, job: Publish, arrange: Arrange) -> Handle<u64> {
+    let Publish { reader, decoder, writer, layout, memory, letters, report, stop } = job;
     worker.dataflow::<u64, _, _>(|scope| {
         let durable = Handle::new();
         let peers = scope.peers() as u32;
@@ -114,8 +88,8 @@ pub fn publish(worker: &mut Worker, job: Publish) -> Handle<u64> {
                 }
             },
         );
-        let mut decode = decode(decoder, partitions, letters);
-        source
+        let mut decode = decode(decoder, layout, letters);
+        let decoded = source
             .batches
             .unary::<NoopBuilder<Changes>, _, _, _>(RoundRobin::pact(), "Decode", |_, _| {
                 move |input, output| {
@@ -123,10 +97,8 @@ pub fn publish(worker: &mut Worker, job: Publish) -> Handle<u64> {
                 }
             })
             .concat(marks)
-            .by("Partition", |(head, _)| u64::from(head.partition))
-            .gate_coalescing("Gate", BySeq, 4 << 20)
-            .deliver_alone("Kafka", |waker| write(writer, report, waker))
-            .probe_with(&durable);
+            .by("Partition", |(head, _)| u64::from(head.partition));
+        arrange(decoded).deliver_alone("Kafka", |waker| write(writer, report, waker)).probe_with(&durable);
         durable
     })
 }
@@ -137,54 +109,57 @@ trait DeliverAlone<'scope> {
         self,
         name: &str,
         start: impl FnOnce(SyncActivator) -> Station<u64, Changes, 1>,
-    ) -> timely::dataflow::Stream<'scope, u64, Vec<()>>;
+    ) -> Stream<'scope, u64, Vec<()>>;
 }
 
-impl<'scope> DeliverAlone<'scope> for timely::dataflow::Stream<'scope, u64, Changes> {
+impl<'scope> DeliverAlone<'scope> for Stream<'scope, u64, Changes> {
     fn deliver_alone(
         self,
         name: &str,
         start: impl FnOnce(SyncActivator) -> Station<u64, Changes, 1>,
-    ) -> timely::dataflow::Stream<'scope, u64, Vec<()>> {
+    ) -> Stream<'scope, u64, Vec<()>> {
         [self].deliver(name, |_, _| 0, |waker| vec![start(waker)])
     }
 }
 
-/// Reads the source on a thread of its own.
+/// Reads the source, as a client of its own.
 fn read(
     reader: Option<Box<dyn Reader>>,
     waker: SyncActivator,
     stop: Arc<AtomicBool>,
 ) -> crossbeam_channel::Receiver<Ingested<u64, Raws, Mark>> {
     let (sender, receiver) = crossbeam_channel::bounded(8);
-    let hand = move |handed| sender.send(handed).is_ok() && waker.activate().is_ok();
-    std::thread::spawn(move || {
-        let Some(mut reader) = reader else {
-            hand(Ingested { batches: Vec::new(), notes: Vec::new(), frontier: None });
-            return;
-        };
-        let mut last = None;
-        for number in 0u64.. {
+    let Some(mut reader) = reader else {
+        let nothing = Ingested { batches: Vec::new(), notes: Vec::new(), frontier: None, settled: None };
+        sender.send(nothing).expect("there is room for one");
+        return receiver;
+    };
+    let (mut number, mut last) = (0, None);
+    let mut outlet = Outlet::new(sender, waker);
+    let client = move |wait| match outlet.hand_over(wait) {
+        Handed::Later => true,
+        Handed::Never => false,
+        Handed::Over => {
             let mut raws = Raws::default();
             let mut mark = reader.read(&mut raws).unwrap_or_else(|e| fail(&e));
             // The last statement closes its epoch, and an epoch never cuts a transaction.
             mark.end |= stop.load(Ordering::Relaxed) && mark.resume.seq == mark.seq;
-            if raws.is_empty() && last.as_ref() == Some(&mark) {
-                continue;
+            if !raws.is_empty() || last.as_ref() != Some(&mark) {
+                last = Some(mark.clone());
+                let frontier = (!mark.end).then_some(number + 1);
+                let batches = if raws.is_empty() { Vec::new() } else { vec![(number, raws)] };
+                outlet.put(Ingested { batches, notes: vec![mark], frontier, settled: None });
+                number += 1;
             }
-            last = Some(mark.clone());
-            let frontier = (!mark.end).then_some(number + 1);
-            let batches = if raws.is_empty() { Vec::new() } else { vec![(number, raws)] };
-            if !hand(Ingested { batches, notes: vec![mark], frontier }) || frontier.is_none() {
-                return;
-            }
+            true
         }
-    });
+    };
+    spawn("source", Box::new(client));
     receiver
 }
 
 /// Decodes raw records, and gives each change its partition.
-fn decode(mut decoder: Box<dyn Decoder>, partitions: u32, letters: DeadLetters) -> impl FnMut(&mut Raws) -> Changes {
+fn decode(mut decoder: Box<dyn Decoder>, layout: Layout, letters: DeadLetters) -> impl FnMut(&mut Raws) -> Changes {
     move |raws| {
         let mut changes = Changes::default();
         for raw in raws.raws() {
@@ -198,7 +173,7 @@ fn decode(mut decoder: Box<dyn Decoder>, partitions: u32, letters: DeadLetters) 
             }
         }
         for index in 0..changes.len() {
-            let partition = partition(&changes.change(index), partitions);
+            let partition = partition(&changes.change(index), layout.at(changes.head(index).seq));
             changes.heads_mut()[index].partition = partition;
         }
         changes
@@ -236,35 +211,33 @@ fn punctuations(marks: &[Mark], peers: u32) -> Changes {
     changes
 }
 
-/// Writes to Kafka on a thread of its own.
+/// Writes to Kafka, as a client of its own.
 fn write(mut writer: Writer, report: Report, waker: SyncActivator) -> Station<u64, Changes, 1> {
     let (inbox, deliveries) = crossbeam_channel::unbounded::<Delivery<u64, Changes, 1>>();
     let acked = Arc::new(AtomicU64::new(0));
     let ack = Arc::clone(&acked);
-    std::thread::spawn(move || {
-        let mut open = true;
-        let mut told = 0;
-        let mut under_way = VecDeque::new();
-        while open || !writer.is_idle() {
-            match deliveries.recv_timeout(Duration::from_millis(1)) {
-                Ok(delivery) => {
-                    under_way.push_back((delivery.ticket, Work::of(&delivery.batches[0])));
-                    writer.write(delivery.ticket, &delivery.batches[0]).unwrap_or_else(|e| fail(&e));
-                }
-                Err(RecvTimeoutError::Timeout) => {}
-                Err(RecvTimeoutError::Disconnected) => open = false,
+    let (mut open, mut told, mut under_way) = (true, 0, VecDeque::new());
+    let client = move |wait: Duration| {
+        match deliveries.recv_timeout(wait.min(REPORTS)) {
+            Ok(delivery) => {
+                under_way.push_back((delivery.ticket, Work::of(&delivery.batches[0])));
+                writer.write(delivery.ticket, &delivery.batches[0]).unwrap_or_else(|e| fail(&e));
             }
-            let reached = writer.poll(Duration::ZERO).unwrap_or_else(|e| fail(&e));
-            // The end of the source is only acknowledged behind its statements.
-            if reached > told && (!writer.has_ended() || writer.is_idle()) {
-                told = reached;
-                while let Some((_, work)) = under_way.pop_front_if(|(ticket, _)| *ticket <= told) {
-                    report.add(work);
-                }
-                ack.store(told, Ordering::Release);
-                let _ = waker.activate(); // a worker that is gone needs no waking
-            }
+            Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) => open = false,
         }
-    });
+        let reached = writer.poll(Duration::ZERO).unwrap_or_else(|e| fail(&e));
+        // The end of the source is only acknowledged behind its statements.
+        if reached > told && (!writer.has_ended() || writer.is_idle()) {
+            told = reached;
+            while let Some((_, work)) = under_way.pop_front_if(|(ticket, _)| *ticket <= told) {
+                report.add(work);
+            }
+            ack.store(told, Ordering::Release);
+            let _ = waker.activate(); // a worker that is gone needs no waking
+        }
+        open || !writer.is_idle()
+    };
+    spawn("kafka", Box::new(client));
     Station { inbox, acked }
 }

@@ -173,6 +173,17 @@ pub enum Delivery {
     AtLeastOnce,
 }
 
+/// Where `land` begins in a topic that it has not read yet.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum LandStart {
+    /// At its beginning, which must still be there.
+    #[default]
+    Beginning,
+    /// At the oldest record that is kept: the tables hold already what was before.
+    Earliest,
+}
+
 /// Settings of `publish`.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -237,7 +248,7 @@ impl Default for LandConfig {
     fn default() -> Self {
         LandConfig {
             tables: Vec::new(),
-            start: LandStart::default(),
+            start: LandStart::Beginning,
             epoch: Duration::from_secs(3),
             lanes: 4,
             memory: 256 << 20,
@@ -249,17 +260,6 @@ impl Default for LandConfig {
             dead_letter: None,
         }
     }
-}
-
-/// From where a job lands that has no progress yet.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum LandStart {
-    /// From the topic's first record, which has to be there.
-    #[default]
-    Beginning,
-    /// From the first record that is kept; older ones may be gone.
-    Earliest,
 }
 
 /// A target, by its kind.

@@ -233,11 +233,11 @@ fn unwanted_tables_are_dropped_even_where_their_values_can_not_be_used() {
 }
 
 #[test]
-fn errors_name_place_table_and_column_and_leave_the_batch_alone() {
+fn errors_name_place_table_key_and_column_and_leave_the_batch_alone() {
     let dt = DateTime { year: Some(2026), month: Some(13), day: Some(1), ..DateTime::default() };
     for (number, value, expected) in [
         (253, Value::Character { charset: "klingon", value: b"x" }, "character set 'klingon'"),
-        (253, Value::Character { charset: "utf8mb4", value: b"\xff" }, "not valid utf8mb4"),
+        (253, Value::Character { charset: "utf8mb4", value: b"\xff" }, "no text in utf8mb4"),
         (8, int("1x"), "'1x'"),
         (8, int("18446744073709551616"), "64 bits"),
         (246, Value::Decimal { value: "1,5", precision: 2, scale: 1 }, "no decimal"),
@@ -252,7 +252,7 @@ fn errors_name_place_table_and_column_and_leave_the_batch_alone() {
         raws.push_raw(10, 1, "5@1 topic/0/77", b"", &insert_of(number, value));
         let mut out = Changes::default();
         let error = decoder.decode(&raws.raws().next().unwrap(), &mut out).unwrap_err().to_string();
-        assert!(error.starts_with("5@1 topic/0/77: table shop.t, column v: the value "), "{error}");
+        assert!(error.starts_with("5@1 topic/0/77: table shop.t, key 1, column v: the value "), "{error}");
         assert!(error.contains(expected), "{error}");
         assert!(out.is_empty(), "{expected}: something was appended");
     }

@@ -84,10 +84,13 @@ fn lines_become_changes_in_their_order() {
 fn reading_again_gives_the_same_numbers() {
     let first = LINES.find('\n').unwrap() + 1;
     let resume = tidegate::source::Resume { position: format!("{first} line 2"), seq: 4 };
-    let seen = read(LINES, &Start::Resume { resume, time: 5000 }).unwrap();
+    let seen = read(LINES, &Start::Resume { resume, clock: tidegate::source::Clock::from(5000) }).unwrap();
     assert_eq!(seen.rows[0], r#"6@5000 update t [1] {"id":1,"v":null}{"id":1,"v":"néA"}"#);
     let elsewhere = tidegate::source::Resume { position: "17".into(), seq: 4 };
-    let error = read(LINES, &Start::Resume { resume: elsewhere, time: 0 }).err().unwrap().to_string();
+    let error = read(LINES, &Start::Resume { resume: elsewhere, clock: tidegate::source::Clock::from(0) })
+        .err()
+        .unwrap()
+        .to_string();
     assert!(error.contains("another kind of source"), "{error}");
 }
 

@@ -157,7 +157,7 @@ fn a_transaction_in_hand_is_read_again_as_a_whole_with_the_same_numbers() {
     let (_, later) = read_until(&mut reader, |_, later| later.time > committed.time);
     assert!(later.time <= now_ms(), "time moves on while nothing happens");
 
-    let start = Start::Resume { resume: mark.resume, time: mark.time };
+    let start = Start::Resume { resume: mark.resume, clock: tidegate::source::Clock::from(mark.time) };
     let (again, _) = read_to_end(&config, &start);
     assert_eq!(numbers(&again), [6, 8, 12]);
     assert!(again.iter().all(|row| row.1 >= mark.time));
@@ -210,7 +210,10 @@ fn a_record_of_the_future_is_an_error_that_says_where_it_is() {
 fn an_offset_that_is_not_there_is_never_replaced_by_another() {
     let cluster = cluster();
     produce(&cluster, &[insert(1)]);
-    let start = |position: &str| Start::Resume { resume: Resume { position: position.into(), seq: 4 }, time: 0 };
+    let start = |position: &str| Start::Resume {
+        resume: Resume { position: position.into(), seq: 4 },
+        clock: tidegate::source::Clock::from(0),
+    };
     let config = config(&cluster.bootstrap_servers(), "earliest");
     let beyond = refusal(&config, &start("7"));
     assert!(beyond.contains("offset 7 of topic dts-topic") && beyond.contains("ends at 1"), "{beyond}");

@@ -231,7 +231,10 @@ fn a_file_of_records_is_read_as_a_topic_is_and_from_every_mark_again() {
     assert!(rows.len() > 5_000 && marks.len() > 10);
     assert!(marks.is_sorted_by(|a, b| a.seq <= b.seq && a.time <= b.time));
     for mark in &marks {
-        let (again, _) = read_file(&config, &Start::Resume { resume: mark.resume.clone(), time: mark.time });
+        let (again, _) = read_file(
+            &config,
+            &Start::Resume { resume: mark.resume.clone(), clock: tidegate::source::Clock::from(mark.time) },
+        );
         let first = rows.partition_point(|row| row.0 < mark.resume.seq);
         assert!(again == rows[first..], "from {mark:?}");
     }

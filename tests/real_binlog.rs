@@ -69,7 +69,7 @@ fn a_transaction_has_one_time_and_every_place_gives_the_same_numbers() {
         assert!(marks.iter().any(|mark| mark.resume.seq < mark.seq), "{server}: no read ended inside of a transaction");
 
         for mark in &marks {
-            let start = Start::Resume { resume: mark.resume.clone(), time: mark.time };
+            let start = Start::Resume { resume: mark.resume.clone(), clock: tidegate::source::Clock::from(mark.time) };
             let mut reader = MysqlReader::open(&database.config("latest"), "again", &start, true).unwrap();
             let again = without_schemas(decode(&read_to_end(&mut reader).unwrap().0).unwrap());
             let rest: Vec<&Seen> = all.iter().filter(|seen| seen.seq >= mark.resume.seq).collect();
@@ -239,6 +239,24 @@ fn what_can_not_be_replicated_is_refused_with_its_place() {
             &["binlog_format=ROW"],
         );
         refused(&mut database, &["TRUNCATE TABLE t"], &["TRUNCATE TABLE", ".t", "dead_letter"]);
+        // Of the two tables of such a statement, one alone may be wanted.
+        database.run("CREATE TABLE u (id int primary key)");
+        database
+            .run("CREATE TABLE parts (id int primary key) PARTITION BY RANGE (id) (PARTITION p VALUES LESS THAN (9))");
+        database.run("INSERT INTO u VALUES (1)");
+        let start = database.end();
+        database.run("ALTER TABLE parts EXCHANGE PARTITION p WITH TABLE u");
+        for (wanted, refused) in [("u", true), ("parts", true), ("t", false)] {
+            let mut config = database.config(&start);
+            config.tables = vec![format!("{}.{wanted}", database.name)];
+            let mut reader = MysqlReader::open(&config, "exchange", &Start::Configured, true).unwrap();
+            let decoded = decode(&read_to_end(&mut reader).unwrap().0);
+            assert_eq!(decoded.is_err(), refused, "{server}: {decoded:?}");
+            if let Err(error) = decoded {
+                let named = format!("EXCHANGE PARTITION takes rows of {}.{wanted} away, or brings some", database.name);
+                assert!(error.to_string().contains(&named), "{server}: {error}");
+            }
+        }
         refused(
             &mut database,
             &["XA START 'x'", "INSERT INTO t VALUES (3, 'x', 1)", "XA END 'x'", "XA PREPARE 'x'", "XA ROLLBACK 'x'"],
@@ -268,6 +286,78 @@ fn what_can_not_be_replicated_is_refused_with_its_place() {
             assert!(database.error(&start).contains("log_bin_compress=OFF"));
         }
     }
+}
+
+#[test]
+fn a_time_in_the_future_is_not_believed() {
+    for server in SERVERS {
+        let mut database = with_tables(server, "future");
+        let start = database.end();
+        database.run("SET timestamp = UNIX_TIMESTAMP() + 864000");
+        database.run("INSERT INTO t VALUES (1, 'in ten days')");
+        database.run("SET timestamp = DEFAULT");
+        database.run("INSERT INTO t VALUES (2, 'now')");
+        let seen = without_schemas(database.changes(&start));
+        let bound = now_ms() + tidegate::source::AHEAD_MAX_MS;
+        assert_eq!(seen.len(), 2, "{server}");
+        assert!(seen[0].time <= seen[1].time && seen[1].time <= bound, "{server}: {seen:?}, {bound}");
+    }
+}
+
+#[test]
+fn a_system_versioned_table_is_refused_by_name() {
+    let mut database = with_tables("MARIADB_URL", "versioned");
+    let config = |database: &Database, start: &str, without: &[&str]| {
+        let mut config = database.config(start);
+        config.tables.extend(without.iter().map(|table| format!("!{}.{table}", database.name)));
+        config
+    };
+    let start = database.end();
+    database.run("CREATE TABLE pairs (a bigint NOT NULL, b bigint NOT NULL, PRIMARY KEY (a, b))");
+    database.run("INSERT INTO pairs VALUES (1, 2)");
+    database
+        .run("CREATE TABLE ends (id int PRIMARY KEY, row_start timestamp(6) NOT NULL, row_end timestamp(6) NOT NULL)");
+    database.run("INSERT INTO ends VALUES (1, '2026-01-01', '2026-01-02')");
+    assert_eq!(without_schemas(database.changes(&start)).len(), 2, "tables that only look like it");
+
+    database.run("CREATE TABLE h (id int PRIMARY KEY, v int) WITH SYSTEM VERSIONING");
+    database.run(
+        "CREATE TABLE e (id int PRIMARY KEY, v int, s timestamp(6) GENERATED ALWAYS AS ROW START, \
+         f timestamp(6) GENERATED ALWAYS AS ROW END, PERIOD FOR SYSTEM_TIME (s, f)) WITH SYSTEM VERSIONING",
+    );
+    let start = database.end();
+    // At once, whether something of it is to come or not.
+    for (table, without) in [("h", &["e"][..]), ("e", &["h"])] {
+        let opened = MysqlReader::open(&config(&database, &start, without), "v", &Start::Configured, true);
+        let error = opened.err().expect("it should be refused").to_string();
+        let named = format!("table {0}.{table} is system-versioned", database.name);
+        assert!(error.contains(&named) && error.contains(&format!("\"!{}.{table}\"", database.name)), "{error}");
+    }
+    let mut reader = MysqlReader::open(&config(&database, &start, &["h", "e"]), "v", &Start::Configured, true).unwrap();
+    assert!(read_to_end(&mut reader).unwrap().0.is_empty());
+    // Where its rows lie in the binlog, though it is one no more, or is gone.
+    database.run("INSERT INTO h VALUES (1, 1)");
+    database.run("UPDATE h SET v = 2");
+    for last in ["ALTER TABLE h DROP SYSTEM VERSIONING", "DROP TABLE h"] {
+        database.run(last);
+        let mut reader = MysqlReader::open(&config(&database, &start, &["e"]), "v", &Start::Configured, true).unwrap();
+        let error = read_to_end(&mut reader).expect_err("it should be refused").to_string();
+        let named = format!("table {}.h is system-versioned", database.name);
+        assert!(error.contains(&named) && error.starts_with("binlog "), "{last}: {error}");
+    }
+    // While it runs.
+    let mut reader = MysqlReader::open(&config(&database, "latest", &["e"]), "v", &Start::Configured, false).unwrap();
+    database.run("CREATE TABLE h (id int PRIMARY KEY, v int)");
+    database.run("ALTER TABLE h ADD SYSTEM VERSIONING");
+    database.run("INSERT INTO h VALUES (1, 1)");
+    let deadline = Instant::now() + Duration::from_secs(10);
+    let error = loop {
+        assert!(Instant::now() < deadline, "it is not refused");
+        if let Err(error) = reader.read(&mut Raws::default()) {
+            break error.to_string();
+        }
+    };
+    assert!(error.contains(".h is system-versioned"), "{error}");
 }
 
 #[test]

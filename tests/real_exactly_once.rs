@@ -77,3 +77,25 @@ fn of_two_publishers_the_older_stops_and_nothing_is_twice() {
     job.run("publish");
     assert_once(&job.name, first.len());
 }
+
+#[test]
+fn a_topic_gets_more_partitions_between_runs_and_every_key_keeps_its_order() {
+    let count = 60_000;
+    let mut job = Job::of_lines("grown", &lines(count / 3));
+    job::guard(&mut job);
+    job.run("publish");
+    job.start("land");
+    for (partitions, lines_so_far) in [(6, count * 2 / 3), (9, count)] {
+        let config = std::fs::read_to_string(job.file("tidegate.toml")).unwrap();
+        let line = config.lines().find(|line| line.starts_with("partitions = ")).unwrap();
+        let config = config.replace(line, &format!("partitions = {partitions}"));
+        std::fs::write(job.file("tidegate.toml"), config).unwrap();
+        job.write_lines(&lines(lines_so_far));
+        job.run("publish");
+    }
+    // The one that knew of fewer partitions has stopped, with a sentence; another one goes on where it was.
+    assert_eq!(job.ended_by_itself(), Some(3));
+    job.run("land");
+    assert_once(&job.name, count as usize);
+    assert_eq!(landed(&mut job), (0..1_000).map(|id| (id, count - 1_000 + id)).collect());
+}

@@ -8,7 +8,7 @@ mod job;
 use job::{Job, Rows, env, guard, landed};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 use tidegate::config::Config;
-use tidegate::log::ensure_topics;
+use tidegate::log::Librdkafka;
 
 const START: u64 = 1_700_000_000_000;
 
@@ -21,7 +21,7 @@ fn canal(name: &str) -> (Job, Topic) {
     job.configure(&format!("{SETTINGS}dead_letter = \"{}\"", job.file("letters").display()));
     guard(&mut job);
     let config = Config::load(&job.file("tidegate.toml")).unwrap();
-    ensure_topics(config.kafka().unwrap()).unwrap();
+    Librdkafka::new(config.kafka().unwrap()).ensure_topics().unwrap();
     let mut client = rdkafka::ClientConfig::new();
     let producer = client.set("bootstrap.servers", env("KAFKA_ADDR")).set("linger.ms", "1").create().unwrap();
     let topic = Topic { name: job.name.clone(), producer };

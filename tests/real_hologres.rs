@@ -17,9 +17,9 @@ use hologres::{FAULTS, Hologres};
 use job::{Job, Rows, guard, landed};
 use landing::{Cut, Place, orders, url, way};
 use postgres::{Client, NoTls};
-use steps::{Net, Schemas, schema, step};
+use steps::{Net, Schemas, reached, schema, step};
 use tidegate::change::Op::{Delete, Insert, Update};
-use tidegate::target::{Progress, Target, TargetError};
+use tidegate::target::{Target, TargetError};
 
 /// Statements that Hologres refuses, and why.
 const REFUSED: [(&str, &str); 26] = [
@@ -180,9 +180,9 @@ fn without_transactions_a_step_says_first_how_far_it_goes() {
     let error = lane.apply(&half).unwrap_err().to_string();
     assert!(error.starts_with("table shop.orders, key 2, column note: 23 characters"), "{error}");
     assert_eq!(place.query("SELECT * FROM orders"), ["1|new"]);
-    let state = place.target().begin(&place.job, 1).unwrap();
-    assert_eq!(state.lanes[&0], Progress { epoch: 2, seq: 20 });
-    assert_eq!(state.through[&0], Progress { epoch: 5, seq: 50 });
+    let state = place.target().begin(&place.job, 1, "shop").unwrap();
+    assert_eq!(state.lanes[&0], reached(2));
+    assert_eq!(state.through[&0], reached(5).seqs);
     // An older run's session is ended, and what it tries again is refused.
     assert!(matches!(lane.apply(&half), Err(TargetError::Fenced { .. })));
     let mut lane = place.run(&schemas);
@@ -190,7 +190,7 @@ fn without_transactions_a_step_says_first_how_far_it_goes() {
     assert!(short.contains("may be half written"), "{short}");
     lane.apply(&step(6, &[(Update, "orders", "1", r#"{"id":1,"note":"newest"}"#)])).unwrap();
     assert_eq!(place.query("SELECT * FROM orders"), ["1|newest"]);
-    let state = place.target().begin(&place.job, 1).unwrap();
+    let state = place.target().begin(&place.job, 1, "shop").unwrap();
     assert_eq!((state.lanes[&0].epoch, state.through.len()), (6, 0));
 }
 
@@ -205,8 +205,8 @@ fn without_transactions_a_statement_of_an_older_run_can_not_come_after_a_newer_o
         let applying =
             scope.spawn(move || older.apply(&step(1, &[(Update, "orders", "1", r#"{"id":1,"note":"late"}"#)])));
         thread::sleep(Duration::from_millis(300));
-        let state = place.target().begin(&place.job, 1).unwrap();
-        assert_eq!((state.generation, state.through[&0].epoch), (2, 1));
+        let state = place.target().begin(&place.job, 1, "shop").unwrap();
+        assert_eq!((state.generation, state.through[&0].newest()), (2, 10));
         place.execute("COMMIT");
         assert!(matches!(applying.join().unwrap(), Err(TargetError::Fenced { .. })));
     });
@@ -218,7 +218,7 @@ fn without_transactions_a_lane_ends_its_lost_session_before_it_writes_again() {
     let stand_in = Hologres::start(&url());
     let mut place = Place::at(&stand_in.url());
     place.execute("CREATE TABLE orders (id bigint PRIMARY KEY, note varchar(20)); INSERT INTO orders VALUES (1, 'a')");
-    let generation = place.target().begin(&place.job, 1).unwrap().generation;
+    let generation = place.target().begin(&place.job, 1, "shop").unwrap().generation;
     place.config.url = way(&stand_in.url(), Cut::Behind(b"cut here"));
     let mut lane = place.target().lane(&place.job, 0, generation, orders().find()).unwrap();
     place.execute("BEGIN; SELECT * FROM orders FOR UPDATE");

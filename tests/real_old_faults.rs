@@ -19,7 +19,7 @@ use rdkafka::message::Headers;
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 use tidegate::change::{Changes, NewChange, Op};
 use tidegate::config::Config;
-use tidegate::log::{OpenWriter, PartitionStart, Writer, ensure_topics, partition_of};
+use tidegate::log::{Layout, Librdkafka, OpenWriter, PartitionStart, Writer, partition_of};
 use tidegate::source::{Mark, Resume};
 
 /// Writes lines of the JSON source and keeps what they come to.
@@ -144,10 +144,15 @@ impl Feeder {
     fn new(job: &Job) -> Feeder {
         let config = Config::load(&job.file("tidegate.toml")).unwrap();
         let kafka = config.kafka().unwrap();
-        assert_eq!(ensure_topics(kafka).unwrap(), PARTITIONS);
+        assert_eq!(Librdkafka::new(kafka).ensure_topics().unwrap(), PARTITIONS);
         let writer = |partition: u32| {
             let starts = [(partition, PartitionStart { seq: 0, offset: 0 })].into();
-            OpenWriter::new(kafka, None).unwrap().begin(starts, Vec::new(), Duration::from_millis(50))
+            OpenWriter::new(&Librdkafka::new(kafka), &kafka.topic, None).unwrap().begin(
+                starts,
+                Layout { partitions: vec![(0, PARTITIONS)] },
+                Vec::new(),
+                Duration::from_millis(50),
+            )
         };
         Feeder { writers: (0..PARTITIONS).map(writer).collect(), ticket: 0, seq: 1 }
     }
@@ -257,7 +262,7 @@ fn rows_held_up_in_one_partition() {
 /// Whether publish has said where each partition stands.
 fn stated(job: &Job) -> bool {
     let config = tidegate::config::Config::load(&job.file("tidegate.toml")).unwrap();
-    tidegate::log::read_to_end(config.kafka().unwrap())
+    tidegate::log::read_to_end(&Librdkafka::new(config.kafka().unwrap()), &config.kafka().unwrap().topic)
         .is_ok_and(|said| said.iter().any(|meta| matches!(meta, tidegate::log::Meta::Statement(_))))
 }
 

@@ -17,11 +17,11 @@ use std::time::Duration;
 
 use landing::{Cut, Place, orders, url, way};
 use postgres::{Client, NoTls};
-use steps::{Net, step};
+use steps::{Net, reached, step};
 use tidegate::change::Op::{Delete, Insert, Update};
 use tidegate::config::PostgresConfig;
 use tidegate::target::postgres::PostgresTarget;
-use tidegate::target::{Progress, Target, TargetError};
+use tidegate::target::{Target, TargetError};
 
 #[test]
 fn steps_insert_update_and_delete_and_applying_them_again_changes_nothing() {
@@ -43,7 +43,7 @@ fn steps_insert_update_and_delete_and_applying_them_again_changes_nothing() {
         lane.apply(step).unwrap();
     }
     assert_eq!(place.query("SELECT * FROM orders ORDER BY id"), ["1|c", "3|NULL"]);
-    assert_eq!(place.recorded(), Some(Progress { epoch: 3, seq: 30 }));
+    assert_eq!(place.recorded(), Some(reached(3)));
 }
 
 #[test]
@@ -81,7 +81,7 @@ fn a_step_under_way_when_a_newer_run_begins_is_whole_or_not_at_all() {
         let (outcome, state) = thread::scope(|scope| {
             let applying = scope.spawn(|| older.apply(&step));
             thread::sleep(Duration::from_millis(pause_ms));
-            let state = place.target().begin(&place.job, 1).unwrap();
+            let state = place.target().begin(&place.job, 1, "shop").unwrap();
             (applying.join().unwrap(), state)
         });
         let there = place.query("SELECT count(*) FROM orders WHERE note = 'x'").join("");
@@ -113,7 +113,7 @@ fn a_generation_can_not_be_taken_while_a_step_of_an_older_one_may_still_commit()
         let applying = scope.spawn(move || older.apply(&step(1, &[(Update, "orders", "1", r#"{"id":1,"note":"b"}"#)])));
         let job = place.job.clone();
         thread::sleep(Duration::from_millis(300));
-        let beginning = scope.spawn(move || newer.begin(&job, 1));
+        let beginning = scope.spawn(move || newer.begin(&job, 1, "shop"));
         thread::sleep(Duration::from_millis(700));
         let generation = format!("SELECT generation FROM tidegate.generation WHERE job = '{}'", place.job);
         let meanwhile = place.query(&generation);
@@ -162,7 +162,7 @@ fn steps_whose_sessions_are_killed_are_applied_exactly_once() {
     assert!(killer.join().unwrap() > 0, "nothing was killed");
     assert_eq!(place.query("SELECT count(*), count(DISTINCT id) FROM written"), ["20000|20000"]);
     assert_eq!(place.query("SELECT count(*) FROM orders"), ["20000"]);
-    assert_eq!(place.recorded(), Some(Progress { epoch: 20, seq: 200 }));
+    assert_eq!(place.recorded(), Some(reached(20)));
 }
 
 #[test]
@@ -171,7 +171,7 @@ fn a_commit_whose_answer_is_lost_is_not_applied_again() {
     place.execute("CREATE TABLE orders (id bigint PRIMARY KEY, note text)");
     place.execute(COUNT_WRITES);
     let target = place.target();
-    let generation = target.begin(&place.job, 1).unwrap().generation;
+    let generation = target.begin(&place.job, 1, "shop").unwrap().generation;
     place.config.url = way(&url(), Cut::AtTheAnswerTo(b"COMMIT\0"));
     let mut lane = place.target().lane(&place.job, 0, generation, orders().find()).unwrap();
     lane.apply(&step(1, &[(Insert, "orders", "1", r#"{"id":1,"note":"a"}"#)])).unwrap();
@@ -184,7 +184,7 @@ fn a_commit_whose_answer_is_lost_is_not_applied_again() {
 fn a_server_that_can_not_be_used_is_told_apart() {
     let refuse = |url: &str| {
         let config = PostgresConfig { url: url.into(), ..Place::new().config.clone() };
-        PostgresTarget::new(&config).and_then(|target| target.begin("j", 1).map(drop)).unwrap_err().to_string()
+        PostgresTarget::new(&config).and_then(|target| target.begin("j", 1, "shop").map(drop)).unwrap_err().to_string()
     };
     let server: postgres::Config = url().parse().unwrap();
     let at = format!("127.0.0.1:{}", server.get_ports()[0]);
@@ -218,7 +218,7 @@ fn a_user_without_rights_is_told_which() {
     let mut place = Place::new();
     let role = format!("{}_poor", place.job);
     // begin as the owner first, so that only the rights on the tables are missing.
-    place.target().begin(&place.job, 1).unwrap();
+    place.target().begin(&place.job, 1, "shop").unwrap();
     place.execute(&format!("CREATE ROLE {role} LOGIN; GRANT USAGE ON SCHEMA tidegate TO {role}"));
     let server: postgres::Config = url().parse().unwrap();
     let owner = server.get_user().unwrap().to_string();
@@ -226,7 +226,7 @@ fn a_user_without_rights_is_told_which() {
         url: place.config.url.replace(&format!("{owner}@"), &format!("{role}@")),
         ..place.config.clone()
     };
-    let error = PostgresTarget::new(&config).unwrap().begin(&place.job, 1).unwrap_err().to_string();
+    let error = PostgresTarget::new(&config).unwrap().begin(&place.job, 1, "shop").unwrap_err().to_string();
     place.execute(&format!("DROP OWNED BY {role}; DROP ROLE {role}"));
     assert!(error.contains("permission denied") && error.contains("grant it"), "{error}");
 }

@@ -405,7 +405,7 @@ fn four_lanes_may_create_one_table_at_once() {
     for _ in 0..5 {
         let mut place = Place::new();
         place.config.schema = format!("{}_{{database}}", place.config.schema);
-        let generation = place.target().begin(&place.job, 4).unwrap().generation;
+        let generation = place.target().begin(&place.job, 4, "shop").unwrap().generation;
         let gate = std::sync::Barrier::new(4);
         thread::scope(|scope| {
             for lane in 0..4u32 {
@@ -430,17 +430,17 @@ fn four_lanes_may_create_one_table_at_once() {
 fn a_job_keeps_its_lanes_and_checkpoints_and_counts_its_runs() {
     let place = Place::new();
     let target = place.target();
-    let first = target.begin(&place.job, 2).unwrap();
+    let first = target.begin(&place.job, 2, "shop").unwrap();
     assert_eq!((first.generation, first.lanes.len(), first.checkpoint), (1, 0, None));
     let checkpoint = Checkpoint { epoch: 7, offsets: BTreeMap::from([(0, 1), (31, u64::MAX)]) };
     target.checkpoint(&place.job, 1, &checkpoint).unwrap();
-    let second = place.target().begin(&place.job, 2).unwrap();
+    let second = place.target().begin(&place.job, 2, "shop").unwrap();
     assert_eq!((second.generation, second.checkpoint), (2, Some(checkpoint.clone())));
     assert!(matches!(
         target.checkpoint(&place.job, 1, &checkpoint),
         Err(TargetError::Fenced { ours: 1, newer: 2, .. })
     ));
-    let error = target.begin(&place.job, 3).unwrap_err().to_string();
+    let error = target.begin(&place.job, 3, "shop").unwrap_err().to_string();
     assert!(error.contains("lanes = 2") && error.contains("lanes = 3"), "{error}");
 }
 
@@ -450,14 +450,14 @@ fn many_runs_that_begin_at_once_get_generations_of_their_own() {
     let job = &place.job;
     let targets: Vec<_> = (0..8).map(|_| place.target()).collect();
     let mut taken: Vec<u64> = thread::scope(|scope| {
-        let begin = |target: PostgresTarget| scope.spawn(move || target.begin(job, 2).unwrap().generation);
+        let begin = |target: PostgresTarget| scope.spawn(move || target.begin(job, 2, "shop").unwrap().generation);
         let runs: Vec<_> = targets.into_iter().map(begin).collect();
         runs.into_iter().map(|run| run.join().unwrap()).collect()
     });
     taken.sort_unstable();
     // A generation that is overtaken before it is noticed is nobody's.
     assert!(taken.is_sorted_by(|a, b| a < b), "{taken:?}");
-    assert_eq!(place.target().begin(job, 2).unwrap().generation, taken[7] + 1);
+    assert_eq!(place.target().begin(job, 2, "shop").unwrap().generation, taken[7] + 1);
 }
 
 #[test]
@@ -467,7 +467,7 @@ fn a_newer_run_stops_an_older_one_for_good() {
     place.job = format!("{}_{}", place.job, "long".repeat(9));
     let mut older = place.run(&orders());
     older.apply(&step(1, &[(Insert, "orders", "1", r#"{"id":1,"note":"a"}"#)])).unwrap();
-    assert_eq!(place.target().begin(&place.job, 1).unwrap().generation, 2);
+    assert_eq!(place.target().begin(&place.job, 1, "shop").unwrap().generation, 2);
     let sessions = format!(
         "SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE 'tidegate/{}%/1/%'",
         &place.job[..19]

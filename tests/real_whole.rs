@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 use mysql::prelude::Queryable;
 use place::{Found, Verified, env};
 use postgres::{Client, NoTls};
+use tidegate::log::Librdkafka;
 
 const STATEMENTS: u64 = 240_000;
 const CLIENTS: u64 = 4;
@@ -99,7 +100,8 @@ impl Job {
         self.start("publish");
         self.wait("publish to write its first statement", |job| {
             let config = tidegate::config::Config::load(&job.folder.path().join("tidegate.toml")).unwrap();
-            let said = tidegate::log::read_to_end(config.kafka().unwrap());
+            let said =
+                tidegate::log::read_to_end(&Librdkafka::new(config.kafka().unwrap()), &config.kafka().unwrap().topic);
             said.is_ok_and(|said| said.iter().any(|meta| matches!(meta, tidegate::log::Meta::Statement(_))))
         });
         self.start("land");

@@ -7,11 +7,11 @@ use std::path::Path;
 
 use proptest::prelude::*;
 use rusqlite::Connection;
-use steps::{Net, Schemas, schema, step};
+use steps::{Net, Schemas, reached, schema, step};
 use tidegate::change::Op::{Delete, Insert, Update};
 use tidegate::config::SqliteConfig;
 use tidegate::target::sqlite::SqliteTarget;
-use tidegate::target::{Checkpoint, Lane, Progress, Target, TargetError};
+use tidegate::target::{Checkpoint, Lane, Target, TargetError};
 
 struct Scratch {
     folder: tempfile::TempDir,
@@ -33,7 +33,7 @@ impl Scratch {
     /// A new run of job `j` with one lane.
     fn run(&self, schemas: &Schemas) -> Box<dyn Lane> {
         let target = self.target();
-        let generation = target.begin("j", 1).unwrap().generation;
+        let generation = target.begin("j", 1, "shop").unwrap().generation;
         target.lane("j", 0, generation, schemas.find()).unwrap()
     }
 
@@ -92,7 +92,7 @@ fn a_step_inserts_updates_and_deletes_and_applying_it_again_changes_nothing() {
     lane.apply(&first).unwrap();
     lane.apply(&second).unwrap();
     assert_eq!(scratch.query("SELECT * FROM orders ORDER BY id"), ["1|'c'", "3|NULL", "4|''"]);
-    assert_eq!(scratch.target().begin("j", 1).unwrap().lanes, BTreeMap::from([(0, Progress { epoch: 2, seq: 20 })]));
+    assert_eq!(scratch.target().begin("j", 1, "shop").unwrap().lanes, BTreeMap::from([(0, reached(2))]));
 }
 
 #[test]
@@ -103,7 +103,7 @@ fn a_step_that_fails_leaves_neither_rows_nor_progress() {
     let bad = step(2, &[(Delete, "orders", "1", r#"{"id":1}"#), (Insert, "orders", "2", r#"{"id":"x","note":"b"}"#)]);
     let error = lane.apply(&bad).unwrap_err().to_string();
     assert!(error.starts_with("table shop.orders, key 2: "), "{error}");
-    let state = scratch.target().begin("j", 1).unwrap();
+    let state = scratch.target().begin("j", 1, "shop").unwrap();
     assert_eq!(state.lanes[&0].epoch, 1);
     assert_eq!(scratch.query("SELECT * FROM orders"), ["1|'a'"]);
 }
@@ -112,10 +112,10 @@ fn a_step_that_fails_leaves_neither_rows_nor_progress() {
 fn a_newer_run_stops_an_older_one() {
     let scratch = Scratch::new();
     let (older, newer) = (scratch.target(), scratch.target());
-    let generation = older.begin("j", 1).unwrap().generation;
+    let generation = older.begin("j", 1, "shop").unwrap().generation;
     let mut lane = older.lane("j", 0, generation, orders().find()).unwrap();
     lane.apply(&step(1, &[(Insert, "orders", "1", r#"{"id":1,"note":"a"}"#)])).unwrap();
-    let next = newer.begin("j", 1).unwrap().generation;
+    let next = newer.begin("j", 1, "shop").unwrap().generation;
     assert_eq!(next, generation + 1);
     let fenced = |outcome: Result<(), TargetError>| match outcome {
         Err(TargetError::Fenced { ours, newer, .. }) => assert_eq!((ours, newer), (generation, next)),
@@ -126,19 +126,19 @@ fn a_newer_run_stops_an_older_one() {
     fenced(older.lane("j", 0, generation, orders().find()).map(drop));
     assert_eq!(scratch.query("SELECT * FROM orders"), ["1|'a'"]);
     // Another job is another matter.
-    assert_eq!(older.begin("k", 3).unwrap().generation, 1);
+    assert_eq!(older.begin("k", 3, "shop").unwrap().generation, 1);
 }
 
 #[test]
 fn a_job_keeps_its_number_of_lanes_and_its_checkpoint() {
     let scratch = Scratch::new();
     let target = scratch.target();
-    let generation = target.begin("j", 4).unwrap().generation;
+    let generation = target.begin("j", 4, "shop").unwrap().generation;
     let checkpoint = Checkpoint { epoch: 9, offsets: BTreeMap::from([(0, 17), (3, u64::MAX)]) };
     target.checkpoint("j", generation, &checkpoint).unwrap();
-    let error = scratch.target().begin("j", 5).unwrap_err().to_string();
+    let error = scratch.target().begin("j", 5, "shop").unwrap_err().to_string();
     assert!(error.contains("lanes = 4") && error.contains("lanes = 5"), "{error}");
-    assert_eq!(scratch.target().begin("j", 4).unwrap().checkpoint, Some(checkpoint));
+    assert_eq!(scratch.target().begin("j", 4, "shop").unwrap().checkpoint, Some(checkpoint));
 }
 
 #[test]
@@ -277,14 +277,14 @@ fn tables_that_can_not_be_landed_are_refused_by_name() {
 #[test]
 fn a_path_that_can_not_be_is_said_to_be_none() {
     let target = SqliteTarget::new(&SqliteConfig { path: "/nowhere/at/all.db".into() });
-    let error = target.begin("j", 1).unwrap_err().to_string();
+    let error = target.begin("j", 1, "shop").unwrap_err().to_string();
     assert!(error.contains("/nowhere/at/all.db"), "{error}");
 }
 
 #[test]
 fn lanes_of_two_processes_share_a_file() {
     let scratch = Scratch::new();
-    let generation = scratch.target().begin("j", 4).unwrap().generation;
+    let generation = scratch.target().begin("j", 4, "shop").unwrap().generation;
     std::thread::scope(|scope| {
         for lane in 0..4u32 {
             let target = scratch.target();
@@ -372,7 +372,7 @@ proptest! {
                 prop_assert_eq!(scratch.query(&format!("SELECT id, v FROM {table} ORDER BY id")), want);
             }
         }
-        let progress = scratch.target().begin("j", 1).unwrap().lanes.get(&0).map_or(0, |progress| progress.epoch);
+        let progress = scratch.target().begin("j", 1, "shop").unwrap().lanes.get(&0).map_or(0, |progress| progress.epoch);
         prop_assert_eq!(progress, history.len() as u64);
     }
 }

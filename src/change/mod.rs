@@ -120,6 +120,11 @@ impl Head {
         self.op = op as u32;
     }
 
+    /// The same place in the log and the same key's hash, and nothing that is done to it.
+    pub fn as_mark(&self) -> Head {
+        Head { op: Op::Mark as u32, database_len: 0, table_len: 0, key_len: 0, position_len: 0, before_len: 0, ..*self }
+    }
+
     /// What orders the changes of one key: the newer change has the higher version.
     #[inline]
     pub fn version(&self) -> (u64, u64, u32) {
@@ -143,6 +148,22 @@ impl Head {
 #[inline]
 pub fn epoch_of(time_ms: u64, length: Duration) -> u64 {
     time_ms / (length.as_millis() as u64).max(1)
+}
+
+/// A place in the order of a Kafka partition, and so a time of `land`'s dataflow: epoch first, then seq. Moments of one epoch
+/// tell how far it has been read, so that an epoch too large for memory can be let go in pieces.
+pub type Moment = u128;
+
+/// The moment of a seq in an epoch.
+#[inline]
+pub fn moment(epoch: u64, seq: u64) -> Moment {
+    u128::from(epoch) << 64 | u128::from(seq)
+}
+
+/// The epoch of a moment.
+#[inline]
+pub fn epoch_at(moment: Moment) -> u64 {
+    (moment >> 64) as u64
 }
 
 /// A batch of changes.

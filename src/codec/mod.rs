@@ -1,7 +1,7 @@
 //! Formats: from the bytes of others to rows, and from rows to bytes for others.
 
 pub mod binlog;
-mod charset;
+pub mod charset;
 pub mod dts;
 pub mod envelope;
 pub mod loose;

@@ -15,18 +15,14 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use rdkafka::Message;
-use rdkafka::consumer::BaseConsumer;
-use rdkafka::error::KafkaError;
 use rdkafka::message::Headers;
-use rdkafka::topic_partition_list::Offset;
 
 use super::LogError;
-use super::client::{assign, consumer_for, end_of, refusal};
+use super::kafka::{Consumer, Kafka, Polled, Record};
 use super::reader::{EpochReader, EpochStart, Fetched, Schemas};
-use crate::change::{BATCH_BYTES, Changes, SettlePolicy, Settler, Verdict, epoch_of};
+use crate::change::{BATCH_BYTES, Changes, Moment, SettlePolicy, Settler, Verdict, epoch_of, moment};
 use crate::codec::envelope::{ForeignDecoder, ForeignRecord};
-use crate::config::{EnvelopeKind, KafkaConfig, LandConfig};
+use crate::config::{EnvelopeKind, LandConfig};
 use crate::letter::{DeadLetter, DeadLetters, text_of};
 use crate::source::now_ms;
 
@@ -80,7 +76,14 @@ struct Partition {
 
 /// Reads the partitions of a topic that something else wrote.
 pub struct ForeignReader {
-    consumer: BaseConsumer,
+    kafka: Arc<dyn Kafka>,
+    consumer: Box<dyn Consumer>,
+    guess: Guess,
+    begun: Vec<EpochStart>,
+}
+
+/// What is known of the records read, and guessed from it.
+struct Guess {
     topic: String,
     settings: ForeignSettings,
     partitions: BTreeMap<u32, Partition>,
@@ -96,35 +99,33 @@ pub struct ForeignReader {
     wanted: u64,
     /// The newest epoch given to anything, plus one.
     newest: u64,
-    begun: Vec<EpochStart>,
     scratch: Changes,
 }
 
 impl ForeignReader {
-    /// A reader of `partitions`: each with the offset to begin at and the end that is there now. Every epoch before `first`
+    /// A reader of `partitions` of `topic`: each with the offset to begin at and the end that is there now. Every epoch before `first`
     /// was applied by an earlier run. Schemas go to `schemas`, as far as the envelope says them, and records that can't be
     /// used to `letters`.
     ///
     /// # Errors
-    /// Settings that librdkafka does not take.
+    /// Settings that the client does not take.
     pub fn new(
-        config: &KafkaConfig,
+        kafka: Arc<dyn Kafka>,
+        topic: &str,
         partitions: &BTreeMap<u32, (u64, u64)>,
         settings: ForeignSettings,
         first: u64,
         schemas: Arc<Schemas>,
         letters: DeadLetters,
     ) -> Result<ForeignReader, LogError> {
-        let consumer = consumer_for(config)?;
-        let starts = partitions.iter().map(|(number, (start, _))| (*number, Offset::Offset(*start as i64)));
-        assign(&consumer, &config.topic, starts)?;
+        let starts: Vec<_> = partitions.iter().map(|(number, (start, _))| (*number, Some(*start))).collect();
+        let consumer = kafka.consumer(topic, &starts)?;
         let mut settler = Settler::starting_at(settings.policy, first);
         partitions.keys().for_each(|number| settler.expect(*number, now_ms()));
         let begun =
             |(number, (start, _)): (&u32, &(u64, u64))| EpochStart { partition: *number, epoch: 0, offset: *start };
-        Ok(ForeignReader {
-            consumer,
-            topic: config.topic.clone(),
+        let guess = Guess {
+            topic: topic.to_string(),
             settings,
             partitions: partitions
                 .iter()
@@ -138,37 +139,39 @@ impl ForeignReader {
             replayed: (first > 0).then(Changes::default),
             wanted: 0,
             newest: 0,
-            begun: partitions.iter().map(begun).collect(),
             scratch: Changes::default(),
-        })
+        };
+        Ok(ForeignReader { kafka, consumer, guess, begun: partitions.iter().map(begun).collect() })
     }
+}
 
+impl Guess {
     fn at_end(&self) -> bool {
         self.partitions.values().all(|partition| partition.next >= partition.end)
     }
 
-    fn unusable(&self, message: &impl Message, reason: String) -> Result<(), LogError> {
+    fn unusable(&self, record: Record<'_>, reason: String) -> Result<(), LogError> {
         let letter = DeadLetter {
-            position: format!("{}/{}/{}", self.topic, message.partition(), message.offset()),
+            position: format!("{}/{}/{}", self.topic, record.partition, record.offset),
             reason,
-            key: text_of(message.key()),
-            value: text_of(message.payload()),
+            key: text_of(record.key),
+            value: text_of(record.value),
             ..DeadLetter::default()
         };
         self.letters.keep(&letter).map_err(LogError)
     }
 
     /// Gives the changes of one record their epochs.
-    fn take(&mut self, message: &impl Message, taken: &mut Taken) -> Result<(), LogError> {
-        let (number, offset) = (message.partition() as u32, message.offset() as u64);
-        let Some(value) = message.payload() else { return Ok(()) }; // a tombstone repeats a delete for compaction
+    fn take(&mut self, record: Record<'_>, taken: &mut Taken) -> Result<(), LogError> {
+        let Record { partition: number, offset, key, headers, .. } = record;
+        self.partitions.get_mut(&number).expect("only assigned partitions are read").next = offset + 1;
+        let Some(value) = record.value else { return Ok(()) }; // a tombstone repeats a delete for compaction
         self.scratch.clear();
-        let headers = message.headers();
         let header = |name: &str| headers?.iter().find(|header| header.key == name).and_then(|header| header.value);
-        let record = ForeignRecord { key: message.key(), value, header: &header };
+        let foreign = ForeignRecord { key, value, header: &header };
         let schemas = &self.schemas;
-        if let Err(reason) = self.decoder.decode(&record, &mut self.scratch, |schema| schemas.announce(schema)) {
-            return self.unusable(message, reason);
+        if let Err(reason) = self.decoder.decode(&foreign, &mut self.scratch, |schema| schemas.announce(schema)) {
+            return self.unusable(record, reason);
         }
         let now = now_ms();
         let newest = self.settler.newest(number);
@@ -178,7 +181,7 @@ impl ForeignReader {
             let reason = format!(
                 "it is {behind:?} older than what its partition had before, more than out_of_orderness and lateness allow: apply it by hand, or raise lateness in [land]"
             );
-            return self.unusable(message, reason);
+            return self.unusable(record, reason);
         }
         for part in 0..self.scratch.len() {
             let head = &mut self.scratch.heads_mut()[part];
@@ -218,56 +221,53 @@ impl EpochReader for ForeignReader {
     fn poll(&mut self, wait: Duration) -> Result<Fetched, LogError> {
         let mut taken = Taken { starts: std::mem::take(&mut self.begun), ..Taken::default() };
         let deadline = Instant::now() + wait;
+        let guess = &mut self.guess;
         let mut bytes = 0;
         while bytes < 4 * BATCH_BYTES {
             let patience = if bytes == 0 { deadline.saturating_duration_since(Instant::now()) } else { Duration::ZERO };
-            let message = match self.consumer.poll(patience) {
-                None => break,
-                Some(Ok(message)) => message.detach(),
+            let polled = self.consumer.poll(patience, &mut |record| {
+                bytes += record.value.map_or(0, <[u8]>::len) + 64;
+                guess.take(record, &mut taken)
+            })?;
+            match polled {
+                Polled::Record => {}
                 // Markers of transactions leave gaps: the last offsets may hold no record.
-                Some(Err(KafkaError::PartitionEOF(number))) => {
-                    if let Some(partition) = self.partitions.get_mut(&(number as u32)) {
+                Polled::End(number) => {
+                    if let Some(partition) = guess.partitions.get_mut(&number) {
                         partition.next = partition.next.max(partition.end);
                     }
-                    continue;
                 }
-                Some(Err(error)) => match refusal(&self.topic, &error) {
-                    Some(refusal) => return Err(refusal),
-                    None => continue,
-                },
-            };
-            bytes += message.payload().map_or(0, <[u8]>::len) + 64;
-            let number = message.partition() as u32;
-            self.take(&message, &mut taken)?;
-            let partition = self.partitions.get_mut(&number).expect("only assigned partitions are read");
-            partition.next = message.offset() as u64 + 1;
+                Polled::Nothing => break,
+            }
         }
-        if self.at_end()
-            && let Some(replayed) = self.replayed.take().filter(|replayed| !replayed.is_empty())
+        if guess.at_end()
+            && let Some(replayed) = guess.replayed.take().filter(|replayed| !replayed.is_empty())
         {
-            let epoch = self.settler.take(now_ms());
-            (self.wanted, self.newest) = (self.wanted.max(epoch + 1), self.newest.max(epoch + 1));
+            let epoch = guess.settler.take(now_ms());
+            (guess.wanted, guess.newest) = (guess.wanted.max(epoch + 1), guess.newest.max(epoch + 1));
             let batch = taken.batches.entry(epoch).or_default();
             replayed.iter().for_each(|(head, payload)| batch.push(*head, payload));
         }
-        let complete = self.settings.until_caught_up && self.at_end();
-        let epoch = if complete { self.settler.complete() } else { self.settler.epoch(now_ms()) };
+        let complete = guess.settings.until_caught_up && guess.at_end();
+        let epoch = if complete { guess.settler.complete() } else { guess.settler.epoch(now_ms()) };
         Ok(Fetched {
-            batches: taken.batches.into_iter().collect(),
+            batches: taken.batches.into_iter().map(|(epoch, batch)| (moment(epoch, 0), batch)).collect(),
             starts: taken.starts,
-            frontier: (!self.partitions.is_empty()).then_some(epoch),
+            frontier: (!guess.partitions.is_empty()).then_some(moment(epoch, 0)),
+            settled: None,
         })
     }
 
     fn aim_at_end(&mut self) -> Result<(), LogError> {
-        for (number, partition) in &mut self.partitions {
-            partition.end = end_of(&self.consumer, &self.topic, *number)?;
+        let ends = self.kafka.ends(&self.guess.topic)?;
+        for (number, partition) in &mut self.guess.partitions {
+            partition.end = ends[*number as usize].1;
         }
-        self.wanted = self.newest;
+        self.guess.wanted = self.guess.newest;
         Ok(())
     }
 
-    fn caught_up(&self) -> Option<u64> {
-        (self.at_end() && self.replayed.is_none()).then_some(self.wanted)
+    fn caught_up(&self) -> Option<Moment> {
+        (self.guess.at_end() && self.guess.replayed.is_none()).then_some(moment(self.guess.wanted, 0))
     }
 }

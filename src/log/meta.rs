@@ -1,9 +1,16 @@
 //! The companion topic: statements and schemas, keyed so that compaction keeps the newest of each.
 
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
 
+use super::LogError;
+use super::kafka::{Kafka, Polled};
 use crate::change::{TableName, TableSchema};
 use crate::source::Resume;
+
+/// How long a companion topic may take to answer.
+const PATIENCE: Duration = Duration::from_secs(15);
 
 /// The name of a topic's companion.
 pub fn meta_topic(topic: &str) -> String {
@@ -24,8 +31,8 @@ pub struct Statement {
     pub offset: u64,
     /// From where the source has to be read again to get everything from `seq` on.
     pub resume: Resume,
-    /// Whether the publisher stopped here in good order: until it starts again nothing comes, so that a consumer may
-    /// take the time as complete.
+    /// Whether the publisher stopped here in good order, between two transactions: until it starts again nothing comes, so
+    /// that a consumer need not wait for what would close the epoch.
     #[serde(default, rename = "final", skip_serializing_if = "std::ops::Not::not")]
     pub last: bool,
 }
@@ -42,6 +49,24 @@ pub struct Run {
     /// The patterns of the tables that it takes from the source.
     #[serde(default)]
     pub tables: Vec<String>,
+    /// The id of the topic's first run: tells the topic from another one of its name.
+    #[serde(default)]
+    pub origin: String,
+}
+
+/// How many partitions a topic has had, and from which seq on: a key's partition depends on it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Layout {
+    /// Seqs from which on there were so many partitions, both growing.
+    pub partitions: Vec<(u64, u32)>,
+}
+
+impl Layout {
+    /// The number of partitions that a seq's key was dealt among.
+    pub fn at(&self, seq: u64) -> u32 {
+        let since = self.partitions.iter().rev().find(|(since, _)| *since <= seq);
+        since.expect("a layout begins with seq 0").1
+    }
 }
 
 /// A record of the companion topic.
@@ -53,6 +78,8 @@ pub enum Meta {
     Statement(Statement),
     /// What a table looks like from a seq on.
     Schema(TableSchema),
+    /// How many partitions there are; until there is one, as many as are stated.
+    Layout(Layout),
 }
 
 /// What compaction keeps one record of.
@@ -65,6 +92,8 @@ pub enum MetaKey {
     Statement(u32),
     /// The schema of a table.
     Schema(TableName),
+    /// The layout.
+    Layout,
 }
 
 impl Meta {
@@ -74,6 +103,7 @@ impl Meta {
             Meta::Run(run) => (MetaKey::Run, serde_json::to_vec(run)),
             Meta::Statement(statement) => (MetaKey::Statement(statement.partition), serde_json::to_vec(statement)),
             Meta::Schema(schema) => (MetaKey::Schema(schema.name.clone()), serde_json::to_vec(schema)),
+            Meta::Layout(layout) => (MetaKey::Layout, serde_json::to_vec(layout)),
         };
         (serde_json::to_vec(&key).expect("keys are plain data"), value.expect("values are plain data"))
     }
@@ -90,8 +120,43 @@ impl Meta {
             MetaKey::Run => serde_json::from_slice(value).map(Meta::Run),
             MetaKey::Statement(_) => serde_json::from_slice(value).map(Meta::Statement),
             MetaKey::Schema(_) => serde_json::from_slice(value).map(Meta::Schema),
+            MetaKey::Layout => serde_json::from_slice(value).map(Meta::Layout),
         };
         meta.map_err(|e| format!("'{}' is no value of a companion topic ({e}): is this topic another's?", text(value)))
+    }
+}
+
+/// Everything that the companion of `topic` holds now, oldest first.
+///
+/// # Errors
+/// The cluster does not answer, or a record is none of a companion topic's.
+pub fn read_to_end(kafka: &dyn Kafka, topic: &str) -> Result<Vec<Meta>, LogError> {
+    let topic = meta_topic(topic);
+    let ends = kafka.ends(&topic)?;
+    let [(low, high)] = ends[..] else {
+        return Err(LogError(format!("topic {topic} has {} partitions, a companion topic has one", ends.len())));
+    };
+    let mut metas = Vec::new();
+    if low == high {
+        return Ok(metas);
+    }
+    let mut consumer = kafka.consumer(&topic, &[(0, None)])?;
+    loop {
+        let mut next = 0;
+        let polled = consumer.poll(PATIENCE, &mut |record| {
+            let meta = Meta::from_record(record.key.unwrap_or_default(), record.value.unwrap_or_default())
+                .map_err(|e| LogError(format!("{topic}/0/{}: {e}", record.offset)))?;
+            metas.push(meta);
+            next = record.offset + 1;
+            Ok(())
+        })?;
+        match polled {
+            // A publisher at work goes on writing: its end of partition may never come.
+            Polled::Record if next < high => {}
+            // Transaction markers leave gaps, so that the last offset may hold no record.
+            Polled::Record | Polled::End(_) => return Ok(metas),
+            Polled::Nothing => return Err(LogError(format!("{topic}/0: no answer for {} s", PATIENCE.as_secs()))),
+        }
     }
 }
 
@@ -117,8 +182,10 @@ mod tests {
             since_seq: 9,
             partial: false,
         });
-        let run = Meta::Run(Run { id: "a".into(), writers: 2, ids: 4, tables: vec!["shop.*".into()] });
-        for meta in [statement, schema, run] {
+        let run =
+            Meta::Run(Run { id: "a".into(), writers: 2, ids: 4, tables: vec!["shop.*".into()], origin: "o".into() });
+        let layout = Meta::Layout(Layout { partitions: vec![(0, 4), (77, 6)] });
+        for meta in [statement, schema, run, layout] {
             let (key, value) = meta.to_record();
             assert_eq!(Meta::from_record(&key, &value).unwrap(), meta);
         }

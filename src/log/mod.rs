@@ -7,24 +7,28 @@
 //! tables' *schemas*. Records and the statements about them are committed in one transaction, so that a consumer of committed
 //! records sees each change once, whatever became of the publisher on the way ([`begin_run`] fences the one before).
 
-mod client;
 mod foreign;
+mod kafka;
+mod librdkafka;
 mod meta;
 mod offsets;
 mod partitioner;
 mod reader;
 mod record;
 mod run;
+mod tail;
 mod writer;
 
-pub use client::{ensure_topics, kafka_config, partition_ends, partitions_of, read_to_end};
 pub use foreign::{ForeignReader, ForeignSettings};
-pub use meta::{Meta, MetaKey, Run, Statement, meta_topic};
+pub use kafka::{Consumer, Delivered, Kafka, NewRecord, Polled, Producer, Record};
+pub use librdkafka::{Librdkafka, kafka_config};
+pub use meta::{Layout, Meta, MetaKey, Run, Statement, meta_topic, read_to_end};
 pub use offsets::EpochOffsets;
 pub use partitioner::{murmur2, partition_of};
-pub use reader::{EpochReader, EpochStart, Fetched, Reader, Schemas};
+pub use reader::{EpochReader, EpochStart, Fetched, Reader, ReaderSettings, Schemas};
 pub use record::{RecordError, headers_of, parse_record};
-pub use run::{begin_run, fence_left_over, refuse_replaced, transactional_id};
+pub use run::{REPLACED, begin_run, fence_left_over, origin_of, refuse_replaced, transactional_id};
+pub use tail::times_from;
 pub use writer::{OpenWriter, PartitionStart, Writer};
 
 /// What goes wrong at Kafka: one sentence that names topic, partition and offset and says what to do.

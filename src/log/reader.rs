@@ -8,18 +8,13 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
-use rdkafka::Message;
-use rdkafka::consumer::BaseConsumer;
-use rdkafka::error::KafkaError;
-use rdkafka::topic_partition_list::Offset;
 use serde::{Deserialize, Serialize};
 
 use super::LogError;
-use super::client::{assign, consumer_for, end_of, refusal};
+use super::kafka::{Consumer, Kafka, Polled, Record};
 use super::meta::{Meta, Statement, meta_topic};
 use super::record::parse_record;
-use crate::change::{BATCH_BYTES, Changes, TableName, TableSchema, epoch_of};
-use crate::config::KafkaConfig;
+use crate::change::{BATCH_BYTES, Changes, Moment, TableName, TableSchema, epoch_of, moment};
 use crate::letter::{DeadLetter, DeadLetters, text_of};
 
 /// The tables' schemas as the companion topic announces them, for whoever has to wait for one.
@@ -59,12 +54,14 @@ pub struct EpochStart {
 /// What one poll brought.
 #[derive(Debug, Default)]
 pub struct Fetched {
-    /// Changes by epoch; those of one partition in seq order.
-    pub batches: Vec<(u64, Changes)>,
+    /// Changes, each batch at a moment of its epoch; those of one partition in seq order.
+    pub batches: Vec<(Moment, Changes)>,
     /// Where epochs begin.
     pub starts: Vec<EpochStart>,
-    /// No later poll brings an epoch below this; `None`: this reader has no partition.
-    pub frontier: Option<u64>,
+    /// No later poll brings a moment below this; `None`: this reader has no partition.
+    pub frontier: Option<Moment>,
+    /// What is below this moment may be applied though its epoch is open: for now nothing comes that would close it.
+    pub settled: Option<Moment>,
 }
 
 /// Reads some partitions of a topic as changes by epoch.
@@ -91,9 +88,9 @@ pub trait EpochReader: Send {
     /// The cluster does not answer.
     fn aim_at_end(&mut self) -> Result<(), LogError>;
 
-    /// Once everything that was there at the start has been read: the first epoch that does not have to be durable for
+    /// Once everything that was there at the start has been read: the moment below which everything has to be durable for
     /// all of it to be durable.
-    fn caught_up(&self) -> Option<u64>;
+    fn caught_up(&self) -> Option<Moment>;
 }
 
 #[derive(Debug)]
@@ -103,76 +100,137 @@ struct Partition {
     /// The end that was there at the start.
     end: u64,
     seq: u64,
-    /// The first epoch that may still come.
+    /// Everything up to this seq comes as one epoch, the first.
+    together: u64,
+    /// The first epoch that may still come, and the first seq in it.
     epoch: u64,
-    /// The newest epoch read of what is aimed at, plus one.
-    wanted: u64,
-    /// The epoch of the newest record read, plus one.
-    newest: u64,
+    from: u64,
+    /// Behind the newest record read of what is aimed at.
+    wanted: Moment,
+    /// Behind the newest record read.
+    newest: Moment,
     statements: VecDeque<Statement>,
     batch: Changes,
+    /// What has been handed over beyond the reader's frontier: moments and bytes, oldest first, and all their bytes.
+    ahead: VecDeque<(Moment, usize)>,
+    ahead_bytes: usize,
+    held: bool,
+}
+
+impl Partition {
+    /// No later record of it has a moment below this.
+    fn frontier(&self) -> Moment {
+        moment(self.epoch, self.from)
+    }
+
+    /// Moves its batch into `batches`, in the epoch that it is in; `keep_last`: all but the last change, which belongs to
+    /// the next.
+    fn cut(&mut self, batches: &mut Vec<(Moment, Changes)>, keep_last: bool) {
+        let mut batch = std::mem::take(&mut self.batch);
+        if keep_last {
+            let (head, payload) = batch.get(batch.len() - 1);
+            self.batch.push(*head, payload);
+            batch.pop();
+        }
+        if !batch.is_empty() {
+            let first = batch.head(0).seq;
+            let at = moment(self.epoch, if first > self.together { first } else { 0 });
+            let bytes = batch.payload_bytes();
+            self.ahead.push_back((at, bytes));
+            self.ahead_bytes += bytes;
+            batches.push((at, batch));
+        }
+    }
+
+    /// Forgets what the reader's frontier has passed. Says whether the partition is to be held back, or let go, from now on.
+    fn keep_pace(&mut self, frontier: Moment, lead_bytes: usize) -> Option<bool> {
+        while let Some((_, bytes)) = self.ahead.pop_front_if(|(at, _)| *at < frontier) {
+            self.ahead_bytes -= bytes;
+        }
+        let held = match self.held {
+            false => self.ahead_bytes > lead_bytes && self.frontier() > frontier,
+            true => self.ahead_bytes > lead_bytes / 2,
+        };
+        (held != std::mem::replace(&mut self.held, held)).then_some(held)
+    }
+}
+
+/// How a topic is read.
+#[derive(Clone, Debug)]
+pub struct ReaderSettings {
+    /// The length of an epoch.
+    pub epoch: Duration,
+    /// How many bytes a partition may be ahead of the slowest.
+    pub lead_bytes: usize,
+    /// How many partitions the topic has.
+    pub of: u32,
+    /// Everything up to this seq comes as one epoch, the first, and at one moment, so that it is applied in one step: a target
+    /// without transactions may have half of it, and going there again by smaller steps would write rows back.
+    pub together: u64,
 }
 
 /// Reads some partitions of a topic, and all of its companion.
 pub struct Reader {
-    consumer: BaseConsumer,
-    /// Of the companion topic; a consumer of its own, because the end of a partition is told without its topic.
-    meta: BaseConsumer,
+    kafka: Arc<dyn Kafka>,
+    consumer: Box<dyn Consumer>,
+    /// Of the companion topic.
+    meta: Box<dyn Consumer>,
     topic: String,
-    meta_topic: String,
     epoch: Duration,
+    lead_bytes: usize,
+    of: u32,
     partitions: BTreeMap<u32, Partition>,
     schemas: Arc<Schemas>,
-    /// Everything up to this seq comes as one epoch, the first.
-    together: u64,
     /// Where each partition was begun, until it has been told.
     begun: Vec<EpochStart>,
     letters: DeadLetters,
 }
 
 impl Reader {
-    /// A reader of `partitions`: each with the offset to begin at and the end that is there now. `epoch` is the length of
-    /// an epoch. Everything up to seq `together` comes as one epoch, so that it is applied in one step: a target without
-    /// transactions may have half of it, and going there again by smaller steps would write rows back. Schemas go to
+    /// A reader of `partitions` of `topic`: each with the offset to begin at and the end that is there now. Schemas go to
     /// `schemas`, records that can't be used to `letters`.
     ///
     /// # Errors
-    /// Settings that librdkafka does not take.
+    /// Settings that the client does not take.
     pub fn new(
-        config: &KafkaConfig,
+        kafka: Arc<dyn Kafka>,
+        topic: &str,
         partitions: &BTreeMap<u32, (u64, u64)>,
-        epoch: Duration,
-        together: u64,
+        settings: &ReaderSettings,
         schemas: Arc<Schemas>,
         letters: DeadLetters,
     ) -> Result<Reader, LogError> {
-        let (consumer, meta) = (consumer_for(config)?, consumer_for(config)?);
-        let meta_topic = meta_topic(&config.topic);
-        let starts = partitions.iter().map(|(partition, (start, _))| (*partition, Offset::Offset(*start as i64)));
-        assign(&consumer, &config.topic, starts)?;
-        assign(&meta, &meta_topic, [(0, Offset::Beginning)].into_iter())?;
+        let starts: Vec<_> = partitions.iter().map(|(partition, (start, _))| (*partition, Some(*start))).collect();
+        let consumer = kafka.consumer(topic, &starts)?;
+        let meta = kafka.consumer(&meta_topic(topic), &[(0, None)])?;
         let partition = |(number, (start, end)): (&u32, &(u64, u64))| {
             let state = Partition {
                 next: *start,
                 end: *end,
                 seq: 0,
+                together: settings.together,
                 epoch: 0,
+                from: 0,
                 wanted: 0,
                 newest: 0,
                 statements: VecDeque::new(),
                 batch: Changes::default(),
+                ahead: VecDeque::new(),
+                ahead_bytes: 0,
+                held: false,
             };
             (*number, state)
         };
         Ok(Reader {
+            kafka,
             consumer,
             meta,
-            topic: config.topic.clone(),
-            meta_topic,
-            epoch,
+            topic: topic.to_string(),
+            epoch: settings.epoch,
+            lead_bytes: settings.lead_bytes,
+            of: settings.of,
             partitions: partitions.iter().map(partition).collect(),
             schemas,
-            together,
             begun: partitions
                 .iter()
                 .map(|(p, (start, _))| EpochStart { partition: *p, epoch: 0, offset: *start })
@@ -183,31 +241,101 @@ impl Reader {
 
     /// Takes what the companion topic has.
     fn take_metas(&mut self) -> Result<(), LogError> {
-        while let Some(message) = self.meta.poll(Duration::ZERO) {
-            let message = match message {
-                Ok(message) => message,
-                Err(error) => match refusal(&self.meta_topic, &error) {
-                    Some(refusal) => return Err(refusal),
-                    None => continue,
-                },
-            };
-            let meta = Meta::from_record(message.key().unwrap_or_default(), message.payload().unwrap_or_default())
-                .map_err(|e| LogError(format!("{}/0/{}: {e}", self.meta_topic, message.offset())))?;
-            self.take(meta);
-        }
-        Ok(())
-    }
-
-    fn take(&mut self, meta: Meta) {
-        match meta {
-            Meta::Run(_) => {}
-            Meta::Schema(schema) => self.schemas.announce(schema),
-            Meta::Statement(statement) => {
-                if let Some(partition) = self.partitions.get_mut(&statement.partition) {
-                    partition.statements.push_back(statement);
+        let Reader { meta, schemas, partitions, topic, of, .. } = self;
+        let mut take = |record: Record<'_>| {
+            let meta = Meta::from_record(record.key.unwrap_or_default(), record.value.unwrap_or_default())
+                .map_err(|e| LogError(format!("{}/0/{}: {e}", meta_topic(topic), record.offset)))?;
+            match meta {
+                Meta::Run(_) | Meta::Layout(_) => {}
+                Meta::Schema(schema) => schemas.announce(schema),
+                Meta::Statement(statement) => {
+                    let number = statement.partition;
+                    if let Some(partition) = partitions.get_mut(&number) {
+                        partition.statements.push_back(statement);
+                    } else if number >= *of {
+                        return Err(grown(topic, number + 1, *of));
+                    }
                 }
             }
+            Ok(())
+        };
+        while meta.poll(Duration::ZERO, &mut take)? != Polled::Nothing {}
+        Ok(())
+    }
+}
+
+/// Of a topic that has got more partitions nothing may be applied by who does not read them: a key may have moved.
+fn grown(topic: &str, partitions: u32, of: u32) -> LogError {
+    LogError(format!(
+        "topic {topic} has {partitions} partitions now, and had {of} when this land began: start it again, it goes on where it \
+         was, with all of them"
+    ))
+}
+
+/// Takes records of a topic's partitions into the batches of these.
+struct Taking<'a> {
+    topic: &'a str,
+    of: u32,
+    epoch: Duration,
+    letters: &'a DeadLetters,
+    partitions: &'a mut BTreeMap<u32, Partition>,
+    fetched: &'a mut Fetched,
+    bytes: usize,
+}
+
+impl Taking<'_> {
+    fn take(&mut self, record: Record<'_>) -> Result<(), LogError> {
+        self.bytes += record.value.map_or(0, <[u8]>::len) + 64;
+        let (number, offset) = (record.partition, record.offset);
+        let partition = self.partitions.get_mut(&number).expect("only assigned partitions are read");
+        if offset < partition.next {
+            return Ok(());
         }
+        partition.next = offset + 1;
+        let batch = &mut partition.batch;
+        let parsed = parse_record(record.headers, record.key, record.value, number, offset, batch);
+        if let Ok(Some(partitions)) = parsed
+            && partitions > self.of
+        {
+            return Err(grown(self.topic, partitions, self.of));
+        }
+        if let Err(reason) = parsed {
+            let letter = DeadLetter {
+                position: format!("{}/{number}/{offset}", self.topic),
+                reason: reason.to_string(),
+                key: text_of(record.key),
+                value: text_of(record.value),
+                ..DeadLetter::default()
+            };
+            return self.letters.keep(&letter).map_err(LogError);
+        }
+        let head = *batch.head(batch.len() - 1);
+        if head.seq <= partition.seq {
+            // Its writer repeated it after a restart.
+            batch.pop();
+            return Ok(());
+        }
+        partition.seq = head.seq;
+        let epoch = match head.seq <= partition.together {
+            true => partition.epoch,
+            false => epoch_of(head.time, self.epoch).max(partition.epoch),
+        };
+        partition.newest = moment(epoch, head.seq + 1);
+        if offset < partition.end {
+            partition.wanted = partition.newest;
+        }
+        if epoch > partition.epoch {
+            partition.cut(&mut self.fetched.batches, true);
+            partition.epoch = epoch;
+            self.fetched.starts.push(EpochStart { partition: number, epoch, offset });
+        } else if batch.payload_bytes() >= BATCH_BYTES {
+            partition.cut(&mut self.fetched.batches, false);
+        }
+        // What comes together has one moment, so that nothing can let it go in pieces.
+        if head.seq > partition.together {
+            partition.from = head.seq + 1;
+        }
+        Ok(())
     }
 }
 
@@ -215,87 +343,61 @@ impl EpochReader for Reader {
     fn poll(&mut self, wait: Duration) -> Result<Fetched, LogError> {
         let mut fetched = Fetched { starts: std::mem::take(&mut self.begun), ..Fetched::default() };
         let deadline = Instant::now() + wait;
-        let mut bytes = 0;
-        while bytes < 4 * BATCH_BYTES {
-            let patience = if bytes == 0 { deadline.saturating_duration_since(Instant::now()) } else { Duration::ZERO };
-            let Some(message) = self.consumer.poll(patience) else { break };
-            let message = match message {
-                Ok(message) => message,
+        let mut taking = Taking {
+            topic: &self.topic,
+            of: self.of,
+            epoch: self.epoch,
+            letters: &self.letters,
+            partitions: &mut self.partitions,
+            fetched: &mut fetched,
+            bytes: 0,
+        };
+        while taking.bytes < 4 * BATCH_BYTES {
+            let patience = match taking.bytes {
+                0 => deadline.saturating_duration_since(Instant::now()),
+                _ => Duration::ZERO,
+            };
+            match self.consumer.poll(patience, &mut |record| taking.take(record))? {
+                Polled::Record => {}
                 // Markers of transactions leave gaps: the last offsets may hold no record.
-                Err(KafkaError::PartitionEOF(number)) => {
-                    if let Some(partition) = self.partitions.get_mut(&(number as u32)) {
+                Polled::End(number) => {
+                    if let Some(partition) = taking.partitions.get_mut(&number) {
                         partition.next = partition.next.max(partition.end);
                     }
-                    continue;
                 }
-                Err(error) => match refusal(&self.topic, &error) {
-                    Some(refusal) => return Err(refusal),
-                    None => continue,
-                },
-            };
-            bytes += message.payload_len() + 64;
-            let offset = message.offset() as u64;
-            let number = message.partition() as u32;
-            let partition = self.partitions.get_mut(&number).expect("only assigned partitions are read");
-            if offset < partition.next {
-                continue;
-            }
-            partition.next = offset + 1;
-            let parsed =
-                parse_record(message.headers(), message.key(), message.payload(), number, offset, &mut partition.batch);
-            if let Err(reason) = parsed {
-                let letter = DeadLetter {
-                    position: format!("{}/{number}/{offset}", self.topic),
-                    reason: reason.to_string(),
-                    key: text_of(message.key()),
-                    value: text_of(message.payload()),
-                    ..DeadLetter::default()
-                };
-                self.letters.keep(&letter).map_err(LogError)?;
-                continue;
-            }
-            let batch = &mut partition.batch;
-            let head = *batch.head(batch.len() - 1);
-            if head.seq <= partition.seq {
-                // Its writer repeated it after a restart.
-                batch.pop();
-                continue;
-            }
-            partition.seq = head.seq;
-            // A publisher that had stopped in good order may begin again inside an epoch that was taken as complete;
-            // what comes then belongs to the next.
-            let epoch = match head.seq <= self.together {
-                true => partition.epoch,
-                false => epoch_of(head.time, self.epoch).max(partition.epoch),
-            };
-            partition.newest = epoch + 1;
-            if offset < partition.end {
-                partition.wanted = epoch + 1;
-            }
-            if epoch > partition.epoch {
-                cut(partition, &mut fetched.batches, true);
-                partition.epoch = epoch;
-                fetched.starts.push(EpochStart { partition: number, epoch, offset });
-            } else if batch.payload_bytes() >= BATCH_BYTES {
-                cut(partition, &mut fetched.batches, false);
+                Polled::Nothing => break,
             }
         }
         self.take_metas()?;
         for (number, partition) in &mut self.partitions {
-            cut(partition, &mut fetched.batches, false);
+            partition.cut(&mut fetched.batches, false);
             while let Some(statement) = partition.statements.front()
                 && statement.offset <= partition.next
             {
-                let epoch = epoch_of(statement.time, self.epoch) + u64::from(statement.last);
-                let behind = statement.seq <= self.together; // what must not be cut may still come
+                let epoch = epoch_of(statement.time, self.epoch);
+                let behind = statement.seq <= partition.together; // what must not be cut may still come
+                let (from, last) = (statement.seq, statement.last);
                 partition.statements.pop_front();
-                if epoch > partition.epoch && !behind {
+                if behind {
+                    continue;
+                }
+                partition.from = partition.from.max(from);
+                if epoch > partition.epoch {
                     partition.epoch = epoch;
                     fetched.starts.push(EpochStart { partition: *number, epoch, offset: partition.next });
                 }
+                if last {
+                    fetched.settled = fetched.settled.max(Some(partition.frontier()));
+                }
             }
         }
-        fetched.frontier = self.partitions.values().map(|partition| partition.epoch).min();
+        fetched.frontier = self.partitions.values().map(Partition::frontier).min();
+        // What is ahead of the slowest partition can't be applied: it would only fill memory.
+        for (number, partition) in &mut self.partitions {
+            if let Some(held) = partition.keep_pace(fetched.frontier.expect("there is a partition"), self.lead_bytes) {
+                self.consumer.hold(*number, held)?;
+            }
+        }
         Ok(fetched)
     }
 
@@ -304,29 +406,16 @@ impl EpochReader for Reader {
     }
 
     fn aim_at_end(&mut self) -> Result<(), LogError> {
+        let ends = self.kafka.ends(&self.topic)?;
         for (number, partition) in &mut self.partitions {
-            partition.end = end_of(&self.consumer, &self.topic, *number)?;
+            partition.end = ends[*number as usize].1;
             partition.wanted = partition.newest;
         }
         Ok(())
     }
 
-    fn caught_up(&self) -> Option<u64> {
+    fn caught_up(&self) -> Option<Moment> {
         let read = self.partitions.values().all(|partition| partition.next >= partition.end);
         read.then(|| self.partitions.values().map(|partition| partition.wanted).max().unwrap_or(0))
-    }
-}
-
-/// Moves a partition's batch into `batches`, at the partition's epoch; `keep_last`: all but its last change, which
-/// belongs to the next.
-fn cut(partition: &mut Partition, batches: &mut Vec<(u64, Changes)>, keep_last: bool) {
-    let mut batch = std::mem::take(&mut partition.batch);
-    if keep_last {
-        let (head, payload) = batch.get(batch.len() - 1);
-        partition.batch.push(*head, payload);
-        batch.pop();
-    }
-    if !batch.is_empty() {
-        batches.push((partition.epoch, batch));
     }
 }

@@ -11,20 +11,26 @@ const TIMESTAMP: &str = "timestamp";
 const SEQ: &str = "tidegate.seq";
 const TIME: &str = "tidegate.time";
 const POSITION: &str = "tidegate.position";
+const PARTITIONS: &str = "tidegate.partitions";
 
-/// The headers of a change. Numbers are decimal text.
-pub fn headers_of(change: &Change) -> OwnedHeaders {
+/// The headers of a change. Numbers are decimal text. `grown` is said of a topic that has got more partitions: how many it
+/// has now, so that who reads it and does not know of them learns it before anything that depends on it.
+pub fn headers_of(change: &Change, grown: Option<u32>) -> OwnedHeaders {
     let mut digits = [[0; 20]; 2];
     let [seq_digits, time_digits] = &mut digits;
     let (seq, time) = (decimal(change.head.seq, seq_digits), decimal(change.head.time, time_digits));
-    OwnedHeaders::new_with_capacity(7)
+    let headers = OwnedHeaders::new_with_capacity(8)
         .insert(Header { key: TYPE, value: Some(change.op().name()) })
         .insert(Header { key: DATABASE, value: Some(change.database()) })
         .insert(Header { key: TABLE, value: Some(change.table()) })
         .insert(Header { key: TIMESTAMP, value: Some(time) })
         .insert(Header { key: SEQ, value: Some(seq) })
         .insert(Header { key: TIME, value: Some(time) })
-        .insert(Header { key: POSITION, value: Some(change.position()) })
+        .insert(Header { key: POSITION, value: Some(change.position()) });
+    match grown {
+        None => headers,
+        Some(partitions) => headers.insert(Header { key: PARTITIONS, value: Some(&partitions.to_string()) }),
+    }
 }
 
 /// The decimal digits of a number, without an allocation.
@@ -54,7 +60,7 @@ pub enum RecordError {
     NoValue,
 }
 
-/// Appends the change that a data record holds.
+/// Appends the change that a data record holds. Returns how many partitions its topic has, where it says so.
 ///
 /// # Errors
 /// [`RecordError`]; nothing is appended then.
@@ -65,9 +71,9 @@ pub fn parse_record<'a, H: Headers>(
     partition: u32,
     offset: u64,
     out: &mut Changes,
-) -> Result<(), RecordError> {
+) -> Result<Option<u32>, RecordError> {
     let headers = headers.ok_or(RecordError::Missing(TYPE))?;
-    let mut found: [Option<&'a [u8]>; 6] = [None; 6];
+    let mut found: [Option<&'a [u8]>; 7] = [None; 7];
     for header in headers.iter() {
         let place = match header.key {
             TYPE => 0,
@@ -76,11 +82,12 @@ pub fn parse_record<'a, H: Headers>(
             SEQ => 3,
             TIME => 4,
             POSITION => 5,
+            PARTITIONS => 6,
             _ => continue,
         };
         found[place] = header.value;
     }
-    let [op, database, table, seq, time, position] = found;
+    let [op, database, table, seq, time, position, partitions] = found;
     let utf8 = |name: &'static str, value: Option<&'a [u8]>| -> Result<&'a str, RecordError> {
         let bytes = value.ok_or(RecordError::Missing(name))?;
         std::str::from_utf8(bytes).map_err(|_| RecordError::Header(name, String::from_utf8_lossy(bytes).into_owned()))
@@ -104,10 +111,11 @@ pub fn parse_record<'a, H: Headers>(
     if change.op == Op::Schema {
         return Err(RecordError::Header(TYPE, op.to_string()));
     }
+    let grown = partitions.map(|_| number(PARTITIONS, partitions)).transpose()?.map(|partitions| partitions as u32);
     out.push_change(&change);
     let head = out.heads_mut().last_mut().expect("just pushed");
     (head.partition, head.offset) = (partition, offset);
-    Ok(())
+    Ok(grown)
 }
 
 #[cfg(test)]
@@ -120,6 +128,7 @@ mod tests {
         fn a_change_comes_back_from_its_record(
             seq in any::<u64>(), time in any::<u64>(), op in 0usize..3, database in "\\PC{0,8}", table in "\\PC{0,8}",
             key in proptest::collection::vec(any::<u8>(), 0..20), position in "[a-z0-9:.@ ]{0,20}", row in "\\PC{0,40}",
+            grown in any::<Option<u32>>(),
         ) {
             let op = [Op::Insert, Op::Update, Op::Delete][op];
             let mut changes = Changes::default();
@@ -130,9 +139,10 @@ mod tests {
             changes.heads_mut()[0].partition = 3;
             changes.heads_mut()[0].offset = 99;
             let change = changes.change(0);
-            let headers = headers_of(&change);
+            let headers = headers_of(&change, grown);
             let mut back = Changes::default();
-            parse_record(Some(&headers), Some(change.key()), Some(change.row()), 3, 99, &mut back).unwrap();
+            let said = parse_record(Some(&headers), Some(change.key()), Some(change.row()), 3, 99, &mut back);
+            prop_assert_eq!(said, Ok(grown));
             prop_assert_eq!(back, changes);
         }
     }
@@ -149,7 +159,7 @@ mod tests {
         assert_eq!(parse(&OwnedHeaders::new(), Some(b"{}")), Err(RecordError::Missing(TYPE)));
         assert_eq!(parse(&full("x7"), Some(b"{}")), Err(RecordError::Header(SEQ, "x7".into())));
         assert_eq!(parse(&full("7"), None), Err(RecordError::NoValue));
-        assert_eq!(parse(&full("7"), Some(b"{}")), Ok(()));
+        assert_eq!(parse(&full("7"), Some(b"{}")), Ok(None));
         assert_eq!(out.len(), 1);
     }
 }

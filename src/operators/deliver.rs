@@ -131,14 +131,14 @@ impl<'scope, T: Timestamp + TotalOrder, B: Batch, const N: usize> Deliver<'scope
 }
 
 impl<'scope, T: Timestamp + TotalOrder, B: Batch> Split<Stream<'scope, T, B>> {
-    /// Delivers inserts, updates and deletes of a closed time together, in this order; see [`Deliver::deliver`].
+    /// Delivers inserts, updates, deletes and marks of a closed time together, in this order; see [`Deliver::deliver`].
     pub fn deliver(
         self,
         name: &str,
         station: impl Fn(&B, usize) -> usize + 'static,
-        start: impl FnOnce(SyncActivator) -> Vec<Station<T, B, 3>>,
+        start: impl FnOnce(SyncActivator) -> Vec<Station<T, B, 4>>,
     ) -> Stream<'scope, T, Vec<()>> {
-        [self.inserts, self.updates, self.deletes].deliver(name, station, start)
+        [self.inserts, self.updates, self.deletes, self.marks].deliver(name, station, start)
     }
 }
 

@@ -5,19 +5,18 @@
 //! client says. The thread wakes the worker through an activator and is held back by a bounded channel, the operator by
 //! a [`Throttle`].
 
-use std::collections::VecDeque;
 use std::time::Duration;
 
-use crossbeam_channel::{Receiver, TryRecvError};
+use crossbeam_channel::Receiver;
 use timely::container::NoopBuilder;
 use timely::dataflow::operators::Capability;
 use timely::dataflow::operators::generic::{OutputBuilder, builder_rc::OperatorBuilder};
 use timely::dataflow::{Scope, Stream};
-use timely::order::TotalOrder;
 use timely::progress::Timestamp;
 use timely::scheduling::SyncActivator;
 
 use super::batch::Batch;
+use super::gate::InEpoch;
 use super::throttle::Throttle;
 
 /// What a client hands over at once.
@@ -29,15 +28,19 @@ pub struct Ingested<T, B, N> {
     pub notes: Vec<N>,
     /// From now on nothing comes before this time; `None`: nothing comes at all.
     pub frontier: Option<T>,
+    /// What is before this time is not to wait for the end of its epoch: pressure of the client's own.
+    pub settled: Option<T>,
 }
 
-/// The two streams of [`ingest`].
-#[derive(Debug)]
-pub struct Ingest<S, M> {
+/// The streams of [`ingest`].
+pub struct Ingest<'scope, T: Timestamp, B, N> {
     /// The batches.
-    pub batches: S,
+    pub batches: Stream<'scope, T, B>,
     /// The notes.
-    pub notes: M,
+    pub notes: Stream<'scope, T, Vec<N>>,
+    /// Where the source stands when it is held back: what is below that time has to become durable before it goes on. For
+    /// every [gate](super::Gate::gate_under_pressure) of the cluster.
+    pub pressure: Stream<'scope, T, Vec<T>>,
 }
 
 /// How long a refused source waits before it asks its throttle again.
@@ -61,10 +64,11 @@ const TURN: usize = 16;
 ///             std::thread::spawn(move || {
 ///                 for time in 0..3 {
 ///                     let batches = vec![(time, vec![time * 10])];
-///                     sender.send(Ingested { batches, notes: vec![()], frontier: Some(time + 1) }).unwrap();
+///                     let handed = Ingested { batches, notes: vec![()], frontier: Some(time + 1), settled: None };
+///                     sender.send(handed).unwrap();
 ///                     waker.activate().ok();
 ///                 }
-///                 sender.send(Ingested { batches: vec![], notes: vec![], frontier: None }).unwrap();
+///                 sender.send(Ingested { batches: vec![], notes: vec![], frontier: None, settled: None }).unwrap();
 ///                 waker.activate().ok();
 ///             });
 ///             receiver
@@ -82,9 +86,9 @@ pub fn ingest<'scope, T, B, N>(
     name: &str,
     mut throttle: Throttle<T>,
     start: impl FnOnce(SyncActivator) -> Receiver<Ingested<T, B, N>>,
-) -> Ingest<Stream<'scope, T, B>, Stream<'scope, T, Vec<N>>>
+) -> Ingest<'scope, T, B, N>
 where
-    T: Timestamp + TotalOrder,
+    T: InEpoch,
     B: Batch,
     N: 'static,
 {
@@ -94,33 +98,34 @@ where
     let receiver = start(scope.worker().sync_activator_for(info.address.to_vec()));
     let (batches, batch_stream) = builder.new_output::<B>();
     let (notes, note_stream) = builder.new_output::<Vec<N>>();
+    let (pressure, pressure_stream) = builder.new_output::<Vec<T>>();
     let mut batches = OutputBuilder::<T, NoopBuilder<B>>::from(batches);
     let mut notes = OutputBuilder::<T, NoopBuilder<Vec<N>>>::from(notes);
+    let mut pressure = OutputBuilder::<T, NoopBuilder<Vec<T>>>::from(pressure);
     builder.build(move |capabilities| {
-        let mut capabilities: Option<[Capability<T>; 2]> =
-            Some(capabilities.try_into().expect("two outputs have two capabilities"));
-        let mut waiting: VecDeque<Ingested<T, B, N>> = VecDeque::new();
+        let mut capabilities: Option<[Capability<T>; 3]> =
+            Some(capabilities.try_into().expect("three outputs have three capabilities"));
+        let mut waiting: Option<Ingested<T, B, N>> = None;
+        let mut pressed: Option<T> = None;
         move |_frontiers| {
-            let (mut batches, mut notes) = (batches.activate(), notes.activate());
+            let (mut batches, mut notes, mut pressure) = (batches.activate(), notes.activate(), pressure.activate());
             for turn in 0.. {
-                let Some([cap, note_cap]) = &mut capabilities else { return };
+                let Some([cap, note_cap, pressure_cap]) = &mut capabilities else { return };
                 if turn == TURN {
                     activator.activate();
                     return;
                 }
-                if waiting.is_empty() {
-                    match receiver.try_recv() {
-                        Ok(handed) => waiting.push_back(handed),
-                        Err(TryRecvError::Empty) => return,
-                        // The client failed and has said so elsewhere.
-                        Err(TryRecvError::Disconnected) => return,
-                    }
-                }
+                // A client that is gone has said why elsewhere.
+                let Some(mut handed) = waiting.take().or_else(|| receiver.try_recv().ok()) else { return };
                 if !throttle.admits(cap.time()) {
+                    waiting = Some(handed);
+                    if pressed.as_ref() != Some(cap.time()) {
+                        pressed = Some(cap.time().clone());
+                        pressure.session_with_builder(&*pressure_cap).give_container(&mut vec![cap.time().clone()]);
+                    }
                     activator.activate_after(PAUSE);
                     return;
                 }
-                let mut handed = waiting.pop_front().expect("just filled");
                 for (time, batch) in &mut handed.batches {
                     throttle.charge(time.clone(), batch.memory_bytes());
                     let at = cap.delayed(time);
@@ -129,17 +134,21 @@ where
                 if !handed.notes.is_empty() {
                     notes.session_with_builder(&*note_cap).give_container(&mut handed.notes);
                 }
+                if let Some(settled) = handed.settled {
+                    pressure.session_with_builder(&*pressure_cap).give_container(&mut vec![settled]);
+                }
                 match handed.frontier {
                     Some(time) => {
                         cap.downgrade(&time);
                         note_cap.downgrade(&time);
+                        pressure_cap.downgrade(&time);
                     }
                     None => capabilities = None,
                 }
             }
         }
     });
-    Ingest { batches: batch_stream, notes: note_stream }
+    Ingest { batches: batch_stream, notes: note_stream, pressure: pressure_stream }
 }
 
 #[cfg(test)]
@@ -164,9 +173,9 @@ mod tests {
                 let batches: Vec<(u64, Vec<u64>)> =
                     records.iter().map(|(ahead, value)| (step as u64 + ahead, vec![*value])).collect();
                 want.extend(batches.iter().map(|(time, batch)| (*time, batch[0])));
-                feed.push(Ingested { batches, notes: Vec::<()>::new(), frontier: Some(step as u64 + 1) });
+                feed.push(Ingested { batches, notes: Vec::<()>::new(), frontier: Some(step as u64 + 1), settled: None });
             }
-            feed.push(Ingested { batches: Vec::new(), notes: Vec::new(), frontier: None });
+            feed.push(Ingested { batches: Vec::new(), notes: Vec::new(), frontier: None, settled: None });
             let seen = Arc::new(Mutex::new(Vec::new()));
             let record = Arc::clone(&seen);
             timely::execute_directly(move |worker| {

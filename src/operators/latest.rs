@@ -16,6 +16,7 @@ use timely::dataflow::operators::generic::Operator;
 use xxhash_rust::xxh3::xxh3_128_with_seed;
 
 use super::batch::Batch;
+use super::gate::InEpoch;
 use crate::change::Changes;
 
 /// A batch whose records are versions of keys.
@@ -78,15 +79,15 @@ pub struct Newest<V> {
 }
 
 impl<V: Copy + Ord> Newest<V> {
-    /// Knows nothing yet; remembers a key for at least `horizon` times.
+    /// Knows nothing yet; remembers a key for at least `horizon` epochs.
     pub fn new(horizon: u64) -> Self {
         Newest { horizon, young: Known::default(), old: Known::default(), since: 0 }
     }
 
-    /// Whether a version that comes at `time` is newer than all of its key that have gone by. Times never decrease.
-    pub fn admits(&mut self, time: u64, key: u128, version: V) -> bool {
-        if time.saturating_sub(self.since) > self.horizon {
-            self.since = time;
+    /// Whether a version that comes in `epoch` is newer than all of its key that have gone by. Epochs never decrease.
+    pub fn admits(&mut self, epoch: u64, key: u128, version: V) -> bool {
+        if epoch.saturating_sub(self.since) > self.horizon {
+            self.since = epoch;
             self.old = std::mem::take(&mut self.young);
         }
         let known = self.young.get(&key).or_else(|| self.old.get(&key));
@@ -101,7 +102,7 @@ impl<V: Copy + Ord> Newest<V> {
 pub trait Latest: Sized {
     /// The records that are newer than all of their key before them. Batches must come in the order of times, a key
     /// always on one worker, and the records of a key in a batch oldest first, as a [`gate`](super::Gate) emits them. A
-    /// key is remembered for at least `horizon` times. `superseded` is told how many records of a batch are dropped.
+    /// key is remembered for at least `horizon` epochs. `superseded` is told how many records of a batch are dropped.
     ///
     /// ```
     /// use timely::dataflow::operators::{Input, Inspect};
@@ -122,15 +123,15 @@ pub trait Latest: Sized {
     fn latest(self, horizon: u64, superseded: impl FnMut(usize) + 'static) -> Self;
 }
 
-impl<'scope, B: Versioned> Latest for Stream<'scope, u64, B> {
+impl<'scope, T: InEpoch, B: Versioned> Latest for Stream<'scope, T, B> {
     fn latest(self, horizon: u64, mut superseded: impl FnMut(usize) + 'static) -> Self {
         self.unary::<NoopBuilder<B>, _, _, _>(Pipeline, "Latest", |_, _| {
             let mut newest = Newest::new(horizon);
             move |input, output| {
                 input.for_each(|cap, batch| {
-                    let time = *cap.least().expect("records carry a time");
+                    let epoch = cap.least().expect("records carry a time").epoch();
                     let admitted: Vec<usize> = (0..batch.len())
-                        .filter(|&index| newest.admits(time, batch.key_id(index), batch.version(index)))
+                        .filter(|&index| newest.admits(epoch, batch.key_id(index), batch.version(index)))
                         .collect();
                     let dropped = batch.len() - admitted.len();
                     if dropped > 0 {

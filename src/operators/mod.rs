@@ -23,7 +23,7 @@ mod throttle;
 pub use batch::{Batch, ByKey, BySeq, Natural, Order, merge_sorted};
 pub use deliver::{Deliver, Delivery, Station};
 pub use exchange::{ExchangeBy, RoundRobin};
-pub use gate::Gate;
+pub use gate::{Gate, InEpoch};
 pub use ingest::{Ingest, Ingested, ingest};
 pub use latest::{Latest, Newest, Versioned};
 pub use net::{Net, Netted};

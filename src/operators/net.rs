@@ -12,6 +12,10 @@
 //! An insert followed by a delete is a delete, not nothing: where the target is not atomic, a step that failed half way
 //! may have left the row, and the larger step that repairs it must take it away.
 //!
+//! A change that goes under in a net change is implied by it: whoever keeps account of what has been done finds the newer one
+//! of the same log. Where the two are of different logs (the partitions of a topic that has got more of them), what goes
+//! under is kept without its payload, as a *mark* that says so.
+//!
 //! Because a key has one net change, the inserts, updates and deletes of an epoch touch disjoint keys and can be applied
 //! in any order, by different statements.
 
@@ -32,6 +36,10 @@ pub trait Netted: Batch {
     fn op(&self, index: usize) -> Op;
     /// Appends record `index` of `from`, with what it does replaced by `op`.
     fn push_net(&mut self, from: &Self, index: usize, op: Op);
+    /// Whether who knows that record `newer` has been done knows it of `older`.
+    fn implies(&self, newer: usize, older: usize) -> bool;
+    /// Appends a mark that record `index` of `from` has gone under.
+    fn push_mark(&mut self, from: &Self, index: usize);
 }
 
 impl Netted for Changes {
@@ -50,6 +58,13 @@ impl Netted for Changes {
         head.set_op(op);
         self.push(head, payload);
     }
+    #[inline]
+    fn implies(&self, newer: usize, older: usize) -> bool {
+        self.head(newer).partition == self.head(older).partition
+    }
+    fn push_mark(&mut self, from: &Self, index: usize) {
+        self.push(from.head(index).as_mark(), b"");
+    }
 }
 
 impl<K: Eq + Clone + 'static, V: Clone + 'static> Netted for Vec<(K, Op, V)> {
@@ -63,6 +78,10 @@ impl<K: Eq + Clone + 'static, V: Clone + 'static> Netted for Vec<(K, Op, V)> {
         let (key, _, value) = &from[index];
         self.push((key.clone(), op, value.clone()));
     }
+    fn implies(&self, _newer: usize, _older: usize) -> bool {
+        true
+    }
+    fn push_mark(&mut self, _from: &Self, _index: usize) {}
 }
 
 /// Reduces batches to one change per key.
@@ -116,6 +135,7 @@ pub fn net_of<B: Netted>(batch: &B) -> B {
             (Op::Insert, _) => Op::Insert,
             _ => Op::Update,
         };
+        (first..last).filter(|&older| !batch.implies(last, older)).for_each(|older| net.push_mark(batch, older));
         net.push_net(batch, last, op);
         first = last + 1;
     }

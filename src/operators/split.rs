@@ -9,7 +9,7 @@ use timely::progress::Timestamp;
 use super::net::Netted;
 use crate::change::Op;
 
-/// The three streams of [`SplitByOp::split`]. Within a time they touch disjoint keys.
+/// The streams of [`SplitByOp::split`]. Within a time the first three touch disjoint keys.
 #[derive(Debug)]
 pub struct Split<S> {
     /// Keys that were not there and now are.
@@ -18,11 +18,13 @@ pub struct Split<S> {
     pub updates: S,
     /// Keys that are gone.
     pub deletes: S,
+    /// What has gone under in them, and is not implied by them: see [`Net`](super::Net).
+    pub marks: S,
 }
 
 /// Splits a stream of changes by what they do.
 pub trait SplitByOp: Sized {
-    /// The inserts, the updates and the deletes of each batch, in its order. Other records (schemas, marks) end here.
+    /// The inserts, the updates, the deletes and the marks of each batch, in its order. Schemas end here.
     ///
     /// ```
     /// use timely::dataflow::operators::{Inspect, ToStream};
@@ -48,29 +50,32 @@ impl<'scope, T: Timestamp, B: Netted> SplitByOp for Stream<'scope, T, B> {
         let (mut inserts, insert_stream) = output();
         let (mut updates, update_stream) = output();
         let (mut deletes, delete_stream) = output();
+        let (mut marks, mark_stream) = output();
         builder.build(move |_capabilities| {
             move |_frontiers| {
-                let (mut inserts, mut updates, mut deletes) =
-                    (inserts.activate(), updates.activate(), deletes.activate());
+                let (mut inserts, mut updates, mut deletes, mut marks) =
+                    (inserts.activate(), updates.activate(), deletes.activate(), marks.activate());
                 input.for_each(|cap, batch| {
-                    let [mut inserted, mut updated, mut deleted] = split_of(batch);
+                    let [mut inserted, mut updated, mut deleted, mut marked] = split_of(batch);
                     inserts.session_with_builder(&cap).give_container(&mut inserted);
                     updates.session_with_builder(&cap).give_container(&mut updated);
                     deletes.session_with_builder(&cap).give_container(&mut deleted);
+                    marks.session_with_builder(&cap).give_container(&mut marked);
                 });
             }
         });
-        Split { inserts: insert_stream, updates: update_stream, deletes: delete_stream }
+        Split { inserts: insert_stream, updates: update_stream, deletes: delete_stream, marks: mark_stream }
     }
 }
 
-/// The inserts, updates and deletes of a batch, each in the batch's order.
-fn split_of<B: Netted>(batch: &B) -> [B; 3] {
-    let mut parts = [B::default(), B::default(), B::default()];
+/// The inserts, updates, deletes and marks of a batch, each in the batch's order.
+fn split_of<B: Netted>(batch: &B) -> [B; 4] {
+    let mut parts = [B::default(), B::default(), B::default(), B::default()];
     for index in 0..batch.len() {
         match batch.op(index) {
             op @ (Op::Insert | Op::Update | Op::Delete) => parts[op as usize].push_from(batch, index),
-            Op::Schema | Op::Mark => {}
+            Op::Mark => parts[3].push_from(batch, index),
+            Op::Schema => {}
         }
     }
     parts
@@ -87,7 +92,7 @@ mod tests {
             let op = |n: u8| [Op::Insert, Op::Update, Op::Delete, Op::Schema, Op::Mark][usize::from(n)];
             let batch: Vec<(usize, Op, ())> = ops.iter().enumerate().map(|(n, o)| (n, op(*o), ())).collect();
             let parts = split_of(&batch);
-            for (part, wanted) in parts.iter().zip([Op::Insert, Op::Update, Op::Delete]) {
+            for (part, wanted) in parts.iter().zip([Op::Insert, Op::Update, Op::Delete, Op::Mark]) {
                 let naive: Vec<_> = batch.iter().filter(|(_, o, _)| *o == wanted).cloned().collect();
                 prop_assert_eq!(part, &naive);
             }

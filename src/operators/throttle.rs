@@ -6,8 +6,9 @@
 use std::collections::BTreeMap;
 
 use timely::dataflow::operators::probe::Handle;
-use timely::order::TotalOrder;
 use timely::progress::Timestamp;
+
+use super::gate::InEpoch;
 
 /// Limits on what is in flight.
 ///
@@ -23,35 +24,48 @@ use timely::progress::Timestamp;
 pub struct Throttle<T: Timestamp> {
     durable: Handle<T>,
     bytes_max: usize,
-    times_max: usize,
+    epochs_max: usize,
     in_flight: BTreeMap<T, usize>,
+    /// How many times of each epoch are in flight.
+    epochs: BTreeMap<u64, usize>,
     bytes: usize,
 }
 
-impl<T: Timestamp + TotalOrder> Throttle<T> {
-    /// At most about `bytes_max` bytes and `times_max` times may be beyond what `durable` has passed.
-    pub fn new(durable: Handle<T>, bytes_max: usize, times_max: usize) -> Self {
-        assert!(bytes_max > 0 && times_max > 0, "a limit of zero would let nothing in");
-        Throttle { durable, bytes_max, times_max, in_flight: BTreeMap::new(), bytes: 0 }
+impl<T: InEpoch> Throttle<T> {
+    /// At most about `bytes_max` bytes and `epochs_max` epochs may be beyond what `durable` has passed.
+    pub fn new(durable: Handle<T>, bytes_max: usize, epochs_max: usize) -> Self {
+        assert!(bytes_max > 0 && epochs_max > 0, "a limit of zero would let nothing in");
+        Throttle { durable, bytes_max, epochs_max, in_flight: BTreeMap::new(), epochs: BTreeMap::new(), bytes: 0 }
     }
 
     /// Writes down that `bytes` at `time` have been let in.
     pub fn charge(&mut self, time: T, bytes: usize) {
-        *self.in_flight.entry(time).or_default() += bytes;
+        let epoch = time.epoch();
+        let charged = self.in_flight.entry(time).or_insert_with(|| {
+            *self.epochs.entry(epoch).or_default() += 1;
+            0
+        });
+        *charged += bytes;
         self.bytes += bytes;
     }
 
     /// Whether more may be let in by a source that holds the capability for `open`.
     ///
     /// Beyond the limits the answer is still yes when everything before `open` is durable: then nothing but more input
-    /// can close the time that is open, and to refuse it would be to wait for ever.
+    /// can close the epoch that is open, and to refuse it would be to wait for ever.
     pub fn admits(&mut self, open: &T) -> bool {
         while let Some(first) = self.in_flight.first_entry()
             && !self.durable.less_equal(first.key())
         {
+            let epoch = first.key().epoch();
             self.bytes -= first.remove();
+            let times = self.epochs.get_mut(&epoch).expect("counted when it was charged");
+            *times -= 1;
+            if *times == 0 {
+                self.epochs.remove(&epoch);
+            }
         }
-        let within = self.bytes < self.bytes_max && self.in_flight.len() <= self.times_max;
+        let within = self.bytes < self.bytes_max && self.epochs.len() <= self.epochs_max;
         within || !self.durable.less_than(open)
     }
 

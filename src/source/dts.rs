@@ -13,13 +13,13 @@ use crate::source::{Clock, FIRST_SEQ, Mark, Raws, Resume, SourceError, Start, Ta
 
 pub use kafka::DtsReader;
 
-/// Where reading begins: a place in the source, the number of the first record, and the newest time given out.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// Where reading begins: a place in the source, the number of the first record, and the clock.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Begin {
     /// Kafka offset or byte offset; `None`: where the configuration says.
     pub place: Option<u64>,
     pub seq: u64,
-    pub time: u64,
+    pub clock: Clock,
 }
 
 impl Begin {
@@ -29,9 +29,9 @@ impl Begin {
     /// A position that is no place in this kind of source.
     pub fn of(start: &Start) -> Result<Begin, SourceError> {
         match start {
-            Start::Configured => Ok(Begin { place: None, seq: FIRST_SEQ, time: 0 }),
-            Start::Resume { resume, time } => match resume.position.parse() {
-                Ok(place) => Ok(Begin { place: Some(place), seq: resume.seq, time: *time }),
+            Start::Configured => Ok(Begin { place: None, seq: FIRST_SEQ, clock: Clock::from(0) }),
+            Start::Resume { resume, clock } => match resume.position.parse() {
+                Ok(place) => Ok(Begin { place: Some(place), seq: resume.seq, clock: clock.clone() }),
                 Err(_) => Err(SourceError::Source(format!(
                     "the recorded position '{}' is of another kind of source; give the job another name, or the source \
                      that it had",
@@ -64,7 +64,7 @@ struct Open {
 
 impl Records {
     pub fn new(filter: TableFilter, begin: &Begin, skip_before: Option<i64>) -> Self {
-        Records { filter, clock: Clock::from(begin.time), seq: begin.seq, open: None, skip_before }
+        Records { filter, clock: begin.clock.clone(), seq: begin.seq, open: None, skip_before }
     }
 
     /// Takes the record at `place`, read at `now` (ms), and appends it to `out` if it is a wanted row. `show` makes the
@@ -107,16 +107,16 @@ impl Records {
             Operation::Insert | Operation::Update | Operation::Delete => {
                 let time = match self.open {
                     Some(open) => open.time,
-                    None => self.clock.second(second, now),
+                    None => self.clock.second(seq, second, now),
                 };
                 if self.wants(&front) {
                     out.push_raw(seq, time, &show(front.source_position), b"", datum);
                 }
             }
-            Operation::Begin => self.open = Some(Open { place, seq, time: self.clock.second(second, now) }),
+            Operation::Begin => self.open = Some(Open { place, seq, time: self.clock.second(seq, second, now) }),
             Operation::Commit | Operation::Rollback | Operation::Abort => self.open = None,
             Operation::Heartbeat if self.open.is_none() => {
-                self.clock.second(second, now);
+                self.clock.second(self.seq, second, now);
             }
             _ => {}
         }
@@ -126,7 +126,7 @@ impl Records {
     /// Notes that the source's end has been reached at `now` (ms) and nothing came.
     pub fn idle(&mut self, now: u64) {
         if self.open.is_none() {
-            self.clock.idle(now);
+            self.clock.idle(self.seq, now);
         }
     }
 

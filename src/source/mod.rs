@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::change::{Changes, Rows, TableName, TableSchema};
 
-pub use clock::{Clock, now_ms};
+pub use clock::{AHEAD_MAX_MS, Clock, now_ms};
 
 /// The number of the first record that is ever read. Zero stands for "nothing yet".
 const FIRST_SEQ: u64 = 2;
@@ -104,12 +104,12 @@ pub struct Mark {
 pub enum Start {
     /// As the configuration says: no earlier run is known.
     Configured,
-    /// Where an earlier run was, with the newest time that it gave out.
+    /// Where an earlier run was, with the clock that goes on from there.
     Resume {
         /// Where, and the number of the first record.
         resume: Resume,
-        /// No record gets a lower time (ms).
-        time: u64,
+        /// Gives what is read again the times that it had.
+        clock: Clock,
     },
 }
 

@@ -7,10 +7,11 @@
 //! reading began.
 //!
 //! The time of a transaction is what MySQL's GTID event says in microseconds; MariaDB says whole seconds, which the
-//! [`Clock`](crate::source::Clock) refines. While the server has nothing to send it sends heartbeats, and time moves on.
+//! [`Clock`](crate::source::Clock) refines, and believes neither where they lie in the future. While the server has nothing to send it sends heartbeats, and time moves on.
 
 mod events;
 mod feed;
+mod outage;
 mod place;
 mod reader;
 mod server;

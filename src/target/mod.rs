@@ -8,6 +8,7 @@
 
 mod fields;
 pub mod postgres;
+pub mod protocol;
 mod retry;
 pub mod sqlite;
 
@@ -18,13 +19,56 @@ use serde::{Deserialize, Serialize};
 
 use crate::change::{Change, Changes, TableName, TableSchema};
 
+pub use self::retry::{Failure, Refused};
+
+/// Of each Kafka partition, by its number, the newest seq: a partition is in the order of seqs, the topic as a whole is not.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Seqs(Vec<u64>);
+
+impl Seqs {
+    /// The newest seq of a partition; 0: none.
+    pub fn at(&self, partition: u32) -> u64 {
+        self.0.get(partition as usize).copied().unwrap_or(0)
+    }
+
+    /// Takes note of a seq of a partition.
+    pub fn raise(&mut self, partition: u32, seq: u64) {
+        let place = partition as usize;
+        if place >= self.0.len() {
+            self.0.resize(place + 1, 0);
+        }
+        self.0[place] = self.0[place].max(seq);
+    }
+
+    /// Whether no partition is behind `other`.
+    pub fn covers(&self, other: &Seqs) -> bool {
+        (0..).zip(&other.0).all(|(partition, seq)| self.at(partition) >= *seq)
+    }
+
+    /// The newest seq of any partition; 0: none.
+    pub fn newest(&self) -> u64 {
+        self.0.iter().copied().max().unwrap_or(0)
+    }
+}
+
+impl FromIterator<u64> for Seqs {
+    fn from_iter<I: IntoIterator<Item = u64>>(seqs: I) -> Self {
+        Seqs(seqs.into_iter().collect())
+    }
+}
+
 /// What a lane has durably applied.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Progress {
-    /// The last epoch applied.
+    /// How many steps the lane has made.
+    pub step: u64,
+    /// The newest epoch of which it has applied something.
     pub epoch: u64,
-    /// Every change of the lane up to and including this seq is applied.
-    pub seq: u64,
+    /// Of each partition every change of the lane up to and including this seq is applied, and no later one. Not one seq
+    /// for all: a publisher that died may have committed more to one partition than to another, and what it reads again
+    /// then comes in a later epoch than what is there.
+    pub seqs: Seqs,
 }
 
 /// Where reading has to begin after a restart: for each partition the offset of the first record that may not be
@@ -47,7 +91,7 @@ pub struct JobState {
     /// Lanes whose last step may be half written, and where that step ended: the lane's first step of this run has to
     /// reach at least so far, or a row that is already newer would be written back. Only where the target has no
     /// transactions.
-    pub through: BTreeMap<u32, Progress>,
+    pub through: BTreeMap<u32, Seqs>,
     /// The newest checkpoint, if there is one.
     pub checkpoint: Option<Checkpoint>,
 }
@@ -100,11 +144,13 @@ pub type FindSchema = Arc<dyn Fn(&TableName) -> Option<TableSchema> + Send + Syn
 /// A system that rows are landed in.
 pub trait Target: Send + Sync {
     /// Creates what the job needs to keep its progress, takes a new generation, and returns what is known. Called once
-    /// per run, before any lane, by one worker of the cluster.
+    /// per run, before any lane, by one worker of the cluster. `log` names what the job reads, for good: `topic@origin`, or
+    /// `topic` where nothing tells it from another of its name.
     ///
     /// # Errors
-    /// Not reachable, wrong password, missing rights: a sentence that says which.
-    fn begin(&self, job: &str, lanes: u32) -> Result<JobState, TargetError>;
+    /// Not reachable, wrong password, missing rights: a sentence that says which. A job that was begun with other lanes or
+    /// another log.
+    fn begin(&self, job: &str, lanes: u32, log: &str) -> Result<JobState, TargetError>;
 
     /// Opens the connection of one lane, for the run of that generation.
     ///
@@ -128,6 +174,33 @@ pub trait Lane: Send {
     /// What retrying does not mend. The target is then as before the step or, without transactions, somewhere between
     /// before and after it, and applying the same step again repairs it.
     fn apply(&mut self, step: &Step) -> Result<(), TargetError>;
+}
+
+/// Refuses what a job was not begun with: its progress counts the changes of one log, in so many lanes.
+fn refuse_other(job: &str, begun: (u32, &str), now: (u32, &str)) -> Result<(), TargetError> {
+    let ((lanes, log), (lanes_now, log_now)) = (begun, now);
+    if lanes != lanes_now {
+        return Err(TargetError::Target(format!(
+            "job '{job}' was begun with lanes = {lanes} and the configuration says lanes = {lanes_now}: lanes are fixed for the \
+             life of a job; set lanes = {lanes} back, or choose another job name to begin anew"
+        )));
+    }
+    // It may have begun before the first publisher of the topic had said who it is.
+    if log == log_now || log_now.strip_prefix(log).is_some_and(|origin| origin.starts_with('@')) {
+        return Ok(());
+    }
+    let topic = |log: &str| log.split_once('@').map_or(log, |(topic, _)| topic).to_string();
+    let (then, now) = (topic(log), topic(log_now));
+    Err(TargetError::Target(match then == now {
+        true => format!(
+            "job '{job}' has landed another topic {now} than the one that is there: it was made anew, or its companion was; its \
+             progress does not count for it: choose another job name and copy the tables anew, or empty them"
+        ),
+        false => format!(
+            "job '{job}' was begun with topic {then} and the configuration says {now}: its progress does not count for another \
+             topic; set topic = \"{then}\" back, or choose another job name"
+        ),
+    }))
 }
 
 /// What goes wrong at a target: one sentence that names the place and says what to do.

@@ -22,7 +22,7 @@ use rusqlite::{Connection, ErrorCode, OptionalExtension, params};
 use self::table::{Table, no_key, schema_with};
 use super::fields::key_agrees;
 use super::retry::Attempts;
-use super::{Checkpoint, FindSchema, JobState, Lane, Progress, Step, Target, TargetError};
+use super::{Checkpoint, FindSchema, JobState, Lane, Progress, Step, Target, TargetError, refuse_other};
 use crate::change::{Changes, Op};
 use crate::config::SqliteConfig;
 
@@ -31,10 +31,10 @@ const BUSY_TIMEOUT: Duration = Duration::from_secs(60);
 
 const TABLES: &str = "
     CREATE TABLE IF NOT EXISTS tidegate_generation (
-        job TEXT PRIMARY KEY, generation INTEGER NOT NULL, lanes INTEGER NOT NULL);
+        job TEXT PRIMARY KEY, generation INTEGER NOT NULL, lanes INTEGER NOT NULL, log TEXT NOT NULL);
     CREATE TABLE IF NOT EXISTS tidegate_progress (
-        job TEXT NOT NULL, lane INTEGER NOT NULL, generation INTEGER NOT NULL, epoch INTEGER NOT NULL,
-        seq INTEGER NOT NULL, PRIMARY KEY (job, lane));
+        job TEXT NOT NULL, lane INTEGER NOT NULL, generation INTEGER NOT NULL, step INTEGER NOT NULL,
+        epoch INTEGER NOT NULL, seqs TEXT NOT NULL, PRIMARY KEY (job, lane));
     CREATE TABLE IF NOT EXISTS tidegate_checkpoint (
         job TEXT PRIMARY KEY, generation INTEGER NOT NULL, epoch INTEGER NOT NULL, offsets TEXT NOT NULL);
     CREATE TABLE IF NOT EXISTS tidegate_tables (
@@ -102,7 +102,7 @@ fn transact<R>(
         let busy = matches!(failure.sqlite_error_code(), Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked));
         // Statements may have been made for tables that are no more.
         *held = None;
-        if !busy || !attempts.again() {
+        if !busy || !attempts.again(std::thread::sleep) {
             return Err(TargetError::Target(format!(
                 "the target {}: {failure}: is it a SQLite file in a folder that can be written to, on a disk with room?",
                 path.display()
@@ -147,24 +147,19 @@ fn open(path: &PathBuf) -> Result<File, rusqlite::Error> {
 }
 
 impl Target for SqliteTarget {
-    fn begin(&self, job: &str, lanes: u32) -> Result<JobState, TargetError> {
+    fn begin(&self, job: &str, lanes: u32, log: &str) -> Result<JobState, TargetError> {
         self.transact(|file| {
-            let sql = "SELECT generation, lanes FROM tidegate_generation WHERE job = ?1";
-            let known: Option<(i64, u32)> =
-                file.connection.query_row(sql, [job], |row| Ok((row.get(0)?, row.get(1)?))).optional()?;
-            if let Some((_, begun_with)) = known
-                && begun_with != lanes
-            {
-                return Err(Failure::Target(TargetError::Target(format!(
-                    "job '{job}' was begun with lanes = {begun_with} and the configuration says lanes = {lanes}: lanes are fixed for \
-                     the life of a job; set lanes = {begun_with} back, or choose another job name to begin anew"
-                ))));
+            let sql = "SELECT generation, lanes, log FROM tidegate_generation WHERE job = ?1";
+            let known: Option<(i64, u32, String)> =
+                file.connection.query_row(sql, [job], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?))).optional()?;
+            if let Some((_, begun_with, read)) = &known {
+                refuse_other(job, (*begun_with, read), (lanes, log))?;
             }
-            let generation = known.map_or(0, |(generation, _)| generation) + 1;
+            let generation = known.map_or(0, |(generation, ..)| generation) + 1;
             file.connection.execute(
-                "INSERT INTO tidegate_generation (job, generation, lanes) VALUES (?1, ?2, ?3) \
-                 ON CONFLICT (job) DO UPDATE SET generation = excluded.generation",
-                params![job, generation, lanes],
+                "INSERT INTO tidegate_generation (job, generation, lanes, log) VALUES (?1, ?2, ?3, ?4) \
+                 ON CONFLICT (job) DO UPDATE SET generation = excluded.generation, log = excluded.log",
+                params![job, generation, lanes, log],
             )?;
             job_state(&file.connection, job, generation as u64)
         })
@@ -199,11 +194,15 @@ impl Target for SqliteTarget {
 
 fn job_state(connection: &Connection, job: &str, generation: u64) -> Result<JobState, Failure> {
     let mut lanes = BTreeMap::new();
-    let mut statement = connection.prepare("SELECT lane, epoch, seq FROM tidegate_progress WHERE job = ?1")?;
+    let mut statement = connection.prepare("SELECT lane, step, epoch, seqs FROM tidegate_progress WHERE job = ?1")?;
     let mut rows = statement.query([job])?;
     while let Some(row) = rows.next()? {
-        let progress = Progress { epoch: row.get::<_, i64>(1)? as u64, seq: row.get::<_, i64>(2)? as u64 };
-        lanes.insert(row.get(0)?, progress);
+        let (lane, seqs): (u32, String) = (row.get(0)?, row.get(3)?);
+        let seqs = serde_json::from_str(&seqs).map_err(|e| {
+            TargetError::Target(format!("job '{job}', lane {lane}: tidegate_progress can't be read: {e}: {seqs}"))
+        })?;
+        let number = |column: usize| row.get::<_, i64>(column).map(|number| number as u64);
+        lanes.insert(lane, Progress { step: number(1)?, epoch: number(2)?, seqs });
     }
     let sql = "SELECT epoch, offsets FROM tidegate_checkpoint WHERE job = ?1";
     let stored: Option<(i64, String)> =
@@ -255,16 +254,17 @@ impl Lane for SqliteLane {
             }
             file.connection
                 .prepare_cached(
-                    "INSERT INTO tidegate_progress (job, lane, generation, epoch, seq) VALUES (?1, ?2, ?3, ?4, ?5) \
-                     ON CONFLICT (job, lane) DO UPDATE SET generation = excluded.generation, epoch = excluded.epoch, \
-                     seq = excluded.seq",
+                    "INSERT INTO tidegate_progress (job, lane, generation, step, epoch, seqs) VALUES (?1, ?2, ?3, ?4, ?5, ?6) \
+                     ON CONFLICT (job, lane) DO UPDATE SET generation = excluded.generation, step = excluded.step, \
+                     epoch = excluded.epoch, seqs = excluded.seqs",
                 )?
                 .execute(params![
                     self.job,
                     self.lane,
                     self.generation as i64,
+                    step.progress.step as i64,
                     step.progress.epoch as i64,
-                    step.progress.seq as i64
+                    serde_json::to_string(&step.progress.seqs).expect("numbers only")
                 ])?;
             Ok(())
         })

@@ -17,7 +17,8 @@
 //!
 //! A value that means nothing in its column's type (`abc` for a number, `0000-00-00` for a date) keeps its text behind a
 //! tag of its own: it equals the same text on the other side and nothing else. So nothing is an error here, and nothing
-//! odd is ever equal to something proper. Only a zero date equals NULL, if the job's policy writes it so.
+//! odd is ever equal to something proper. So is what is no text in the source's character set: no target can hold it, and
+//! the question mark that the source would print for it is another value. Only a zero date equals NULL, if the job's policy writes it so.
 
 use xxhash_rust::xxh3::xxh3_128;
 
@@ -58,6 +59,7 @@ pub fn canonical(ty: ColumnType, value: Value, rules: Rules, out: &mut Vec<u8>) 
             out.push(NULL);
             true
         }
+        Value::NoText(_) => false,
         _ => match ty.form() {
             Form::Integer => integer(value, out),
             Form::Float => float(value, out),
@@ -106,7 +108,7 @@ pub fn hash(canonical: &[u8]) -> u128 {
 fn odd(ty: ColumnType, value: Value, rules: Rules, out: &mut Vec<u8>) {
     let shown;
     let text = match value {
-        Value::Text(text) | Value::Bytes(text) => text,
+        Value::Text(text) | Value::Bytes(text) | Value::NoText(text) => text,
         _ => {
             shown = value.show().unwrap_or_default();
             shown.as_bytes()
@@ -378,7 +380,7 @@ mod tests {
                 vec![Value::Instant(moment), t("2026-02-03T04:05:06.500000Z"), t("2026-02-03 05:05:06.5+01")],
                 vec![Value::Instant(moment - 1)],
             ),
-            ("varchar", vec![t("a"), Value::Bytes(b"a")], vec![t("a "), t("A"), t(""), t("a\0")]),
+            ("varchar", vec![t("a"), Value::Bytes(b"a")], vec![t("a "), t("A"), t(""), t("a\0"), Value::NoText(b"a")]),
             ("text", vec![t("né"), t("n\u{e9}")], vec![t("ne\u{301}"), t("n?")]),
             ("varbinary", vec![Value::Bytes(b"\0\xff")], vec![Value::Bytes(b"\0\xff\0"), Value::Bytes(b"")]),
             ("blob", vec![Value::Bytes(b"")], vec![Value::Null, Value::Bytes(b"\0")]),

@@ -2,6 +2,11 @@
 //!
 //! Rows are read with prepared statements, since the text protocol prints a FLOAT with six digits. The session's zone is
 //! UTC and its character set utf8mb4, so that instants and text come in one form whatever the table says.
+//!
+//! The server converts text in other character sets, and writes a question mark for what has no letter. So that such a
+//! value is not taken for one with question marks, the bytes of those columns are read too, and their question marks are
+//! counted: where the text has more, it is [`Value::NoText`]. That needs no table of letters: the pipeline's may be wrong
+//! where the server's are right.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -62,13 +67,44 @@ impl Side for MysqlSide {
                 self.name
             )),
         })?;
-        Ok(Box::new(MysqlSession { connection, name: self.name.clone() }))
+        Ok(Box::new(MysqlSession { connection, name: self.name.clone(), charsets: BTreeMap::new() }))
     }
 }
 
 struct MysqlSession {
     connection: Conn,
     name: String,
+    /// Of the tables that have been read: the character sets of their columns.
+    charsets: BTreeMap<TableName, BTreeMap<String, Charset>>,
+}
+
+/// A character set whose text is converted: where a question mark may stand in it, and how it is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Charset {
+    question_mark: &'static [u8],
+}
+
+impl Charset {
+    /// `None`: the server never writes a question mark for text in it.
+    fn new(name: &str) -> Option<Charset> {
+        let question_mark: &[u8] = match name {
+            // Not converted; and every byte of latin1 is a letter.
+            "utf8mb4" | "utf8mb3" | "utf8" | "latin1" => return None,
+            "ucs2" | "utf16" => b"\0?",
+            "utf16le" => b"?\0",
+            "utf32" => b"\0\0\0?",
+            // In codes of several bytes that one does not occur.
+            _ => b"?",
+        };
+        Some(Charset { question_mark })
+    }
+
+    /// Whether `text`, which the server made of `bytes`, has a letter for each of theirs.
+    fn has_letters(self, bytes: &[u8], text: &[u8]) -> bool {
+        let asked = text.iter().filter(|byte| **byte == b'?').count();
+        let size = self.question_mark.len();
+        asked == 0 || asked <= bytes.chunks(size).filter(|unit| *unit == self.question_mark).count()
+    }
 }
 
 fn quoted(name: &str) -> String {
@@ -97,25 +133,26 @@ impl MysqlSession {
         self.connection.exec(sql, ()).map_err(|error| self.error(&what, &error))
     }
 
-    /// The keys of all tables: the primary key, else the first unique index that has no nulls, prefixes or expressions.
+    /// The keys of all tables: the primary key, else the first unique index that has no nulls or expressions. Where the
+    /// beginnings of values are unique, so are the values.
     fn keys(&mut self) -> Result<BTreeMap<TableName, Vec<String>>, VerifyError> {
-        type Part = (String, String, String, Option<String>, Option<u64>, Option<String>);
+        type Part = (String, String, String, Option<String>, Option<String>);
         let parts: Vec<Part> = self.rows(
             "its indexes can't be listed",
             &format!(
-                "SELECT TABLE_SCHEMA, TABLE_NAME, INDEX_NAME, COLUMN_NAME, SUB_PART, NULLABLE \
+                "SELECT TABLE_SCHEMA, TABLE_NAME, INDEX_NAME, COLUMN_NAME, NULLABLE \
                  FROM information_schema.STATISTICS WHERE NON_UNIQUE = 0 AND {SYSTEM} \
                  ORDER BY TABLE_SCHEMA, TABLE_NAME, INDEX_NAME <> 'PRIMARY', INDEX_NAME, SEQ_IN_INDEX"
             ),
         )?;
         let mut tables: BTreeMap<TableName, Vec<(String, Index)>> = BTreeMap::new();
-        for (database, table, index, column, prefix, nullable) in parts {
+        for (database, table, index, column, nullable) in parts {
             let indexes = tables.entry(TableName::new(database, table)).or_default();
             if indexes.last().is_none_or(|(name, _)| *name != index) {
                 indexes.push((index, Index { columns: Vec::new(), usable: true }));
             }
             let (_, index) = indexes.last_mut().expect("just made");
-            index.usable &= column.is_some() && prefix.is_none() && nullable.as_deref() != Some("YES");
+            index.usable &= column.is_some() && nullable.as_deref() != Some("YES");
             index.columns.extend(column);
         }
         let key = |indexes: Vec<(String, Index)>| indexes.into_iter().find(|(_, index)| index.usable);
@@ -141,6 +178,22 @@ impl MysqlSession {
             tables.entry(table).or_default().push(Column { name, ty, nullable: nullable == "YES" });
         }
         Ok(tables)
+    }
+
+    /// For each column of the plan how its text is converted.
+    fn converted(&mut self, plan: &TablePlan) -> Result<Vec<Option<Charset>>, VerifyError> {
+        if !self.charsets.contains_key(&plan.name) {
+            let found: Result<Vec<(String, String)>, _> = self.connection.exec(
+                "SELECT COLUMN_NAME, CHARACTER_SET_NAME FROM information_schema.COLUMNS \
+                 WHERE TABLE_SCHEMA = ? AND TABLE_NAME = ? AND CHARACTER_SET_NAME IS NOT NULL",
+                (&plan.name.database, &plan.name.table),
+            );
+            let found = found.map_err(|error| self.error(&format_args!("table {}: its columns", plan.name), &error))?;
+            let converted = found.into_iter().filter_map(|(column, name)| Some((column, Charset::new(&name)?)));
+            self.charsets.insert(plan.name.clone(), converted.collect());
+        }
+        let charsets = &self.charsets[&plan.name];
+        Ok(plan.columns.iter().map(|column| charsets.get(&column.name).copied()).collect())
     }
 
     fn number(&mut self, plan: &TablePlan, sql: String) -> Result<Option<i128>, VerifyError> {
@@ -201,7 +254,13 @@ impl Session for MysqlSession {
     }
 
     fn read(&mut self, plan: &TablePlan, keys: &Keys, sink: &mut dyn RowSink) -> Result<(), VerifyError> {
-        let columns: Vec<String> = plan.columns.iter().map(|column| quoted(&column.name)).collect();
+        let converted = self.converted(plan)?;
+        let mut columns: Vec<String> = plan.columns.iter().map(|column| quoted(&column.name)).collect();
+        for (index, charset) in converted.iter().enumerate() {
+            if charset.is_some() {
+                columns.push(format!("CAST({} AS BINARY)", columns[index]));
+            }
+        }
         let condition = keys.condition(&quoted(&plan.leading().name), false);
         let sql = format!("SELECT {} FROM {}{condition}", columns.join(", "), table_sql(&plan.name));
         let name = self.name.clone();
@@ -210,7 +269,7 @@ impl Session for MysqlSession {
         let mut result = self.connection.exec_iter(&statement, ()).map_err(failed)?;
         let types: Vec<ColumnType> = plan.columns.iter().map(|column| column.ty).collect();
         for row in result.by_ref() {
-            give(&row.map_err(failed)?, &types, sink);
+            give(&row.map_err(failed)?, &types, &converted, sink);
             if let Err(error) = sink.end() {
                 // Dropped, the result would first read the rest of the table. Whoever returns an error reads no more here.
                 std::mem::forget(result);
@@ -222,9 +281,22 @@ impl Session for MysqlSession {
     }
 }
 
-fn give(row: &MysqlRow, types: &[ColumnType], sink: &mut dyn RowSink) {
-    for (index, ty) in types.iter().enumerate() {
-        match row.as_ref(index) {
+/// Behind a row's values stand the bytes of those that are `converted`.
+fn give(row: &MysqlRow, types: &[ColumnType], converted: &[Option<Charset>], sink: &mut dyn RowSink) {
+    let mut behind = types.len();
+    for (index, (ty, charset)) in types.iter().zip(converted).enumerate() {
+        let value = row.as_ref(index);
+        if let Some(charset) = charset {
+            let bytes = row.as_ref(behind);
+            behind += 1;
+            if let (Some(Wire::Bytes(text)), Some(Wire::Bytes(bytes))) = (value, bytes)
+                && !charset.has_letters(bytes, text)
+            {
+                sink.value(Value::NoText(bytes));
+                continue;
+            }
+        }
+        match value {
             None | Some(Wire::NULL) => sink.value(Value::Null),
             Some(Wire::Int(v)) => sink.value(Value::Int(*v)),
             Some(Wire::UInt(v)) => sink.value(Value::UInt(*v)),
@@ -272,5 +344,24 @@ fn give_date(ty: ColumnType, civil: (u16, u8, u8, u8, u8, u8, u32), sink: &mut d
             let text = format!("{year:04}-{month:02}-{day:02} {}", calendar::time_text(clock));
             sink.value(Value::text(&text));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_question_mark_that_stands_for_no_letter_is_told_from_one_that_is_there() {
+        let has_letters = |charset: &str, bytes: &[u8], text: &str| {
+            Charset::new(charset).is_none_or(|charset| charset.has_letters(bytes, text.as_bytes()))
+        };
+        assert!(has_letters("sjis", b"a?b", "a?b"));
+        assert!(!has_letters("sjis", b"?\x85\x40", "??"));
+        assert!(has_letters("utf16", b"\0?\x3f\0", "?\u{3f00}"));
+        assert!(!has_letters("ucs2", b"\0?\xd8\x3d\x00\xe9", "??é"));
+        assert!(has_letters("utf16le", b"?\0\0?", "?\u{3f00}"));
+        assert!(has_letters("utf32", b"\0\0\0?", "?"));
+        assert!(has_letters("utf8mb4", b"\xff", "?"));
     }
 }

@@ -40,12 +40,28 @@ impl Dialect {
         let mut deletes: Vec<String> = targets.iter().map(|row| self.delete(plan, row)).collect();
         deletes.dedup();
         let Some(source) = source else { return deletes.join("\n") };
+        if let Some(column) = source.values().position(|value| matches!(value, Value::NoText(_))) {
+            return self.not_mended(plan, source, column);
+        }
         // An upsert meets one row, and only if that spells the key as the source does.
         match &deletes[..] {
             [] => self.upsert(plan, source),
             [one] if targets.len() == 1 && *one == self.delete(plan, source) => self.upsert(plan, source),
             _ => format!("{}\n{}", deletes.join("\n"), self.upsert(plan, source)),
         }
+    }
+
+    /// A remark, in the place of statements: nothing that the target could hold is equal to the source's value.
+    fn not_mended(&self, plan: &TablePlan, row: &Row, column: usize) -> String {
+        let key = plan.key.iter().map(|&key| row.get(key).show_in(plan.columns[key].ty).unwrap_or_default());
+        let remark = format!(
+            "-- table {}, key {}, column {}: the source's value {} is no text in its character set: mend it there",
+            plan.name,
+            key.collect::<Vec<_>>().join(", "),
+            plan.columns[column].name,
+            row.get(column).show().unwrap_or_default(),
+        );
+        remark.replace(['\n', '\r'], " ")
     }
 
     fn delete(&self, plan: &TablePlan, row: &Row) -> String {
@@ -132,6 +148,12 @@ mod tests {
         );
         assert_eq!(Dialect::Sqlite.mend(&plan(), None, &[&row]), "DELETE FROM \"or\"\"ders\" WHERE \"id\" = '-7';");
         let twice = Dialect::Sqlite.mend(&plan(), Some(&row), &[&row, &row]);
+        let odd = Row::new(&[Value::Int(7), Value::NoText(b"\x85\x40"), Value::Null, Value::Null]);
+        let remark = Dialect::Sqlite.mend(&plan(), Some(&odd), &[]);
+        assert!(
+            remark.starts_with("-- table shop.or\"ders, key 7, column say: the source's value \\x8540"),
+            "{remark}"
+        );
         assert!(twice.starts_with("DELETE FROM") && twice.contains("X'0027', '0000-00-00')"), "{twice}");
     }
 }

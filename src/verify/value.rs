@@ -20,6 +20,9 @@ pub enum Value<'a> {
     Text(&'a [u8]),
     /// Bytes.
     Bytes(&'a [u8]),
+    /// Bytes of a text in the source's character set, at least one of which is no letter. It is equal to the same bytes
+    /// and nothing else.
+    NoText(&'a [u8]),
     /// Days since 1970.
     Date(i32),
     /// Microseconds since 1970 on a clock without a zone.
@@ -64,7 +67,7 @@ impl<'a> Value<'a> {
         })
     }
 
-    /// The value for a reader: `None` for NULL; bytes in hexadecimal behind `\x`; text that is no UTF-8 with marks.
+    /// The value for a reader: `None` for NULL; bytes, and what is no text, in hexadecimal behind `\x`; text that is no UTF-8 with marks.
     pub fn show(&self) -> Option<String> {
         Some(match *self {
             Value::Null => return None,
@@ -73,7 +76,7 @@ impl<'a> Value<'a> {
             Value::Float(v) => v.to_string(),
             Value::Double(v) => v.to_string(),
             Value::Text(text) => String::from_utf8_lossy(text).into_owned(),
-            Value::Bytes(bytes) => hex(bytes),
+            Value::Bytes(bytes) | Value::NoText(bytes) => hex(bytes),
             Value::Date(days) => calendar::date_text(i64::from(days)),
             Value::DateTime(us) => calendar::datetime_text(us, ' '),
             Value::Instant(us) => format!("{}Z", calendar::datetime_text(us, 'T')),
@@ -129,6 +132,7 @@ impl Row {
             Value::DateTime(v) => (8, &v.to_le_bytes()),
             Value::Instant(v) => (9, &v.to_le_bytes()),
             Value::Time(v) => (10, &v.to_le_bytes()),
+            Value::NoText(v) => (11, v),
         };
         self.bytes.push(tag);
         self.bytes.extend_from_slice(payload);
@@ -163,6 +167,7 @@ impl Row {
             7 => Value::Date(i32::from_le_bytes(four())),
             8 => Value::DateTime(i64::from_le_bytes(eight())),
             9 => Value::Instant(i64::from_le_bytes(eight())),
+            11 => Value::NoText(payload),
             _ => Value::Time(i64::from_le_bytes(eight())),
         }
     }
@@ -192,6 +197,7 @@ mod tests {
             Value::DateTime(-1),
             Value::Instant(7),
             Value::Time(-7),
+            Value::NoText(b"\x85\x40"),
         ];
         let mut row = Row::new(&[Value::text("something else")]);
         row.clear();

@@ -146,6 +146,11 @@ impl Job {
         child.wait().unwrap();
     }
 
+    /// Waits until what was started last ends by itself; its exit code.
+    pub fn ended_by_itself(&mut self) -> Option<i32> {
+        self.running.pop().unwrap().wait().unwrap().code()
+    }
+
     /// Stops everything that was started, with SIGTERM.
     pub fn stop_all(&mut self) {
         for mut child in self.running.drain(..) {

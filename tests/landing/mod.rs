@@ -57,7 +57,7 @@ impl Place {
     /// A new run with one lane.
     pub fn run(&self, schemas: &Schemas) -> Box<dyn Lane> {
         let target = self.target();
-        let generation = target.begin(&self.job, 1).unwrap().generation;
+        let generation = target.begin(&self.job, 1, "shop").unwrap().generation;
         target.lane(&self.job, 0, generation, schemas.find()).unwrap()
     }
 
@@ -77,7 +77,7 @@ impl Place {
     }
 
     pub fn recorded(&self) -> Option<Progress> {
-        self.target().begin(&self.job, 1).unwrap().lanes.get(&0).copied()
+        self.target().begin(&self.job, 1, "shop").unwrap().lanes.get(&0).cloned()
     }
 }
 

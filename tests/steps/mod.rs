@@ -8,9 +8,14 @@ use tidegate::target::{FindSchema, Progress, Step};
 /// A change for a step: operation, table, key, row.
 pub type Net<'a> = (Op, &'a str, &'a str, &'a str);
 
+/// What a lane has reached with the step that ends epoch `epoch`.
+pub fn reached(epoch: u64) -> Progress {
+    Progress { step: epoch, epoch, seqs: [epoch * 10].into_iter().collect() }
+}
+
 /// The step that ends epoch `epoch` and does these net changes, in the order that a target expects.
 pub fn step(epoch: u64, changes: &[Net]) -> Step {
-    let progress = Progress { epoch, seq: epoch * 10 };
+    let progress = reached(epoch);
     let [inserts, updates, deletes] = [Op::Insert, Op::Update, Op::Delete].map(|op| batch(op, epoch, changes));
     Step { progress, inserts, updates, deletes }
 }

@@ -13,10 +13,10 @@ use crate::job::env;
 
 /// The seqs of the committed records of each partition, in order.
 pub fn committed(topic: &str) -> BTreeMap<i32, Vec<u64>> {
-    let mut seqs: BTreeMap<i32, Vec<u64>> = (0..4).map(|partition| (partition, Vec::new())).collect();
+    let mut seqs = BTreeMap::<i32, Vec<u64>>::new();
     read(topic, |message| {
         let seq = header(message, "tidegate.seq").parse().unwrap();
-        seqs.get_mut(&message.partition()).unwrap().push(seq);
+        seqs.entry(message.partition()).or_default().push(seq);
     });
     seqs
 }
@@ -43,7 +43,7 @@ fn header<'a>(message: &'a BorrowedMessage, name: &str) -> &'a str {
     std::str::from_utf8(header.unwrap().value.unwrap()).unwrap()
 }
 
-/// Reads the committed records of all four partitions.
+/// Reads the committed records of all partitions.
 fn read(topic: &str, mut take: impl FnMut(&BorrowedMessage)) {
     let consumer: BaseConsumer = rdkafka::ClientConfig::new()
         .set("bootstrap.servers", env("KAFKA_ADDR"))
@@ -54,10 +54,12 @@ fn read(topic: &str, mut take: impl FnMut(&BorrowedMessage)) {
         .create()
         .unwrap();
     let mut assignment = TopicPartitionList::new();
-    (0..4).for_each(|partition| assignment.add_partition_offset(topic, partition, Offset::Beginning).unwrap());
+    let metadata = consumer.fetch_metadata(Some(topic), Duration::from_secs(20)).unwrap();
+    let partitions = metadata.topics()[0].partitions().len() as i32;
+    (0..partitions).for_each(|partition| assignment.add_partition_offset(topic, partition, Offset::Beginning).unwrap());
     consumer.assign(&assignment).unwrap();
     let mut ended = 0;
-    while ended < 4 {
+    while ended < partitions {
         match consumer.poll(Duration::from_secs(70)).expect("an open transaction holds up every consumer") {
             Err(KafkaError::PartitionEOF(_)) => ended += 1,
             Err(error) => panic!("{error}"),

@@ -32,6 +32,8 @@ pub struct BinlogDecoder {
 struct Image {
     row: RowWriter,
     key: Vec<u8>,
+    /// The value of a column that is not shown.
+    hidden: Vec<u8>,
 }
 
 impl BinlogDecoder {
@@ -161,19 +163,39 @@ impl Image {
     /// The reason of an error follows the table's name and the row's place.
     fn read(&mut self, bytes: &mut Bytes, table: &Table) -> Result<(), String> {
         let nulls = bytes.take(table.columns.len().div_ceil(8)).map_err(|error| format!(": {error}"))?;
+        let shown = table.schema.columns.len();
+        let name = |index: usize| table.schema.columns.get(index).map_or("(hidden)", |column| &column.name);
+        let mut wrong: Option<(usize, String)> = None;
         self.row.begin();
         for (index, column) in table.columns.iter().enumerate() {
-            let out = self.row.column(&column.prefix);
+            self.hidden.clear();
+            let out = if index < shown { self.row.column(&column.prefix) } else { &mut self.hidden };
             if bit(nulls, index) {
                 write_null(out);
-            } else if let Err(reason) = column.layout.write(bytes, out) {
-                return Err(format!(", column {}: the value {reason}", table.schema.columns[index].name));
+                continue;
             }
+            let start = out.len();
+            let Err(refused) = column.layout.write(bytes, out) else { continue };
+            if !refused.taken {
+                let (index, reason) = wrong.unwrap_or((index, refused.reason));
+                return Err(format!(", column {}: the value {reason}", name(index)));
+            }
+            // The rest is read for the row's key, to name it.
+            out.truncate(start);
+            write_null(out);
+            wrong.get_or_insert((index, refused.reason));
         }
         self.row.finish();
         self.key.clear();
-        self.row
-            .key_text(&table.key, &mut self.key)
-            .map_err(|null| format!(", column {}: it is in the key and null", table.schema.columns[null].name))
+        let keyed = self.row.key_text(&table.key, &mut self.key);
+        match (wrong, keyed) {
+            (None, Ok(())) => Ok(()),
+            (None, Err(null)) => Err(format!(", column {}: it is in the key and null", name(null))),
+            (Some((index, reason)), Ok(())) if !table.key.is_empty() => {
+                let key = String::from_utf8_lossy(&self.key);
+                Err(format!(", key {key}, column {}: the value {reason}", name(index)))
+            }
+            (Some((index, reason)), _) => Err(format!(", column {}: the value {reason}", name(index))),
+        }
     }
 }

@@ -94,7 +94,7 @@ fn push_opaque(opaque: &OpaqueValue, out: &mut Vec<u8>) -> Result<(), String> {
     match opaque.value_type() {
         ColumnType::MYSQL_TYPE_NEWDECIMAL => {
             let (precision, scale) = (bytes.byte().map_err(broken)?, bytes.byte().map_err(broken)?);
-            return push_decimal(&mut bytes, precision.into(), scale.into(), out);
+            return push_decimal(&mut bytes, precision.into(), scale.into(), out).map_err(|refused| refused.reason);
         }
         ColumnType::MYSQL_TYPE_DATE | ColumnType::MYSQL_TYPE_DATETIME | ColumnType::MYSQL_TYPE_TIMESTAMP => {
             let packed = bytes.little(8).map_err(broken)?;

@@ -19,6 +19,8 @@ pub struct Described {
     pub columns: Vec<DescribedColumn>,
     /// The columns of the primary key or of a NOT NULL unique key, in key order; empty if there is none.
     pub key: Vec<String>,
+    /// Whether MariaDB keeps the history of its rows in it.
+    pub versioned: bool,
 }
 
 /// A column as `information_schema` describes it.
@@ -47,6 +49,7 @@ pub fn pack_context(flavor: Flavor, map: &[u8], described: Option<&Described>) -
 /// A table, ready to decode rows of.
 pub(super) struct Table {
     pub schema: TableSchema,
+    /// Those of the schema, and behind them those that the server hides.
     pub columns: Vec<TableColumn>,
     /// Places of the key's columns.
     pub key: Vec<usize>,
@@ -94,7 +97,8 @@ impl Table {
             let described = described.ok_or(": its columns have no names in the binlog")?;
             if described.columns.len() != physical.len() {
                 return Err(stale(&format!(
-                    ": it had {} columns when this was logged, and has {} now",
+                    ": it has {} columns in the binlog and shows {} now (it was altered, or MariaDB hides the hash of a unique \
+                     key)",
                     physical.len(),
                     described.columns.len()
                 )));
@@ -126,6 +130,16 @@ impl Table {
             codecs.push(TableColumn { layout, prefix });
             columns.push(Column { name: column_name, ty, nullable: column.nullable });
         }
+        // MariaDB's hash of a long unique key stands behind all columns that it shows.
+        let hides = |column: &Column| {
+            is_hash(flavor, &column.name)
+                && described.is_none_or(|table| table.columns.iter().all(|shown| shown.name != column.name))
+        };
+        let shown = columns.iter().position(hides).unwrap_or(columns.len());
+        if let Some(column) = columns[shown..].iter().find(|column| !hides(column)) {
+            return Err(format!(", column {}: it stands behind one that MariaDB hides", column.name));
+        }
+        columns.truncate(shown);
         let key = match described {
             Some(described) => {
                 let place = |key: &String| {
@@ -144,6 +158,11 @@ impl Table {
         let schema = TableSchema { name: name.clone(), columns, key: key_names, since_seq: 0, partial: false };
         Ok(Table { schema, columns: codecs, key, announced: false })
     }
+}
+
+/// Whether MariaDB calls a column so that it hides.
+pub(super) fn is_hash(flavor: Flavor, name: &str) -> bool {
+    flavor == Flavor::MariaDb && name.starts_with("DB_ROW_HASH_")
 }
 
 /// The table has changed between an event and the look at it.
@@ -346,14 +365,24 @@ fn layout(column: &Physical, ty: ColumnType, charset: Option<String>, members: &
     })
 }
 
-/// The character set of a collation's number. MariaDB numbers its `uca1400` collations by character set.
+/// The character set of a collation's number. MariaDB has collations of its own: it numbers the `uca1400` ones by character
+/// set, gives the `nopad` one of a collation that number with another bit, and has some beside those.
 fn charset_of(id: usize) -> Result<String, String> {
+    const NOPAD: usize = 1024;
     let unknown = || format!("its collation is number {id}, which tidegate does not know");
     let by_set = ["utf8mb3", "utf8mb4", "ucs2", "utf16", "utf32"];
     if let Some(set) = id.checked_sub(2048).and_then(|index| by_set.get(index / 256)) {
         return Ok((*set).into());
     }
-    let id = u16::try_from(id).map_err(|_| unknown())?;
+    match id & !NOPAD {
+        576..608 => return Ok("utf8mb3".into()),
+        608..640 => return Ok("utf8mb4".into()),
+        640..672 => return Ok("ucs2".into()),
+        672..704 => return Ok("utf16".into()),
+        736..768 => return Ok("utf32".into()),
+        _ => {}
+    }
+    let id = u16::try_from(id & !NOPAD).map_err(|_| unknown())?;
     match Collation::resolve(CollationId::from(id)).charset() {
         "UNKNOWN" | "unknown" | "" => Err(unknown()),
         charset => Ok(charset.to_ascii_lowercase()),

@@ -4,6 +4,7 @@
 //! unknown ones are passed over, as a replica would.
 
 use super::bytes::{Bytes, Malformed, identifier};
+use super::table::{DescribedColumn, is_hash};
 
 /// Whose binlog it is: in details they differ.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -145,13 +146,13 @@ impl<'a> TableMap<'a> {
     }
 
     /// Whether it says everything: names, a primary key, and nothing that could be one thing or another. MariaDB logs UUID,
-    /// INET6 and INET4 as if they were BINARY.
+    /// INET6 and INET4 as if they were BINARY, and a column that it hides as if it did not.
     ///
     /// # Errors
     /// The optional part is malformed.
     pub fn is_full(&self, flavor: Flavor) -> Result<bool, Malformed> {
         let mut optional = self.optional()?;
-        let mut doubtful = false;
+        let mut doubtful = optional.names.iter().any(|name| is_hash(flavor, name));
         let mut index = 0;
         for column in self.physical()? {
             if flavor.has_collation(column.code) {
@@ -162,6 +163,28 @@ impl<'a> TableMap<'a> {
             }
         }
         Ok(optional.names.len() == self.types.len() && !optional.key.is_empty() && !doubtful)
+    }
+
+    /// Whether the table may be a system-versioned one of MariaDB, which it does not say: two columns, the first and the last
+    /// moment of a row, are TIMESTAMP(6), or numbers of transactions.
+    ///
+    /// # Errors
+    /// The fixed part is malformed.
+    pub fn may_be_versioned(&self, flavor: Flavor) -> Result<bool, Malformed> {
+        let moment = |column: &&Physical| {
+            !column.nullable && matches!((column.code, column.meta), (code::TIMESTAMP2, 6) | (code::LONGLONG, _))
+        };
+        Ok(flavor == Flavor::MariaDb && self.physical()?.iter().filter(moment).count() >= 2)
+    }
+
+    /// Whether it has a column that is none of those: MariaDB does not show the two that it adds to a versioned table.
+    ///
+    /// # Errors
+    /// The optional part is malformed.
+    pub fn has_more_than(&self, shown: &[DescribedColumn]) -> Result<bool, Malformed> {
+        let hidden = |name: &&str| matches!(*name, "row_start" | "row_end");
+        let mut names = self.optional()?.names.into_iter().filter(hidden);
+        Ok(names.any(|name| !shown.iter().any(|column| column.name == name)))
     }
 
     pub(super) fn physical(&self) -> Result<Vec<Physical>, Malformed> {

@@ -80,8 +80,8 @@ const DIGITS_BYTES: [usize; 10] = [0, 1, 1, 2, 2, 3, 3, 4, 4, 4];
 const DIGITS_PER_WORD: usize = 9;
 
 impl Layout {
-    /// Takes a value from `bytes` and appends it to `out` as JSON. The reason of an error follows the words "the value".
-    pub fn write(&self, bytes: &mut Bytes, out: &mut Vec<u8>) -> Result<(), String> {
+    /// Takes a value from `bytes` and appends it to `out` as JSON.
+    pub fn write(&self, bytes: &mut Bytes, out: &mut Vec<u8>) -> Result<(), Refused> {
         match self {
             Layout::Integer { bytes: n, unsigned } => {
                 let value = bytes.little((*n).into()).map_err(text)?;
@@ -159,13 +159,13 @@ impl Layout {
                 0 => write_text(out, ""), // what MySQL stores for a value that is no member
                 number => match members.get(number as usize - 1) {
                     Some(member) => out.extend_from_slice(member),
-                    None => return Err(format!("is member {number} of {}", members.len())),
+                    None => return Err(format!("is member {number} of {}", members.len()).into()),
                 },
             },
             Layout::Set { bytes: n, members } => {
                 let chosen = bytes.little((*n).into()).map_err(text)?;
                 if members.len() < 64 && chosen >> members.len() != 0 {
-                    return Err(format!("has bits beyond its {} members", members.len()));
+                    return Err(format!("has bits beyond its {} members", members.len()).into());
                 }
                 let chosen = members.iter().enumerate().filter(|(index, _)| chosen >> index & 1 == 1);
                 write_text(out, &chosen.map(|(_, member)| &**member).collect::<Vec<_>>().join(","));
@@ -175,18 +175,33 @@ impl Layout {
     }
 }
 
-fn text(error: super::Malformed) -> String {
-    format!("can't be read: {error}")
+/// Why a value can't be written.
+#[derive(Debug)]
+pub(super) struct Refused {
+    /// Follows the words "the value".
+    pub reason: String,
+    /// Whether the value has been taken all the same, so that what comes behind it can be read.
+    pub taken: bool,
+}
+
+impl<S: Into<String>> From<S> for Refused {
+    fn from(reason: S) -> Self {
+        Refused { reason: reason.into(), taken: true }
+    }
+}
+
+fn text(error: super::Malformed) -> Refused {
+    Refused { reason: format!("can't be read: {error}"), taken: false }
 }
 
 #[inline]
-fn sized<'a>(bytes: &mut Bytes<'a>, length: u8) -> Result<&'a [u8], String> {
+fn sized<'a>(bytes: &mut Bytes<'a>, length: u8) -> Result<&'a [u8], Refused> {
     let n = bytes.little(length.into()).map_err(text)?;
     bytes.take(n as usize).map_err(text)
 }
 
 /// A value of `N` bytes that was logged without the zeroes at its end.
-fn padded<const N: usize>(bytes: &mut Bytes) -> Result<[u8; N], String> {
+fn padded<const N: usize>(bytes: &mut Bytes) -> Result<[u8; N], Refused> {
     let value = sized(bytes, 1)?;
     let mut padded = [0; N];
     padded.get_mut(..value.len()).ok_or("is too long")?.copy_from_slice(value);
@@ -206,7 +221,12 @@ fn clock_digits(packed: u64) -> [u32; 3] {
 
 /// Appends the digits of MySQL's packed decimal: groups of nine digits in four bytes each, highest first, the groups at
 /// either end as short as they can be; the first bit is set for positive numbers, and negative ones have all bits flipped.
-pub(super) fn push_decimal(bytes: &mut Bytes, precision: usize, scale: usize, out: &mut Vec<u8>) -> Result<(), String> {
+pub(super) fn push_decimal(
+    bytes: &mut Bytes,
+    precision: usize,
+    scale: usize,
+    out: &mut Vec<u8>,
+) -> Result<(), Refused> {
     let whole = precision.checked_sub(scale).ok_or("has more digits after the point than in all")?;
     let size = |digits: usize| digits / DIGITS_PER_WORD * 4 + DIGITS_BYTES[digits % DIGITS_PER_WORD];
     let packed = bytes.take(size(whole) + size(scale)).map_err(text)?;
@@ -249,13 +269,13 @@ pub(super) fn push_decimal(bytes: &mut Bytes, precision: usize, scale: usize, ou
 }
 
 /// The fraction of a second: one byte for two digits.
-fn micros(bytes: &mut Bytes, digits: u8) -> Result<u32, String> {
+fn micros(bytes: &mut Bytes, digits: u8) -> Result<u32, Refused> {
     let n = digits.div_ceil(2).min(3);
     let fraction = bytes.big(n.into()).map_err(text)? as u32;
     Ok(fraction * 100u32.pow(3 - u32::from(n)))
 }
 
-fn datetime(bytes: &mut Bytes, digits: u8) -> Result<Civil, String> {
+fn datetime(bytes: &mut Bytes, digits: u8) -> Result<Civil, Refused> {
     let packed = bytes.big(5).map_err(text)?.wrapping_sub(0x80_0000_0000);
     let micros = micros(bytes, digits)?;
     Ok(civil_from_packed((packed >> 17) as u32, (packed & 0x1_ffff) as u32, micros))
@@ -276,7 +296,7 @@ pub(super) fn civil_from_packed(date: u32, clock: u32, micros: u32) -> Civil {
 }
 
 /// A TIME is one number of as many bytes as it has, fraction included, with its zero in the middle of their range.
-fn time(bytes: &mut Bytes, digits: u8) -> Result<(bool, Civil), String> {
+fn time(bytes: &mut Bytes, digits: u8) -> Result<(bool, Civil), Refused> {
     let fraction_bytes = digits.div_ceil(2).min(3);
     let size = 3 + fraction_bytes;
     let zero = 1i64 << (8 * size - 1);
@@ -350,9 +370,10 @@ mod tests {
         let mut out = Vec::new();
         let members = vec![Box::from(&b"\"a\""[..])];
         let error = Layout::Enum { bytes: 1, members }.write(&mut Bytes(&[2]), &mut out).unwrap_err();
-        assert_eq!(error, "is member 2 of 1");
+        assert_eq!((&error.reason[..], error.taken), ("is member 2 of 1", true));
         let set = Layout::Set { bytes: 1, members: vec!["a".into()] };
-        assert!(set.write(&mut Bytes(&[2]), &mut out).unwrap_err().contains("beyond its 1 members"));
-        assert!(Layout::Double.write(&mut Bytes(&[0; 7]), &mut out).unwrap_err().contains("ends too soon"));
+        assert!(set.write(&mut Bytes(&[2]), &mut out).unwrap_err().reason.contains("beyond its 1 members"));
+        let error = Layout::Double.write(&mut Bytes(&[0; 7]), &mut out).unwrap_err();
+        assert!(error.reason.contains("ends too soon") && !error.taken);
     }
 }

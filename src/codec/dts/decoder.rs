@@ -7,7 +7,7 @@
 use std::ops::Range;
 
 use crate::change::{Changes, NewChange, Op};
-use crate::codec::row::RowWriter;
+use crate::codec::row::{RowWriter, write_null};
 use crate::source::{Announced, Decoder, Raw, SourceError, TableFilter};
 
 use super::Operation;
@@ -202,14 +202,21 @@ impl Image {
         self.row.begin();
         let mut left = 0;
         let mut grew = false;
+        let mut wrong: Option<(usize, String)> = None;
         while cursor.item(&mut left).map_err(text)? {
             let start = cursor.at();
             let value = cursor.value().map_err(text)?;
             if let Some(column) = layout.columns.get_mut(self.values.len()) {
                 let out = self.row.column(&column.prefix);
+                let start = out.len();
                 match column.write(&value, out) {
                     Ok(column_grew) => grew |= column_grew,
-                    Err(reason) => return Err(format!(", column {}: the value {reason}", column.name)),
+                    Err(reason) => {
+                        // The rest is read for the row's key, to name it.
+                        out.truncate(start);
+                        write_null(out);
+                        wrong.get_or_insert((self.values.len(), reason));
+                    }
                 }
             }
             self.values.push(start..cursor.at());
@@ -219,9 +226,15 @@ impl Image {
         if grew {
             layout.announced = false;
         }
-        match self.row.key_text(&layout.key, &mut self.key) {
-            Ok(()) => Ok(true),
-            Err(null) => Err(format!(", column {}: it is in the key and null", layout.columns[null].name)),
+        let name = |column: usize| &layout.columns[column].name;
+        match (wrong, self.row.key_text(&layout.key, &mut self.key)) {
+            (None, Ok(())) => Ok(true),
+            (None, Err(null)) => Err(format!(", column {}: it is in the key and null", name(null))),
+            (Some((column, reason)), Ok(())) if !layout.key.is_empty() => {
+                let key = String::from_utf8_lossy(&self.key);
+                Err(format!(", key {key}, column {}: the value {reason}", name(column)))
+            }
+            (Some((column, reason)), _) => Err(format!(", column {}: the value {reason}", name(column))),
         }
     }
 

@@ -40,9 +40,9 @@ impl JsonlReader {
     /// # Errors
     /// One sentence that names the file.
     pub fn open(config: &FileConfig, start: &Start) -> Result<JsonlReader, SourceError> {
-        let (at, line, seq, time) = match start {
-            Start::Configured => (0, 1, SEQS_PER_LINE, 0),
-            Start::Resume { resume, time } => {
+        let (at, line, seq, clock) = match start {
+            Start::Configured => (0, 1, SEQS_PER_LINE, Clock::from(0)),
+            Start::Resume { resume, clock } => {
                 let place = resume.position.split_once(" line ");
                 let place = place.and_then(|(at, line)| Some((at.parse().ok()?, line.parse().ok()?)));
                 let (at, line) = place.ok_or_else(|| {
@@ -51,11 +51,11 @@ impl JsonlReader {
                         resume.position
                     ))
                 })?;
-                (at, line, resume.seq, *time)
+                (at, line, resume.seq, clock.clone())
             }
         };
         let input = Input::open(&config.path, at)?;
-        Ok(JsonlReader { input, line, seq, clock: Clock::from(time), text: Vec::new() })
+        Ok(JsonlReader { input, line, seq, clock, text: Vec::new() })
     }
 
     fn mark(&self, end: bool) -> Mark {
@@ -86,8 +86,7 @@ impl Reader for JsonlReader {
                 continue;
             }
             let time = match serde_json::from_slice::<Front>(line) {
-                Ok(Front { time: Some(time) }) => self.clock.exact(time),
-                Ok(Front { time: None }) => self.clock.idle(now_ms()),
+                Ok(Front { time }) => self.clock.exact(seq, time.unwrap_or_else(now_ms), now_ms()),
                 Err(error) => return Err(SourceError::Record { position, reason: not_a_line(&error) }),
             };
             out.push_raw(seq, time, &position, b"", line);

@@ -14,7 +14,8 @@ use crate::codec::binlog::{Described, Flavor, TableMap, event, pack_context};
 use crate::source::{Clock, Mark, Raws, Resume, SourceError, TableFilter};
 
 use super::place::Place;
-use super::statement::{Statement, classify};
+use super::server::versioned;
+use super::statement::{Named, Statement, classify};
 
 /// How many tables' contexts are kept ready.
 const CONTEXTS_MAX: usize = 4096;
@@ -75,11 +76,11 @@ struct Transaction {
 }
 
 impl Follower {
-    pub fn new(flavor: Flavor, filter: TableFilter, place: Place, seq: u64, time: u64) -> Self {
+    pub fn new(flavor: Flavor, filter: TableFilter, place: Place, seq: u64, clock: Clock) -> Self {
         Follower {
             flavor,
             filter,
-            clock: Clock::from(time),
+            clock,
             place,
             seq,
             open: None,
@@ -113,7 +114,7 @@ impl Follower {
     /// Notes that nothing has come at `now` (ms).
     pub fn idle(&mut self, now: u64) {
         if self.live && self.open.is_none() {
-            self.clock.idle(now);
+            self.clock.idle(self.seq, now);
         }
     }
 
@@ -245,8 +246,8 @@ impl Follower {
         let again = self.broken.take().filter(|broken| broken.place == self.place);
         let time = match (again, commit) {
             (Some(broken), _) => broken.time,
-            (None, Commit::Millis(time)) => self.clock.exact(time),
-            (None, Commit::Second(second)) => self.clock.second(second, now),
+            (None, Commit::Millis(time)) => self.clock.exact(self.seq, time, now),
+            (None, Commit::Second(second)) => self.clock.second(self.seq, second, now),
         };
         // What was committed a while ago was not waited for: there may be more.
         self.live &= time + 1_000 >= now;
@@ -300,25 +301,23 @@ impl Follower {
                      sessions, and copy the tables anew",
                 ));
             }
-            Statement::Truncate { what, database, table } => {
-                let database = database.unwrap_or_else(|| default_database.to_string());
-                if !self.filter.wants(&database, &table) {
-                    self.seq += 1;
-                } else {
+            Statement::Unlogged { what, tables } => match self.wanted(&tables, default_database) {
+                None => self.seq += 1,
+                Some(wanted) => {
                     let reason = format!(
-                        "{what} {database}.{table} takes rows away without logging them: take them from the target's table \
-                         too, and let [publish] dead_letter name a file that this record may go to, or start behind it"
+                        "{what} takes rows of {wanted} away, or brings some, without logging them: do the same to the target's \
+                         table, or let verify --repair mend it, and let [publish] dead_letter name a file that this record \
+                         may go to, or start behind it"
                     );
                     let time = self.time(second, now);
                     self.hand_on(&[&[event::UNUSABLE], reason.as_bytes()], &[], 1, time, out);
                 }
-            }
-            Statement::Alter { database, table } => {
-                let database = database.unwrap_or_else(|| default_database.to_string());
-                if self.filter.wants(&database, &table) {
+            },
+            Statement::Alter { tables } => {
+                if let Some(wanted) = self.wanted(&tables, default_database) {
                     let short: String = sql.chars().take(200).collect();
                     tracing::warn!(
-                        "{}: what becomes of the rows of {database}.{table} is not in the binlog, run verify: {short}",
+                        "{}: what becomes of the rows of {wanted} is not in the binlog, run verify: {short}",
                         self.place
                     );
                 }
@@ -331,6 +330,14 @@ impl Follower {
         Ok(())
     }
 
+    /// The names of those tables that are wanted; `None`: none is.
+    fn wanted(&self, tables: &[Named], default_database: &str) -> Option<String> {
+        let names = tables.iter().map(|named| (named.database.as_deref().unwrap_or(default_database), &named.table));
+        let wanted = names.filter(|(database, table)| self.filter.wants(database, table));
+        let wanted: Vec<String> = wanted.map(|(database, table)| format!("{database}.{table}")).collect();
+        (!wanted.is_empty()).then(|| wanted.join(" and "))
+    }
+
     fn table_map(&mut self, body: &[u8], describe: &mut Describe) -> Result<(), SourceError> {
         let malformed = |follower: &Self, error| follower.broken_event(&error);
         let map = TableMap::read(body).map_err(|error| malformed(self, error))?;
@@ -339,21 +346,7 @@ impl Follower {
             None => {
                 let context = match self.filter.wants(map.database, map.table) {
                     false => None,
-                    true if map.is_full(self.flavor).map_err(|error| malformed(self, error))? => {
-                        Some(pack_context(self.flavor, body, None))
-                    }
-                    true => {
-                        let table = TableName::new(map.database, map.table);
-                        let described = describe(&table)?;
-                        if described.is_none() && !map.is_named().map_err(|error| malformed(self, error))? {
-                            return Err(self.refused(&format!(
-                                "table {table} is not at the source any more, or its user may not SELECT from it, and the \
-                                 binlog does not say how it looked: set binlog_row_metadata=FULL there, or leave the table \
-                                 out"
-                            )));
-                        }
-                        Some(pack_context(self.flavor, body, described.as_ref()))
-                    }
+                    true => Some(self.context(body, &map, describe)?),
                 };
                 if self.contexts.len() == CONTEXTS_MAX {
                     self.contexts.clear();
@@ -365,6 +358,32 @@ impl Follower {
         };
         self.tables.insert(map.table_id, context);
         Ok(())
+    }
+
+    /// The context of a wanted table's rows. The server is asked what its map leaves open.
+    fn context(&self, body: &[u8], map: &TableMap, describe: &mut Describe) -> Result<Vec<u8>, SourceError> {
+        let malformed = |error| self.broken_event(&error);
+        let full = map.is_full(self.flavor).map_err(malformed)?;
+        let doubtful = map.may_be_versioned(self.flavor).map_err(malformed)?;
+        if full && !doubtful {
+            return Ok(pack_context(self.flavor, body, None));
+        }
+        let table = TableName::new(map.database, map.table);
+        let described = describe(&table)?;
+        let shown = described.as_ref().map_or(&[][..], |described| &described.columns);
+        if doubtful
+            && (described.as_ref().is_some_and(|described| described.versioned)
+                || map.has_more_than(shown).map_err(malformed)?)
+        {
+            return Err(self.refused(&versioned(&table)));
+        }
+        if described.is_none() && !map.is_named().map_err(malformed)? {
+            return Err(self.refused(&format!(
+                "table {table} is not at the source any more, or its user may not SELECT from it, and the binlog does not say \
+                 how it looked: set binlog_row_metadata=FULL there, or leave the table out"
+            )));
+        }
+        Ok(pack_context(self.flavor, body, described.as_ref().filter(|_| !full)))
     }
 
     fn rows(&mut self, kind: u8, data: &[u8], second: u64, now: u64, out: &mut Raws) -> Result<(), SourceError> {
@@ -394,7 +413,7 @@ impl Follower {
     fn time(&mut self, second: u64, now: u64) -> u64 {
         match &self.open {
             Some(open) => open.time,
-            None => self.clock.second(second, now),
+            None => self.clock.second(self.seq, second, now),
         }
     }
 

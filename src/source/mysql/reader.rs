@@ -8,10 +8,11 @@ use mysql::Conn;
 use crate::change::{BATCH_BYTES, BATCH_ROWS, TableName};
 use crate::codec::binlog::Described;
 use crate::config::MysqlConfig;
-use crate::source::{Mark, Raws, Reader, SourceError, Start, TableFilter, now_ms};
+use crate::source::{Clock, Mark, Raws, Reader, SourceError, Start, TableFilter, now_ms};
 
 use super::events::Follower;
 use super::feed::Feed;
+use super::outage::{Next, Outage, PATIENCE};
 use super::place::Place;
 use super::server::{Server, Trouble};
 
@@ -21,26 +22,18 @@ const READ_WAIT: Duration = Duration::from_millis(10);
 /// How many events one read passes over at most, so that marks come while nothing is wanted.
 const READ_EVENTS_MAX: usize = 16 * BATCH_ROWS;
 
-/// For how long a lost server is waited for.
-const PATIENCE: Duration = Duration::from_secs(300);
-const FIRST_PAUSE: Duration = Duration::from_millis(100);
-const LONGEST_PAUSE: Duration = Duration::from_secs(5);
-
 /// Reader of a server's binlog.
 pub struct MysqlReader {
     server: Server,
     follower: Follower,
-    link: Link,
+    /// The connection that events come from; `None`: it is lost.
+    feed: Option<Feed>,
+    /// The outage that lasts: until an event has come.
+    outage: Option<Outage>,
     /// A connection for questions about tables.
     asking: Option<Conn>,
     /// With `until_end`: where to stop.
     end: Option<Place>,
-}
-
-/// The connection that events come from.
-enum Link {
-    Up(Feed),
-    Lost { since: Instant, pause: Duration, again: Instant, reason: String },
 }
 
 impl MysqlReader {
@@ -55,12 +48,13 @@ impl MysqlReader {
         let mut conn = server.connect_once()?;
         server.check(&mut conn)?;
         let flavor = server.flavor(&mut conn)?;
+        server.check_versioned(&mut conn, &filter)?;
         let end = server.end(&mut conn)?;
         if !matches!(config.start.as_str(), "latest" | "earliest") {
             config.start.parse::<Place>()?; // a mistake is said when it is made, and not when it first counts
         }
-        let (place, seq, time) = match start {
-            Start::Resume { resume, time } => {
+        let (place, seq, clock) = match start {
+            Start::Resume { resume, clock } => {
                 let place = resume.position.parse().map_err(|_| {
                     SourceError::Source(format!(
                         "the recorded position '{}' is of another kind of source; give the job another topic, or the source \
@@ -68,7 +62,7 @@ impl MysqlReader {
                         resume.position
                     ))
                 })?;
-                (server.kept(&mut conn, place)?, resume.seq, *time)
+                (server.kept(&mut conn, place)?, resume.seq, clock.clone())
             }
             Start::Configured => {
                 let place = match config.start.as_str() {
@@ -76,13 +70,14 @@ impl MysqlReader {
                     "earliest" => server.earliest(&mut conn)?,
                     place => server.event_at(&mut conn, place.parse()?)?,
                 };
-                (place, crate::source::FIRST_SEQ, 0)
+                (place, crate::source::FIRST_SEQ, Clock::from(0))
             }
         };
         let feed = Feed::start(&server, &place).map_err(|trouble| server.give_up(trouble))?;
         Ok(MysqlReader {
-            follower: Follower::new(flavor, filter, place, seq, time),
-            link: Link::Up(feed),
+            follower: Follower::new(flavor, filter, place, seq, clock),
+            feed: Some(feed),
+            outage: None,
             asking: Some(conn),
             end: until_end.then_some(end),
             server,
@@ -113,7 +108,7 @@ impl MysqlReader {
             if self.ended() || out.payload_bytes() >= BATCH_BYTES || out.len() >= BATCH_ROWS {
                 return Ok(());
             }
-            let Link::Up(feed) = &self.link else { return self.reconnect() };
+            let Some(feed) = &self.feed else { return self.reconnect() };
             let now = now_ms();
             match feed.next(wait) {
                 None => {
@@ -121,17 +116,28 @@ impl MysqlReader {
                     return Ok(());
                 }
                 Some(Ok(event)) => {
-                    let (server, asking) = (&self.server, &mut self.asking);
-                    self.follower.take(&event, now, &mut |table| describe(server, asking, table), out)?;
+                    if let Some(outage) = self.outage.take() {
+                        let lasted = outage.lasted(Instant::now()).as_secs_f64();
+                        tracing::warn!("the source at {} is back after {lasted:.1} s", self.server.address);
+                    }
+                    let (server, asking, mut unanswered) = (&self.server, &mut self.asking, None);
+                    let mut describe = |table: &TableName| {
+                        describe(server, asking, table).map_err(|trouble| match trouble {
+                            Trouble::Lasting(error) => error,
+                            Trouble::Passing(reason) => SourceError::Source(unanswered.insert(reason).clone()),
+                        })
+                    };
+                    let taken = self.follower.take(&event, now, &mut describe, out);
+                    if let Some(reason) = unanswered {
+                        return self.lost(reason); // the event comes again
+                    }
+                    taken?;
                 }
                 Some(Err(error)) => {
-                    let now = Instant::now();
-                    let reason = match self.server.trouble("reading the binlog", &error) {
-                        Trouble::Passing(reason) => reason,
-                        Trouble::Lasting(error) => return Err(error),
+                    return match self.server.trouble("reading the binlog", &error) {
+                        Trouble::Passing(reason) => self.lost(reason),
+                        Trouble::Lasting(error) => Err(error),
                     };
-                    self.link = Link::Lost { since: now, pause: FIRST_PAUSE, again: now + FIRST_PAUSE, reason };
-                    return Ok(());
                 }
             }
             wait = Duration::ZERO;
@@ -142,26 +148,42 @@ impl MysqlReader {
     /// Waits a little, or tries to connect again.
     #[cold]
     fn reconnect(&mut self) -> Result<(), SourceError> {
-        let Link::Lost { since, pause, again, reason } = &mut self.link else { return Ok(()) };
-        let now = Instant::now();
-        if now < *again {
-            std::thread::sleep(READ_WAIT.min(*again - now));
+        let wait = self.outage.as_ref().map_or(Duration::ZERO, |outage| outage.wait(Instant::now()));
+        if !wait.is_zero() {
+            std::thread::sleep(READ_WAIT.min(wait));
             return Ok(());
         }
-        let place = self.follower.rewind();
-        match Feed::start(&self.server, &place) {
-            Ok(feed) => self.link = Link::Up(feed),
+        match Feed::start(&self.server, &self.follower.rewind()) {
+            Ok(feed) => self.feed = Some(feed),
+            Err(Trouble::Passing(reason)) => return self.lost(reason),
             Err(Trouble::Lasting(error)) => return Err(error),
-            Err(Trouble::Passing(now_because)) if now - *since > PATIENCE => {
-                return Err(SourceError::Source(format!(
-                    "the source at {} was lost ({reason}) and is not back after {} s: {now_because}",
-                    self.server.address,
-                    PATIENCE.as_secs()
-                )));
+        }
+        Ok(())
+    }
+
+    /// Notes that the connection broke, or could not be made again.
+    #[cold]
+    fn lost(&mut self, reason: String) -> Result<(), SourceError> {
+        self.feed = None;
+        let (place, address, patience) = (self.follower.rewind(), &self.server.address, PATIENCE.as_secs());
+        let Some(outage) = &mut self.outage else {
+            tracing::warn!(
+                "binlog {place}: the source at {address} is lost: {reason}; it is waited for, {patience} s at most, and read on \
+                 from there"
+            );
+            self.outage = Some(Outage::new(Instant::now(), reason));
+            return Ok(());
+        };
+        match outage.failed(Instant::now()) {
+            Next::Wait => {}
+            Next::Say(seconds) => {
+                tracing::warn!("binlog {place}: the source at {address} is not back after {seconds} s: {reason}");
             }
-            Err(Trouble::Passing(_)) => {
-                *pause = (*pause * 2).min(LONGEST_PAUSE);
-                *again = now + *pause;
+            Next::GiveUp => {
+                return Err(SourceError::Source(format!(
+                    "binlog {place}: the source at {address} was lost ({}) and is not back after {patience} s: {reason}",
+                    outage.reason,
+                )));
             }
         }
         Ok(())
@@ -169,7 +191,7 @@ impl MysqlReader {
 }
 
 /// Asks about a table, on a new connection if the old one is gone.
-fn describe(server: &Server, asking: &mut Option<Conn>, table: &TableName) -> Result<Option<Described>, SourceError> {
+fn describe(server: &Server, asking: &mut Option<Conn>, table: &TableName) -> Result<Option<Described>, Trouble> {
     if let Some(conn) = asking
         && conn.ping().is_err()
     {
@@ -177,7 +199,7 @@ fn describe(server: &Server, asking: &mut Option<Conn>, table: &TableName) -> Re
     }
     let conn = match asking {
         Some(conn) => conn,
-        None => asking.insert(server.connect_once()?),
+        None => asking.insert(server.connect()?),
     };
     server.describe(conn, table)
 }

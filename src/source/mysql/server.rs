@@ -11,7 +11,7 @@ use xxhash_rust::xxh3::xxh3_64;
 use crate::change::TableName;
 use crate::codec::binlog::{Described, DescribedColumn, Flavor};
 use crate::config::MysqlConfig;
-use crate::source::SourceError;
+use crate::source::{SourceError, TableFilter};
 
 use super::place::{FILE_START, Place};
 
@@ -207,6 +207,21 @@ impl Server {
         Ok(rows.into_iter().map(|(database, table)| TableName { database, table }).collect())
     }
 
+    /// That none of the wanted tables is system-versioned (MariaDB).
+    pub fn check_versioned(&self, conn: &mut Conn, filter: &TableFilter) -> Result<(), SourceError> {
+        let question =
+            "SELECT TABLE_SCHEMA, TABLE_NAME FROM information_schema.TABLES WHERE TABLE_TYPE = 'SYSTEM VERSIONED'";
+        let tables: Vec<(String, String)> =
+            conn.query(question).map_err(|error| self.error("a question about tables", &error))?;
+        match tables.into_iter().find(|(database, table)| filter.wants(database, table)) {
+            None => Ok(()),
+            Some((database, table)) => {
+                let reason = versioned(&TableName { database, table });
+                Err(SourceError::Source(format!("the source at {}: {reason}", self.address)))
+            }
+        }
+    }
+
     /// A place that the configuration names: that an event begins there.
     pub fn event_at(&self, conn: &mut Conn, place: Place) -> Result<Place, SourceError> {
         let place = self.kept(conn, place)?;
@@ -255,8 +270,8 @@ impl Server {
     }
 
     /// What the server says about a table now; `None`: it has no such table, or shows none.
-    pub fn describe(&self, conn: &mut Conn, table: &TableName) -> Result<Option<Described>, SourceError> {
-        let error = |error| self.error("a question about a table", &error);
+    pub fn describe(&self, conn: &mut Conn, table: &TableName) -> Result<Option<Described>, Trouble> {
+        let error = |error| self.trouble("a question about a table", &error);
         let columns: Vec<(String, String, Option<String>, String)> = conn
             .exec(
                 "SELECT COLUMN_NAME, COLUMN_TYPE, CHARACTER_SET_NAME, IS_NULLABLE FROM information_schema.COLUMNS \
@@ -280,8 +295,15 @@ impl Server {
             |index: &&[(String, Option<String>)]| index.iter().all(|(_, column)| column.as_ref().is_some_and(filled));
         let key = indexes.chunk_by(|a, b| a.0 == b.0).find(usable).unwrap_or_default();
         let key = key.iter().filter_map(|(_, column)| column.clone()).collect();
+        let kind: Option<String> = conn
+            .exec_first(
+                "SELECT TABLE_TYPE FROM information_schema.TABLES WHERE TABLE_SCHEMA = ? AND TABLE_NAME = ?",
+                (&table.database, &table.table),
+            )
+            .map_err(error)?;
+        let versioned = kind.is_some_and(|kind| kind == "SYSTEM VERSIONED");
         let described = |(name, column_type, charset, _)| DescribedColumn { name, column_type, charset };
-        Ok(Some(Described { columns: columns.into_iter().map(described).collect(), key }))
+        Ok(Some(Described { columns: columns.into_iter().map(described).collect(), key, versioned }))
     }
 
     fn error(&self, what: &str, error: &mysql::Error) -> SourceError {
@@ -331,6 +353,14 @@ impl Server {
             code => lasting(format!("the source at {address}: {what}: {message} (error {code})")),
         }
     }
+}
+
+/// The end of a sentence about a table WITH SYSTEM VERSIONING.
+pub(super) fn versioned(table: &TableName) -> String {
+    format!(
+        "table {table} is system-versioned, and rows of its history are logged as if they were new ones of the table: take it \
+         out with \"!{table}\" in [source] tables, or drop its system versioning and start behind that"
+    )
 }
 
 fn quoted(value: &str) -> String {

@@ -11,21 +11,17 @@ pub enum Statement {
     Rollback,
     /// A distributed transaction begins, whose rows may be rolled back after they were logged.
     Xa,
-    /// Rows of a table go without being logged.
-    Truncate {
+    /// Rows of tables go, or come, without being logged.
+    Unlogged {
         /// The statement's own word for it.
         what: &'static str,
-        /// The database, where the statement names it.
-        database: Option<String>,
-        /// The table.
-        table: String,
+        /// The tables.
+        tables: Vec<Named>,
     },
-    /// A table is altered, dropped or renamed: what becomes of its rows is not logged.
+    /// Tables are altered, dropped, renamed or made anew: what becomes of their rows is not logged.
     Alter {
-        /// The database, where the statement names it.
-        database: Option<String>,
-        /// The table; of several the first.
-        table: String,
+        /// The tables.
+        tables: Vec<Named>,
     },
     /// Rows change without being logged as rows.
     RowsAsText,
@@ -33,6 +29,15 @@ pub enum Statement {
     CreateWithRows,
     /// Anything else: it changes no row.
     Other,
+}
+
+/// A table as a statement names it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Named {
+    /// The database, where the statement names it.
+    pub database: Option<String>,
+    /// The table.
+    pub table: String,
 }
 
 /// What `sql` means.
@@ -46,8 +51,9 @@ pub fn classify(sql: &str) -> Statement {
         "XA" => Statement::Xa,
         "INSERT" | "UPDATE" | "DELETE" | "REPLACE" | "LOAD" | "WITH" => Statement::RowsAsText,
         "TRUNCATE" => truncate(&mut words).unwrap_or(Statement::Other),
-        "ALTER" => drop_partition(&mut Words(words.0)).or_else(|| alter(&mut words)).unwrap_or(Statement::Other),
-        "DROP" | "RENAME" => alter(&mut words).unwrap_or(Statement::Other),
+        "ALTER" => partition(&mut Words(words.0)).or_else(|| alter(&mut words)).unwrap_or(Statement::Other),
+        "DROP" => alter(&mut words).unwrap_or(Statement::Other),
+        "RENAME" => rename(&mut words).unwrap_or(Statement::Other),
         "CREATE" if sql.trim_end().to_ascii_uppercase().ends_with("START TRANSACTION") => {
             let what = words.find(|word| {
                 ["TABLE", "PROCEDURE", "FUNCTION", "TRIGGER", "EVENT"].contains(&&*word.to_ascii_uppercase())
@@ -57,6 +63,7 @@ pub fn classify(sql: &str) -> Statement {
                 false => Statement::Other,
             }
         }
+        "CREATE" => replace(&mut words).unwrap_or(Statement::Other),
         _ => Statement::Other,
     }
 }
@@ -66,22 +73,36 @@ fn truncate(words: &mut Words) -> Option<Statement> {
     if name.eq_ignore_ascii_case("TABLE") {
         name = words.next()?;
     }
-    named(name, words, "TRUNCATE TABLE")
+    Some(Statement::Unlogged { what: "TRUNCATE TABLE", tables: vec![named(name, words)?] })
 }
 
-fn drop_partition(words: &mut Words) -> Option<Statement> {
+/// ALTER TABLE … that drops, empties, exchanges or converts partitions, or puts another file in the table's place.
+fn partition(words: &mut Words) -> Option<Statement> {
     words.find(|word| word.eq_ignore_ascii_case("TABLE"))?;
     let name = past_if_exists(words)?;
-    let statement = named(name, words, "ALTER TABLE … DROP or TRUNCATE PARTITION")?;
-    let rest: Vec<_> = words.collect();
-    let takes = |pair: &[String]| {
-        let [verb, object] = pair else { return false };
-        object.eq_ignore_ascii_case("PARTITION")
-            && ["DROP", "TRUNCATE", "EXCHANGE", "DISCARD", "CONVERT"]
-                .iter()
-                .any(|taken| verb.eq_ignore_ascii_case(taken))
-    };
-    rest.windows(2).any(takes).then_some(statement)
+    let mut tables = vec![named(name, words)?];
+    let mut verb = String::new();
+    while let Some(word) = words.next() {
+        let pair = (&*verb.to_ascii_uppercase(), &*word.to_ascii_uppercase());
+        let what = match pair {
+            ("DROP" | "TRUNCATE", "PARTITION") => "ALTER TABLE … DROP or TRUNCATE PARTITION",
+            ("DISCARD" | "IMPORT", "PARTITION" | "TABLESPACE") => "ALTER TABLE … DISCARD or IMPORT TABLESPACE",
+            ("EXCHANGE", "PARTITION") => "ALTER TABLE … EXCHANGE PARTITION",
+            ("CONVERT", "PARTITION" | "TABLE") => "ALTER TABLE … CONVERT PARTITION or TABLE",
+            _ => {
+                verb = word;
+                continue;
+            }
+        };
+        // The other table: behind CONVERT TABLE, or behind the partition's name and WITH TABLE or TO TABLE.
+        let two = matches!(pair.0, "EXCHANGE" | "CONVERT");
+        if two && (pair.1 == "TABLE" || words.skip(1).any(|word| word.eq_ignore_ascii_case("TABLE"))) {
+            let name = words.next()?;
+            tables.push(named(name, words)?);
+        }
+        return Some(Statement::Unlogged { what, tables });
+    }
+    None
 }
 
 /// The next word that does not belong to IF EXISTS.
@@ -94,28 +115,70 @@ fn past_if_exists(words: &mut Words) -> Option<String> {
     words.next()
 }
 
-fn alter(words: &mut Words) -> Option<Statement> {
-    let what =
-        |word: &String| ["TABLE", "VIEW", "DATABASE", "INDEX", "USER"].iter().any(|w| word.eq_ignore_ascii_case(w));
-    if !words.find(what)?.eq_ignore_ascii_case("TABLE") {
-        return None;
-    }
-    let name = past_if_exists(words)?;
-    match named(name, words, "")? {
-        Statement::Truncate { database, table, .. } => Some(Statement::Alter { database, table }),
-        _ => None,
-    }
+/// Moves behind the word TABLE, if the statement is about tables.
+fn about_tables(words: &mut Words) -> Option<()> {
+    let what = |word: &String| {
+        let others = ["VIEW", "DATABASE", "INDEX", "USER", "SEQUENCE", "TRIGGER", "PROCEDURE", "FUNCTION", "EVENT"];
+        ["TABLE", "TABLES"].iter().chain(&others).any(|w| word.eq_ignore_ascii_case(w))
+    };
+    let word = words.find(what)?.to_ascii_uppercase();
+    word.starts_with("TABLE").then_some(())
 }
 
-/// The statement about the table that begins with `first`: a name, or a database's and behind a dot a table's.
-fn named(first: String, words: &mut Words, what: &'static str) -> Option<Statement> {
+/// ALTER TABLE, with the new name if it has one, and DROP TABLE, with all tables.
+fn alter(words: &mut Words) -> Option<Statement> {
+    about_tables(words)?;
+    let name = past_if_exists(words)?;
+    let mut tables = vec![named(name, words)?];
+    while words.0.trim_start().starts_with(',') {
+        let name = words.next()?;
+        tables.push(named(name, words)?);
+    }
+    while words.find(|word| word.eq_ignore_ascii_case("RENAME")).is_some() {
+        let to = |word: &String| !["TO", "AS"].iter().any(|to| word.eq_ignore_ascii_case(to));
+        let Some(name) = words.find(to) else { break };
+        if !["COLUMN", "INDEX", "KEY"].iter().any(|part| name.eq_ignore_ascii_case(part)) {
+            tables.push(named(name, words)?);
+        }
+    }
+    Some(Statement::Alter { tables })
+}
+
+/// RENAME TABLE a TO b, c TO d: all of them.
+fn rename(words: &mut Words) -> Option<Statement> {
+    about_tables(words)?;
+    let mut tables = Vec::new();
+    let mut name = past_if_exists(words);
+    while let Some(first) = name {
+        match &*first.to_ascii_uppercase() {
+            "TO" | "NOWAIT" => {}
+            "WAIT" => drop(words.next()), // and for how long
+            _ => tables.push(named(first, words)?),
+        }
+        name = words.next();
+    }
+    Some(Statement::Alter { tables })
+}
+
+/// MariaDB's CREATE OR REPLACE TABLE, which drops the table that is there.
+fn replace(words: &mut Words) -> Option<Statement> {
+    let replaces = words.next()?.eq_ignore_ascii_case("OR") && words.next()?.eq_ignore_ascii_case("REPLACE");
+    if !replaces || !words.next()?.eq_ignore_ascii_case("TABLE") {
+        return None; // a TEMPORARY one is another table
+    }
+    let name = words.next()?;
+    Some(Statement::Alter { tables: vec![named(name, words)?] })
+}
+
+/// The table that begins with `first`: a name, or a database's and behind a dot a table's.
+fn named(first: String, words: &mut Words) -> Option<Named> {
     let mut ahead = Words(words.0);
     if ahead.next().as_deref() == Some(".") {
         let table = ahead.next()?;
         words.0 = ahead.0;
-        return Some(Statement::Truncate { what, database: Some(first), table });
+        return Some(Named { database: Some(first), table });
     }
-    Some(Statement::Truncate { what, database: None, table: first })
+    Some(Named { database: None, table: first })
 }
 
 /// The words of a statement: names without their quotes, dots by themselves; comments are passed over, but what is inside
@@ -173,8 +236,16 @@ impl Iterator for Words<'_> {
 mod tests {
     use super::*;
 
-    fn truncated(database: Option<&str>, table: &str) -> Statement {
-        Statement::Truncate { what: "TRUNCATE TABLE", database: database.map(String::from), table: table.into() }
+    fn tables(names: &[&str]) -> Vec<Named> {
+        let named = |name: &&str| match name.split_once('/') {
+            Some((database, table)) => Named { database: Some(database.into()), table: table.into() },
+            None => Named { database: None, table: (*name).into() },
+        };
+        names.iter().map(named).collect()
+    }
+
+    fn truncated(name: &str) -> Statement {
+        Statement::Unlogged { what: "TRUNCATE TABLE", tables: tables(&[name]) }
     }
 
     #[test]
@@ -190,38 +261,51 @@ mod tests {
     }
 
     #[test]
-    fn what_empties_a_table_is_seen() {
-        assert_eq!(classify("truncate t"), truncated(None, "t"));
-        assert_eq!(classify("TRUNCATE TABLE shop.orders"), truncated(Some("shop"), "orders"));
-        assert_eq!(
-            classify("/* why */ TRUNCATE /*!50000 TABLE */ `a``b` . `c.d` -- now"),
-            truncated(Some("a`b"), "c.d")
-        );
-        assert!(matches!(
-            classify("ALTER TABLE `shop`.`log` TRUNCATE PARTITION p0"),
-            Statement::Truncate { table, .. } if table == "log"
-        ));
-        assert!(matches!(classify("alter table log drop partition p1, p2"), Statement::Truncate { .. }));
-        assert!(matches!(classify("ALTER TABLE IF EXISTS log DROP PARTITION p1"), Statement::Truncate { .. }));
-        assert!(matches!(classify("ALTER TABLE log CONVERT PARTITION p1 TO TABLE u"), Statement::Truncate { .. }));
+    fn what_empties_or_fills_a_table_is_seen() {
+        assert_eq!(classify("truncate t"), truncated("t"));
+        assert_eq!(classify("TRUNCATE TABLE shop.orders"), truncated("shop/orders"));
+        assert_eq!(classify("/* why */ TRUNCATE /*!50000 TABLE */ `a``b` . `c.d` -- now"), truncated("a`b/c.d"));
+        for (sql, expected) in [
+            ("ALTER TABLE `shop`.`log` TRUNCATE PARTITION p0", &["shop/log"][..]),
+            ("alter table log drop partition p1, p2", &["log"]),
+            ("ALTER TABLE IF EXISTS log DROP PARTITION p1", &["log"]),
+            ("ALTER TABLE log CONVERT PARTITION p1 TO TABLE b.u", &["log", "b/u"]),
+            ("ALTER TABLE log CONVERT TABLE u TO PARTITION p1 VALUES LESS THAN (3)", &["log", "u"]),
+            ("ALTER TABLE log EXCHANGE PARTITION p WITH TABLE `b`.`u` WITHOUT VALIDATION", &["log", "b/u"]),
+            ("ALTER TABLE log EXCHANGE PARTITION `table` WITH TABLE u", &["log", "u"]),
+            ("ALTER TABLE log IMPORT TABLESPACE", &["log"]),
+            ("ALTER TABLE log DISCARD PARTITION p0 TABLESPACE", &["log"]),
+        ] {
+            let Statement::Unlogged { tables: seen, .. } = classify(sql) else { panic!("{sql}") };
+            assert_eq!(seen, tables(expected), "{sql}");
+        }
     }
 
     #[test]
     fn what_changes_a_table_is_seen() {
-        let altered = |database: Option<&str>, table: &str| Statement::Alter {
-            database: database.map(String::from),
-            table: table.into(),
-        };
-        assert_eq!(classify("ALTER TABLE log DROP COLUMN c"), altered(None, "log"));
-        assert_eq!(classify("ALTER IGNORE TABLE a.log ADD c int DEFAULT 7"), altered(Some("a"), "log"));
-        let partition = "ALTER TABLE log ADD PARTITION (PARTITION p1 VALUES LESS THAN (3))";
-        assert_eq!(classify(partition), altered(None, "log"));
-        assert_eq!(
-            classify("DROP TABLE IF EXISTS `shop`.`log` /* generated by server */"),
-            altered(Some("shop"), "log")
-        );
-        assert_eq!(classify("RENAME TABLE a.b TO c"), altered(Some("a"), "b"));
-        for sql in ["DROP DATABASE d", "ALTER VIEW v AS SELECT 1", "DROP INDEX i ON t", "ALTER USER u ACCOUNT LOCK"] {
+        for (sql, expected) in [
+            ("ALTER TABLE log DROP COLUMN c", &["log"][..]),
+            ("ALTER IGNORE TABLE a.log ADD c int DEFAULT 7", &["a/log"]),
+            ("ALTER TABLE log ADD PARTITION (PARTITION p1 VALUES LESS THAN (3))", &["log"]),
+            ("ALTER TABLE log CONVERT TO CHARACTER SET utf8mb4", &["log"]),
+            ("DROP TABLE IF EXISTS `shop`.`log`, b /* generated by server */", &["shop/log", "b"]),
+            ("DROP TABLES a", &["a"]),
+            ("ALTER TABLE a RENAME COLUMN x TO y, RENAME INDEX i TO j, RENAME TO b.c, ADD z int", &["a", "b/c"]),
+            ("RENAME TABLE a.b TO c, d TO a.b", &["a/b", "c", "d", "a/b"]),
+            ("RENAME TABLE IF EXISTS a WAIT 5 TO b", &["a", "b"]),
+            ("CREATE OR REPLACE TABLE a.b (c int)", &["a/b"]),
+        ] {
+            assert_eq!(classify(sql), Statement::Alter { tables: tables(expected) }, "{sql}");
+        }
+        for sql in [
+            "DROP DATABASE d",
+            "ALTER VIEW v AS SELECT 1",
+            "DROP INDEX i ON t",
+            "ALTER USER u ACCOUNT LOCK",
+            "RENAME USER a TO b",
+            "CREATE OR REPLACE TEMPORARY TABLE t (a int)",
+            "CREATE OR REPLACE VIEW v AS SELECT 1",
+        ] {
             assert_eq!(classify(sql), Statement::Other, "{sql}");
         }
     }

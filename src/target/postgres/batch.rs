@@ -11,9 +11,10 @@ use postgres::Statement;
 use postgres::types::ToSql;
 
 use super::columns::{Bad, ColumnArray, Kind};
-use super::connect::{Dialect, Failure, Server};
+use super::connect::{Dialect, Server};
 use super::table::Table;
 use crate::change::Change;
+use crate::target::Failure;
 use crate::target::fields::{Stop, each_field};
 
 /// The parameters of one statement, at most (the protocol has 65,535, Hologres 32,767).

@@ -10,67 +10,10 @@ use postgres::{Client, NoTls};
 
 use crate::config::PostgresConfig;
 use crate::target::TargetError;
-use crate::target::retry::Attempts;
-
-/// How often in a row a table may turn out not to be as its statements have it, before that is an error.
-const STALE_MAX: u32 = 6;
+use crate::target::retry::{Failure, Refused};
 
 /// How long one statement may take. A newer run of a job waits so long for statements of an older one, at most.
 pub(super) const STATEMENT_TIMEOUT: Duration = Duration::from_secs(60);
-
-/// What a failure means for what to do next.
-#[derive(Debug)]
-pub(super) enum Failure {
-    /// Connection lost, deadlock, out of resources: connect again and repeat, after a pause.
-    Transient(String),
-    /// The table is not as it was when its statements were made: connect again, look again, repeat.
-    Stale(String),
-    /// A value that the server refused, somewhere in the batch that was sent.
-    Data(Refused),
-    /// The target lacks a column that rows have.
-    MissingColumn {
-        /// The source's table.
-        table: crate::change::TableName,
-        /// The column.
-        column: String,
-    },
-    /// Nothing to be repeated.
-    Final(TargetError),
-}
-
-impl Failure {
-    /// Pauses after a failure that may pass; `place` is for the log.
-    ///
-    /// # Errors
-    /// What does not pass, or has not for too long.
-    pub(super) fn passes(self, place: &str, attempts: &mut Attempts) -> Result<(), TargetError> {
-        let again = match &self {
-            Failure::Transient(said) => {
-                tracing::warn!("{place}: {said}: trying again");
-                attempts.again()
-            }
-            Failure::Stale(said) => {
-                tracing::warn!("{place}: {said}: looking at the table again");
-                attempts.again_in_a_row(STALE_MAX)
-            }
-            _ => false,
-        };
-        if again { Ok(()) } else { Err(self.into()) }
-    }
-}
-
-/// What a server says of a value that it refused.
-#[derive(Clone, Debug)]
-pub(super) struct Refused {
-    pub reason: String,
-    pub column: Option<String>,
-}
-
-impl From<TargetError> for Failure {
-    fn from(error: TargetError) -> Failure {
-        Failure::Final(error)
-    }
-}
 
 impl From<postgres::Error> for Failure {
     fn from(error: postgres::Error) -> Failure {
@@ -96,28 +39,6 @@ impl From<postgres::Error> for Failure {
     }
 }
 
-/// What is said where a failure can't be mended by repeating.
-impl From<Failure> for TargetError {
-    fn from(failure: Failure) -> TargetError {
-        match failure {
-            Failure::Final(error) => error,
-            Failure::Transient(said) | Failure::Stale(said) => TargetError::Target(format!("the target: {said}")),
-            Failure::Data(refused) => TargetError::Target(format!("the target refused a value: {}", refused.reason)),
-            Failure::MissingColumn { table, column } => missing_column(table, &column),
-        }
-    }
-}
-
-/// The sentence for a column that the target lacks and that can't be added.
-pub(super) fn missing_column(table: crate::change::TableName, column: &str) -> TargetError {
-    TargetError::Table {
-        table,
-        reason: format!(
-            "missing column in the target: {column}: add it there, or set create_tables = true and let publish announce the table's schema"
-        ),
-    }
-}
-
 /// A server's error as one sentence: message, detail, hint.
 fn sentence(db: &DbError) -> String {
     let mut said = db.message().to_string();
@@ -137,7 +58,7 @@ fn with_cause(error: &postgres::Error) -> String {
 
 /// Which server it is, and with it what a step can rely on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Dialect {
+pub enum Dialect {
     /// Transactions hold: rows and progress in one.
     Postgres,
     /// No transaction is assumed: the order of writes carries exactly-once.
@@ -145,7 +66,7 @@ pub(super) enum Dialect {
 }
 
 /// An open connection.
-pub(super) struct Server {
+pub struct Server {
     pub client: Client,
     pub dialect: Dialect,
     /// The server's id of the session.

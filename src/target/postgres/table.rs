@@ -1,10 +1,11 @@
 //! A target table as the catalog has it, and what is made of it when it, or a column, is missing.
 
 use super::columns::Kind;
-use super::connect::{Dialect, Failure, Server, quoted};
+use super::connect::{Dialect, Server, quoted};
 use super::progress::{claim, create, create_schema};
 use crate::change::{TableName, TableSchema};
-use crate::target::{FindSchema, TargetError};
+use crate::target::retry::missing_column;
+use crate::target::{Failure, FindSchema, TargetError};
 
 /// PostgreSQL cuts longer names, silently.
 const NAME_BYTES: usize = 63;
@@ -131,7 +132,7 @@ pub(super) fn add_column(
     policy: &Policy,
 ) -> Result<(), Failure> {
     let Some(found) = schema.column(column) else {
-        return Err(super::connect::missing_column(table.clone(), column).into());
+        return Err(missing_column(table.clone(), column).into());
     };
     let place = Place::of(table, policy)?;
     let definition = place.definition(&found.name, found.ty.postgres(false), server.dialect)?;

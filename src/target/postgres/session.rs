@@ -1,52 +1,49 @@
-//! A lane: the one connection that applies the steps of a slice of the key space, in order.
+//! A session at PostgreSQL or Hologres: what the protocol asks of one, as SQL.
 //!
-//! On PostgreSQL a step is one transaction: it holds the generation's row, writes the rows, and last the progress. On
-//! Hologres, where no transaction is assumed, it first writes how far the step goes, then the rows, then the progress;
-//! whatever is half written after a crash is written again by a step that goes at least as far. Either way a step can be
-//! repeated from its beginning, and that is all that is done about lost connections. After one, the progress is read
-//! first: the answer to a commit may be what was lost.
+//! Tables are bound once a session, and their statements prepared once a shape of rows (`batch`). A batch that the server
+//! refuses is found again row by row, by halves.
 
 use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::batch::{Limits, Shape, Sink, Unfit, Unmatched};
 use super::columns::Bad;
-use super::connect::{Connector, Dialect, Failure, Refused, Server, missing_column};
+use super::connect::{Connector, Dialect, STATEMENT_TIMEOUT, Server};
 use super::progress;
 use super::table::{Policy, Table, add_column};
 use crate::change::{Change, Changes, TableName};
 use crate::target::fields::key_agrees;
-use crate::target::retry::Attempts;
-use crate::target::{FindSchema, Lane, Progress, Step, TargetError};
+use crate::target::protocol::{JobRow, LaneRow, OtherSession, Session, Store};
+use crate::target::retry::{Failure, Refused, missing_column};
+use crate::target::{Checkpoint, FindSchema, Step, TargetError};
 
 /// Shapes of one table that are kept; a source with more has its statements made anew.
 const SHAPES_MAX: usize = 16;
 
-/// What tells one lane of one run of a job from another.
-pub(super) struct Identity {
-    pub job: String,
-    pub lane: u32,
-    pub generation: u64,
+/// A PostgreSQL or Hologres database.
+pub struct Postgres {
+    pub(super) connector: Connector,
+    pub(super) policy: Arc<Policy>,
 }
 
-/// One lane's connection.
-pub(super) struct PostgresLane {
-    connector: Arc<Connector>,
+impl Store for Postgres {
+    type Session = PostgresSession;
+
+    fn connect(&self, job: &str, generation: u64, who: &str) -> Result<PostgresSession, Failure> {
+        let server = self.connector.connect(&progress::session_name(job, generation, who))?;
+        Ok(PostgresSession { server, policy: Arc::clone(&self.policy), tables: HashMap::new(), sent: None })
+    }
+}
+
+/// A connection, and what is known of the tables behind it.
+pub struct PostgresSession {
+    server: Server,
     policy: Arc<Policy>,
-    identity: Identity,
-    find_schema: FindSchema,
-    session: Option<Session>,
+    tables: HashMap<u64, Bound>,
     /// The batch that is at the server.
     sent: Option<(Sink, Range<usize>)>,
-}
-
-/// What is lost with a connection.
-struct Session {
-    server: Server,
-    tables: HashMap<u64, Bound>,
-    progress: Progress,
-    through: Progress,
 }
 
 /// A table with its shapes for each sink; the one used last stands first.
@@ -55,121 +52,89 @@ struct Bound {
     shapes: [Vec<Shape>; 3],
 }
 
-impl Lane for PostgresLane {
-    fn apply(&mut self, step: &Step) -> Result<(), TargetError> {
-        let mut attempts = Attempts::new();
-        loop {
-            let failure = match self.attempt(step, attempts.failed() > 0) {
-                Ok(()) => return Ok(()),
-                Err(Failure::Data(refused)) => return Err(self.blame(step, refused)),
-                Err(Failure::MissingColumn { table, column }) => match self.provide_column(&table, &column) {
-                    Ok(()) => continue,
-                    Err(failure) => failure,
-                },
-                Err(failure) => failure,
-            };
-            self.session = None;
-            let place = format!("job '{}', lane {}", self.identity.job, self.identity.lane);
-            failure.passes(&place, &mut attempts)?;
-        }
-    }
-}
-
-impl PostgresLane {
-    /// Opens the lane's connection.
-    pub(super) fn open(
-        connector: Arc<Connector>,
-        policy: Arc<Policy>,
-        identity: Identity,
-        find_schema: FindSchema,
-    ) -> Result<PostgresLane, TargetError> {
-        let mut lane = PostgresLane { connector, policy, identity, find_schema, session: None, sent: None };
-        let mut attempts = Attempts::new();
-        while let Err(failure) = lane.connect() {
-            let place = format!("job '{}', lane {}", lane.identity.job, lane.identity.lane);
-            failure.passes(&place, &mut attempts)?;
-        }
-        Ok(lane)
+impl Session for PostgresSession {
+    fn is_atomic(&self) -> bool {
+        self.server.dialect == Dialect::Postgres
     }
 
-    fn connect(&mut self) -> Result<(), Failure> {
-        let Identity { job, lane, generation } = &self.identity;
-        let who = lane.to_string();
-        let mut server = self.connector.connect(&progress::session_name(job, *generation, &who))?;
-        progress::refuse_fenced(&mut server, job, *generation, false)?;
-        // A lost connection's last statement may still be running.
-        progress::end_sessions(&mut server, job, |session| session.generation <= *generation && session.who == who)?;
-        let (progress, through) = progress::lane_progress(&mut server, job, *lane)?.unwrap_or_default();
-        self.session = Some(Session { server, tables: HashMap::new(), progress, through });
-        Ok(())
+    fn statement_timeout(&self) -> Duration {
+        STATEMENT_TIMEOUT
     }
 
-    fn attempt(&mut self, step: &Step, repeated: bool) -> Result<(), Failure> {
-        if self.session.is_none() {
-            self.connect()?;
-        }
+    fn create_progress(&mut self) -> Result<(), Failure> {
+        progress::create_tables(&mut self.server)
+    }
+
+    fn begin(&mut self) -> Result<(), Failure> {
+        Ok(self.server.client.batch_execute("BEGIN")?)
+    }
+
+    fn commit(&mut self) -> Result<(), Failure> {
+        Ok(self.server.client.batch_execute("COMMIT")?)
+    }
+
+    fn rollback(&mut self) -> Result<(), Failure> {
+        Ok(self.server.client.batch_execute("ROLLBACK")?)
+    }
+
+    fn job(&mut self, job: &str) -> Result<Option<JobRow>, Failure> {
+        progress::job(&mut self.server, job)
+    }
+
+    fn add_job(&mut self, job: &str, row: &JobRow) -> Result<(), Failure> {
+        progress::add_job(&mut self.server, job, row)
+    }
+
+    fn replace_job(&mut self, job: &str, from: u64, row: &JobRow) -> Result<bool, Failure> {
+        progress::replace_job(&mut self.server, job, from, row)
+    }
+
+    fn generation(&mut self, job: &str, hold: bool) -> Result<Option<u64>, Failure> {
+        progress::generation(&mut self.server, job, hold)
+    }
+
+    fn lanes(&mut self, job: &str) -> Result<std::collections::BTreeMap<u32, LaneRow>, Failure> {
+        progress::lanes(&mut self.server, job)
+    }
+
+    fn save_lane(&mut self, job: &str, lane: u32, generation: u64, row: &LaneRow) -> Result<(), Failure> {
+        progress::save_lane(&mut self.server, job, lane, generation, row)
+    }
+
+    fn checkpoint(&mut self, job: &str) -> Result<Option<Checkpoint>, Failure> {
+        progress::checkpoint(&mut self.server, job)
+    }
+
+    fn save_checkpoint(&mut self, job: &str, generation: u64, checkpoint: &Checkpoint) -> Result<(), Failure> {
+        progress::save_checkpoint(&mut self.server, job, generation, checkpoint)
+    }
+
+    fn sessions(&mut self, job: &str) -> Result<Vec<OtherSession>, Failure> {
+        progress::sessions(&mut self.server, job)
+    }
+
+    fn terminate(&mut self, sessions: &[OtherSession]) -> Result<(), Failure> {
+        progress::terminate(&mut self.server, sessions)
+    }
+
+    fn prepare(&mut self, step: &Step, schemas: &FindSchema) -> Result<(), Failure> {
         self.sent = None;
-        let session = self.session.as_mut().expect("connected just now");
-        if repeated && progress::order(session.progress) >= progress::order(step.progress) {
-            return Ok(());
-        }
-        for changes in [&step.deletes, &step.updates, &step.inserts] {
-            session.bind_tables(changes, &self.policy, &self.find_schema)?;
-        }
-        match session.server.dialect {
-            Dialect::Postgres => {
-                session.server.client.batch_execute("BEGIN")?;
-                let written = self.write_all(step);
-                let server = &mut self.session.as_mut().expect("still there").server;
-                match written {
-                    Ok(()) => server.client.batch_execute("COMMIT")?,
-                    Err(failure) => {
-                        // If this fails too, the connection is lost and the transaction with it.
-                        if server.client.batch_execute("ROLLBACK").is_err() {
-                            self.session = None;
-                        }
-                        return Err(failure);
-                    }
-                }
-            }
-            Dialect::Hologres => self.write_all(step)?,
-        }
-        let session = self.session.as_mut().expect("still there");
-        (session.progress, session.through) = (step.progress, step.progress);
-        Ok(())
+        [&step.deletes, &step.updates, &step.inserts].into_iter().try_for_each(|batch| self.bind_tables(batch, schemas))
     }
 
-    /// Rows and progress, in the order that makes repeating safe.
-    fn write_all(&mut self, step: &Step) -> Result<(), Failure> {
-        let Identity { job, lane, generation } = &self.identity;
-        let session = self.session.as_mut().expect("connected before");
-        let atomic = session.server.dialect == Dialect::Postgres;
-        progress::refuse_fenced(&mut session.server, job, *generation, atomic)?;
-        if !atomic && !step.is_empty() {
-            // By seq, not by epoch: one step may have been several epochs, and bears the number of the first.
-            if step.progress.seq < session.through.seq {
-                return Err(Failure::Final(TargetError::Target(format!(
-                    "job '{job}', lane {lane}: a step up to {:?} after one up to {:?} that may be half written: rows would go back",
-                    step.progress, session.through
-                ))));
-            }
-            progress::save_progress(&mut session.server, job, *lane, *generation, session.progress, step.progress)?;
-        }
-        // Deletes first: they make room in a unique index that the target may have of its own.
+    fn write(&mut self, step: &Step) -> Result<(), Failure> {
         for (sink, changes) in sinks(step) {
             for run in table_runs(changes) {
-                session.write(changes, run, sink, &self.policy, &mut self.sent)?;
+                self.write_run(changes, run, sink)?;
             }
         }
         self.sent = None;
-        progress::save_progress(&mut session.server, job, *lane, *generation, step.progress, step.progress)
+        Ok(())
     }
 
-    /// Adds a column at the target, or finds that it is there by now.
-    fn provide_column(&mut self, table: &TableName, column: &str) -> Result<(), Failure> {
-        let Some(session) = self.session.as_mut() else { return Ok(()) };
-        session.tables.retain(|_, bound| bound.table.name != *table);
-        let now = Table::bind(&mut session.server, table, &self.policy, &self.find_schema)?;
+    fn provide_column(&mut self, table: &TableName, column: &str, schemas: &FindSchema) -> Result<(), Failure> {
+        self.tables.retain(|_, bound| bound.table.name != *table);
+        let now = Table::bind(&mut self.server, table, &self.policy, schemas)?;
         if now.column(column).is_some() {
             return Ok(());
         }
@@ -179,16 +144,14 @@ impl PostgresLane {
         if schema.column(column).is_none() {
             return Err(Failure::Stale(missing_column(table.clone(), column).to_string()));
         }
-        add_column(&mut session.server, table, column, &schema, &self.policy)
+        add_column(&mut self.server, table, column, &schema, &self.policy)
     }
 
-    /// The row of the batch at the server that the server refused.
-    fn blame(&mut self, step: &Step, refused: Refused) -> TargetError {
+    fn blame(&mut self, step: &Step, mut refused: Refused) -> TargetError {
         let Some((sink, mut range)) = self.sent.take() else {
             return TargetError::Target(format!("the target refused a value: {}", refused.reason));
         };
         let changes = sinks(step).into_iter().find(|(s, _)| *s == sink).expect("one of the three").1;
-        let mut refused = refused;
         while range.len() > 1 {
             let middle = range.start + range.len() / 2;
             let halves = [range.start..middle, middle..range.end];
@@ -203,38 +166,31 @@ impl PostgresLane {
                 }
             }
         }
-        row_error(
-            &changes.change(range.start),
-            refused.column,
-            Bad::new(format!("the target refused it: {}", refused.reason)),
-        )
+        let reason = Bad::new(format!("the target refused it: {}", refused.reason));
+        row_error(&changes.change(range.start), refused.column, reason)
     }
+}
 
+impl PostgresSession {
     /// Whether the server refuses these rows. They are written for that, and where there are transactions taken back.
     fn refused(&mut self, changes: &Changes, range: &Range<usize>, sink: Sink) -> Option<Refused> {
-        if self.session.is_none() {
-            self.connect().ok()?;
+        if self.is_atomic() {
+            self.begin().ok()?;
         }
-        let session = self.session.as_mut()?;
-        let atomic = session.server.dialect == Dialect::Postgres;
-        if atomic {
-            session.server.client.batch_execute("BEGIN").ok()?;
-        }
-        let written = session.write(changes, range.clone(), sink, &self.policy, &mut None);
-        if atomic && session.server.client.batch_execute("ROLLBACK").is_err() {
-            self.session = None;
+        let written = self.write_run(changes, range.clone(), sink);
+        self.sent = None;
+        if self.is_atomic() {
+            self.rollback().ok()?;
         }
         match written {
             Err(Failure::Data(refused)) => Some(refused),
             _ => None,
         }
     }
-}
 
-impl Session {
     /// Looks up the tables of a batch that are not bound yet, or whose schema at the source has changed. This may run
     /// DDL, so it comes before the step's transaction.
-    fn bind_tables(&mut self, changes: &Changes, policy: &Policy, find_schema: &FindSchema) -> Result<(), Failure> {
+    fn bind_tables(&mut self, changes: &Changes, find_schema: &FindSchema) -> Result<(), Failure> {
         for run in table_runs(changes) {
             let change = changes.change(run.start);
             let name = change.table_name();
@@ -246,24 +202,18 @@ impl Session {
                     continue;
                 }
             }
-            let table = Table::bind(&mut self.server, &name, policy, find_schema)?;
+            let table = Table::bind(&mut self.server, &name, &self.policy, find_schema)?;
             self.tables.insert(change.head.table_hash, Bound { table, shapes: Default::default() });
         }
         Ok(())
     }
 
     /// Writes a run of changes of one table to one sink, and keeps in `sent` which of them the server has just now.
-    fn write(
-        &mut self,
-        changes: &Changes,
-        run: Range<usize>,
-        sink: Sink,
-        policy: &Policy,
-        sent: &mut Option<(Sink, Range<usize>)>,
-    ) -> Result<(), Failure> {
-        let limits = Limits::of(self.server.dialect);
+    fn write_run(&mut self, changes: &Changes, run: Range<usize>, sink: Sink) -> Result<(), Failure> {
+        let PostgresSession { server, policy, tables, sent } = self;
+        let limits = Limits::of(server.dialect);
         let first = changes.change(run.start);
-        let bound = self.tables.get_mut(&first.head.table_hash).expect("bound before the step");
+        let bound = tables.get_mut(&first.head.table_hash).expect("bound before the step");
         // In the order of keys a change of a time when the table had no key comes first.
         if bound.table.source.is_none() || first.key().is_empty() {
             check_key(&first, &bound.table)?;
@@ -283,17 +233,17 @@ impl Session {
                     return Err(row_error(&change, column, bad).into());
                 }
                 Err(Unfit::OtherShape) => {
-                    send(shapes, &mut self.server, table, sink, start..index, sent)?;
+                    send(shapes, server, table, sink, start..index, sent)?;
                     start = index;
                     find_shape(shapes, &change, table, sink, policy)?;
                 }
             }
             if shapes[0].is_full(limits) {
-                send(shapes, &mut self.server, table, sink, start..index + 1, sent)?;
+                send(shapes, server, table, sink, start..index + 1, sent)?;
                 start = index + 1;
             }
         }
-        send(shapes, &mut self.server, table, sink, start..run.end, sent)?;
+        send(shapes, server, table, sink, start..run.end, sent)?;
         shapes[0].release();
         Ok(())
     }

@@ -1,0 +1,287 @@
+//! How a run begins: what has to be true before its first record is read.
+//!
+//! Each run goes through the same stages, on all of its workers, with all of them meeting between two stages: first nobody
+//! else may write any more, then what is written is known, then it goes on from there. `commands` lets the workers of a
+//! cluster meet; the simulator, which drives the same stages, kills them in between.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use anyhow::{Context, bail};
+use serde::{Deserialize, Serialize};
+use tidegate::change::{TableSchema, epoch_of};
+use tidegate::config::LandConfig;
+use tidegate::letter::DeadLetters;
+use tidegate::log::{
+    EpochReader, ForeignReader, ForeignSettings, Kafka, Layout, Meta, OpenWriter, PartitionStart, Reader,
+    ReaderSettings, Run, Schemas, Statement, Writer, begin_run, fence_left_over, origin_of, read_to_end,
+    refuse_replaced, times_from, transactional_id,
+};
+use tidegate::source::{Clock, Mark, Start, TableFilter};
+use tidegate::target::{FindSchema, JobState, Lane, Seqs, Target};
+
+use crate::fit::{refuse_gone, refuse_overstated, refuse_unstated};
+
+/// The partitions or lanes of worker `index` of `peers`.
+pub fn own(number: u32, index: usize, peers: usize) -> bool {
+    number as usize % peers == index
+}
+
+/// What Kafka says of earlier runs of `publish`.
+#[derive(Serialize, Deserialize)]
+pub struct Published {
+    /// Where the source goes on.
+    pub start: Start,
+    /// What each partition has.
+    pub partitions: BTreeMap<u32, PartitionStart>,
+    /// The partitions of which nothing is said yet: before any is written to, they have to be stated.
+    pub unstated: Vec<u32>,
+    /// How keys are dealt to partitions.
+    pub layout: Layout,
+    /// The schemas announced so far.
+    pub schemas: Vec<TableSchema>,
+}
+
+/// A run of `publish`, the same on every worker.
+pub struct Publishing {
+    /// The cluster.
+    pub kafka: Arc<dyn Kafka>,
+    /// The data topic.
+    pub topic: String,
+    /// Its partition count.
+    pub partitions: u32,
+    /// The job.
+    pub job: String,
+    /// Whether records and statements are committed in transactions.
+    pub exactly_once: bool,
+    /// The patterns of the tables that are taken from the source.
+    pub tables: Vec<String>,
+}
+
+impl Publishing {
+    /// First stage, on one worker: announces the run, which `id` tells from all others.
+    pub fn announce(&self, id: String, workers: u32) -> anyhow::Result<Option<Run>> {
+        let begin = || begin_run(&*self.kafka, &self.topic, id, workers, &self.tables);
+        Ok(self.exactly_once.then(begin).transpose()?)
+    }
+
+    /// Second stage, on every worker: opens its writer, which fences the one of an older run.
+    pub fn open(&self, index: usize) -> anyhow::Result<OpenWriter> {
+        let id = self.exactly_once.then(|| transactional_id(&self.job, index as u32));
+        Ok(OpenWriter::new(&*self.kafka, &self.topic, id.as_deref())?)
+    }
+
+    /// Second stage, on the one worker: fences the writers that older runs had more of.
+    pub fn fence(&self, run: Option<&Run>) -> anyhow::Result<()> {
+        run.map_or(Ok(()), |run| Ok(fence_left_over(&*self.kafka, &self.job, run)?))
+    }
+
+    /// Third stage, on the one worker: nobody else writes any more, so that what the companion topic says stays true.
+    pub fn take_stock(&self, run: Option<&Run>) -> anyhow::Result<Published> {
+        let ends = self.kafka.ends(&self.topic)?;
+        let metas = read_to_end(&*self.kafka, &self.topic)?;
+        refuse_unstated(&self.topic, &ends, &metas)?;
+        refuse_overstated(&self.topic, &self.kafka.ends(&self.topic)?, &metas)?;
+        if let Some(run) = run {
+            refuse_replaced(&self.topic, &metas, run)?;
+        }
+        self.published(metas)
+    }
+
+    /// Fourth stage, on every worker: its writer. On the one that reads the source `begun` is where that begins.
+    pub fn begin(
+        &self,
+        open: OpenWriter,
+        known: Published,
+        begun: Option<&Mark>,
+        (index, peers): (usize, usize),
+        interval: std::time::Duration,
+    ) -> anyhow::Result<Writer> {
+        let starts = known.partitions.into_iter().filter(|(partition, _)| own(*partition, index, peers)).collect();
+        let mut writer = open.begin(starts, known.layout, known.schemas, interval);
+        if let Some(begun) = begun.filter(|_| !known.unstated.is_empty()) {
+            writer.state_begun(known.unstated.into_iter(), begun)?;
+        }
+        Ok(writer)
+    }
+
+    /// What the companion topic, the only checkpoint, says.
+    fn published(&self, metas: Vec<Meta>) -> anyhow::Result<Published> {
+        let mut statements: BTreeMap<u32, Statement> = BTreeMap::new();
+        let mut schemas = Vec::new();
+        let mut layout = None;
+        for meta in metas {
+            match meta {
+                Meta::Statement(statement) => drop(statements.insert(statement.partition, statement)),
+                Meta::Schema(schema) => schemas.push(schema),
+                Meta::Layout(said) => layout = Some(said),
+                Meta::Run(_) => {}
+            }
+        }
+        // A partition that is not stated has no record: this run states it before it writes to any.
+        let unstated = (0..self.partitions).filter(|partition| !statements.contains_key(partition)).collect();
+        let start_of = |partition| {
+            let stated = statements.get(&partition);
+            (partition, stated.map(|s| PartitionStart { seq: s.seq, offset: s.offset }).unwrap_or_default())
+        };
+        let partitions = (0..self.partitions).map(start_of).collect();
+        let (start, from) = self.resume(&statements)?;
+        let mut layout = layout.unwrap_or_default();
+        match layout.partitions.last() {
+            None => layout.partitions.push((0, self.partitions)),
+            // What is in the topic stays where it is: only later changes are dealt among all.
+            Some((_, before)) if *before < self.partitions => layout.partitions.push((from, self.partitions)),
+            Some(_) => {}
+        }
+        Ok(Published { start, partitions, unstated, layout, schemas })
+    }
+
+    /// Where the source goes on, where the partition that is behind the others does; and the first seq that is in none.
+    fn resume(&self, statements: &BTreeMap<u32, Statement>) -> anyhow::Result<(Start, u64)> {
+        let Some(oldest) = statements.values().min_by_key(|s| (s.resume.seq, s.time)) else {
+            return Ok((Start::Configured, 0));
+        };
+        let from = oldest.resume.seq;
+        let given = times_from(&*self.kafka, &self.topic, (from, oldest.time))?;
+        let floors = statements.values().map(|s| (s.resume.seq, s.time));
+        let stated = statements.values().map(|s| s.seq);
+        let next = given.iter().map(|(seq, _)| seq + 1).chain(stated).max().unwrap_or(from);
+        let clock = Clock::resuming(oldest.time, given, floors);
+        Ok((Start::Resume { resume: oldest.resume.clone(), clock }, next))
+    }
+}
+
+/// A run of `land`, the same on every worker.
+pub struct Landing {
+    /// The cluster.
+    pub kafka: Arc<dyn Kafka>,
+    /// The data topic.
+    pub topic: String,
+    /// The target.
+    pub target: Arc<dyn Target>,
+    /// The job.
+    pub job: String,
+    /// Its settings.
+    pub settings: LandConfig,
+    /// How the topic is read, if something else wrote it.
+    pub foreign: Option<ForeignSettings>,
+    /// Which tables of the topic are wanted.
+    pub tables: TableFilter,
+    /// Where records go that can't be used.
+    pub letters: DeadLetters,
+    /// How long a lane waits for the schema of a table that it has a row of.
+    pub schema_patience: std::time::Duration,
+}
+
+/// What a worker of `land` begins with.
+pub struct Begun {
+    /// The reader of its partitions.
+    pub reader: Box<dyn EpochReader>,
+    /// The connections of its lanes.
+    pub lanes: Vec<Box<dyn Lane>>,
+}
+
+impl Landing {
+    /// First stage, on one worker: takes a new generation, so that older runs write no more, and learns what they did.
+    pub fn begin(&self) -> anyhow::Result<JobState> {
+        let origin = match self.foreign {
+            Some(_) => None,
+            None => {
+                let ends = self.kafka.ends(&self.topic)?;
+                let metas = read_to_end(&*self.kafka, &self.topic)?;
+                refuse_unstated(&self.topic, &ends, &metas)?;
+                refuse_overstated(&self.topic, &self.kafka.ends(&self.topic)?, &metas)?;
+                self.refuse_keyless(&metas)?;
+                origin_of(&metas)
+            }
+        };
+        let log = match origin {
+            Some(origin) => format!("{}@{origin}", self.topic),
+            None => self.topic.clone(),
+        };
+        Ok(self.target.begin(&self.job, self.settings.lanes, &log)?)
+    }
+
+    /// Second stage, on every worker: its reader and its lanes.
+    pub fn open(&self, state: &JobState, (index, peers): (usize, usize)) -> anyhow::Result<Begun> {
+        // What is complete by event time is a guess about all partitions together, so that one worker makes it.
+        let readers = if self.foreign.is_some() { 1 } else { peers };
+        let mut partitions = self.partitions(state)?;
+        let of = partitions.len() as u32;
+        partitions.retain(|partition, _| own(*partition, index, readers));
+        let schemas = Arc::new(Schemas::default());
+        let (known, patience) = (Arc::clone(&schemas), self.schema_patience);
+        let find: FindSchema = Arc::new(move |table| known.find(table, patience));
+        let lanes = (0..self.settings.lanes)
+            .filter(|lane| own(*lane, index, peers))
+            .map(|lane| self.target.lane(&self.job, lane, state.generation, Arc::clone(&find)))
+            .collect::<Result<_, _>>()?;
+        let (kafka, epoch) = (Arc::clone(&self.kafka), self.settings.epoch);
+        let letters = self.letters.clone();
+        let reader: Box<dyn EpochReader> = match self.foreign {
+            None => {
+                // Of all partitions: a key may have moved from one to another.
+                let together = state.through.values().map(Seqs::newest).max().unwrap_or(0);
+                let lead_bytes = self.settings.memory / 4 / partitions.len().max(1);
+                let settings = ReaderSettings { epoch, lead_bytes, of, together };
+                Box::new(Reader::new(kafka, &self.topic, &partitions, &settings, schemas, letters)?)
+            }
+            Some(settings) => {
+                // A lane's progress is in event time there; what any of them has reached was complete.
+                let reached = state.lanes.values().map(|progress| &progress.seqs).chain(state.through.values());
+                let first = reached.map(|seqs| epoch_of(seqs.newest(), epoch) + 1).max().unwrap_or(0);
+                Box::new(ForeignReader::new(kafka, &self.topic, &partitions, settings, first, schemas, letters)?)
+            }
+        };
+        Ok(Begun { reader, lanes })
+    }
+
+    /// Of each partition the offset to begin at and the end that is there now.
+    fn partitions(&self, state: &JobState) -> anyhow::Result<BTreeMap<u32, (u64, u64)>> {
+        let from = state.checkpoint.clone().unwrap_or_default().offsets;
+        let ends = self.kafka.ends(&self.topic)?;
+        if self.foreign.is_none() {
+            refuse_gone(&self.topic, &ends, &self.job, self.settings.start, &from)?;
+        }
+        let range = |(partition, (low, end)): (u32, (u64, u64))| {
+            (partition, (from.get(&partition).copied().unwrap_or(low), end))
+        };
+        Ok((0..).zip(ends).map(range).collect())
+    }
+
+    /// Refuses wanted tables of which no row could be found again, before any work; warns of patterns that match no table.
+    fn refuse_keyless(&self, metas: &[Meta]) -> anyhow::Result<()> {
+        let mut keyless = BTreeSet::new();
+        let mut known = BTreeSet::new();
+        for meta in metas {
+            let Meta::Schema(TableSchema { name, key, .. }) = meta else { continue };
+            match key.is_empty() && self.tables.wants(&name.database, &name.table) {
+                true => keyless.insert(name.to_string()),
+                false => keyless.remove(&name.to_string()),
+            };
+            known.insert(name);
+        }
+        let unmatched = self.tables.unmatched(known.iter().copied()).join(", ");
+        if !known.is_empty() && !unmatched.is_empty() {
+            tracing::warn!(
+                "[land] tables: topic {} has no table yet that matches {unmatched}; what [land] tables leaves out is passed over \
+                 for good",
+                self.topic
+            );
+        }
+        if keyless.is_empty() {
+            return Ok(());
+        }
+        let keyless = keyless.into_iter().collect::<Vec<_>>().join(", ");
+        bail!(
+            "{}: these tables have neither a primary key nor a NOT NULL unique key, so their rows can't be found again: {keyless}: \
+             leave them out in [land] tables, or give them a key and publish them to another topic",
+            self.topic
+        )
+    }
+}
+
+/// What another worker was told in JSON.
+pub fn heard<T: for<'de> Deserialize<'de>>(said: &str) -> anyhow::Result<T> {
+    serde_json::from_str(said).context("what worker 0 said")
+}

@@ -1,0 +1,448 @@
+//! Kafka through librdkafka: settings, topics, and what its errors mean.
+
+use std::sync::{Mutex, MutexGuard};
+use std::time::{Duration, Instant};
+
+use rdkafka::admin::{AdminClient, AdminOptions, NewPartitions, NewTopic, TopicReplication};
+use rdkafka::client::DefaultClientContext;
+use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
+use rdkafka::consumer::{BaseConsumer, Consumer as _};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::message::BorrowedMessage;
+use rdkafka::producer::{BaseProducer, BaseRecord, DeliveryResult, Producer as _, ProducerContext};
+use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
+use rdkafka::{ClientContext, Message};
+
+use super::LogError;
+use super::kafka::{Consumer, Delivered, Kafka, NewRecord, Polled, Producer, Record};
+use super::meta::meta_topic;
+use super::run::REPLACED;
+use crate::config::KafkaConfig;
+
+/// How long a cluster may take to answer before it counts as unreachable.
+pub(super) const PATIENCE: Duration = Duration::from_secs(15);
+
+/// Client settings for the cluster of `config`, with the user's own on top.
+pub fn kafka_config(config: &KafkaConfig) -> ClientConfig {
+    let mut client = ClientConfig::new();
+    client.set("bootstrap.servers", &config.brokers);
+    // A broker that is back is found within a second; librdkafka's own pauses grow to ten.
+    client.set("reconnect.backoff.max.ms", "1000");
+    for (name, value) in &config.properties {
+        client.set(name, value);
+    }
+    client
+}
+
+/// Sets what the user's own settings do not.
+fn set_defaults(client: &mut ClientConfig, defaults: &[(&str, &str)]) {
+    for (name, value) in defaults {
+        if client.get(name).is_none() {
+            client.set(*name, *value);
+        }
+    }
+}
+
+/// The cluster that a configuration names.
+#[derive(Clone, Debug)]
+pub struct Librdkafka {
+    config: KafkaConfig,
+}
+
+impl Librdkafka {
+    /// The cluster of `config`. Nothing is connected yet.
+    pub fn new(config: &KafkaConfig) -> Librdkafka {
+        Librdkafka { config: config.clone() }
+    }
+
+    fn base_consumer(&self) -> Result<BaseConsumer, LogError> {
+        let mut client = kafka_config(&self.config);
+        let defaults = [
+            ("group.id", "tidegate"),
+            ("enable.auto.commit", "false"),
+            ("auto.offset.reset", "error"),
+            ("isolation.level", "read_committed"),
+            ("fetch.queue.backoff.ms", "5"),
+            ("queued.max.messages.kbytes", "65536"),
+            ("enable.partition.eof", "true"),
+        ];
+        set_defaults(&mut client, &defaults);
+        client.create().map_err(|e| LogError(format!("Kafka settings of the consumer: {e}")))
+    }
+
+    /// How many partitions a topic has; `None` where it does not exist.
+    ///
+    /// # Errors
+    /// The cluster can't be reached.
+    pub fn partitions_of(&self, topic: &str) -> Result<Option<u32>, LogError> {
+        let metadata = self
+            .base_consumer()?
+            .fetch_metadata(Some(topic), PATIENCE)
+            .map_err(|e| LogError(format!("Kafka at {} does not answer: {e}", self.config.brokers)))?;
+        Ok(metadata
+            .topics()
+            .iter()
+            .find(|found| found.name() == topic && found.error().is_none() && !found.partitions().is_empty())
+            .map(|found| found.partitions().len() as u32))
+    }
+
+    /// Creates the data topic with the configured partition count, and its compacted companion, where they are missing; adds
+    /// partitions to a data topic that has fewer. Returns the data topic's partition count.
+    ///
+    /// # Errors
+    /// The cluster can't be reached or refuses; a topic that has more partitions than configured.
+    pub fn ensure_topics(&self) -> Result<u32, LogError> {
+        let config = &self.config;
+        let meta = meta_topic(&config.topic);
+        let replication = || TopicReplication::Fixed(config.replication);
+        let existing = self.partitions_of(&config.topic)?;
+        let mut missing = Vec::new();
+        if existing.is_none() {
+            missing.push(
+                NewTopic::new(&config.topic, config.partitions as i32, replication())
+                    .set("message.timestamp.type", "CreateTime"),
+            );
+        }
+        if self.partitions_of(&meta)?.is_none() {
+            missing.push(NewTopic::new(&meta, 1, replication()).set("cleanup.policy", "compact"));
+        }
+        if !missing.is_empty() {
+            self.create(&missing)?;
+        }
+        match existing {
+            Some(partitions) if partitions > config.partitions => Err(LogError(format!(
+                "topic {} has {partitions} partitions, the configuration says {}: set partitions = {partitions} or more, or use a new topic (Kafka takes no partition away)",
+                config.topic, config.partitions
+            ))),
+            Some(partitions) if partitions < config.partitions => self.grow().map(|()| config.partitions),
+            _ => Ok(config.partitions),
+        }
+    }
+
+    /// Adds the partitions that the data topic lacks, and waits until they are there.
+    fn grow(&self) -> Result<(), LogError> {
+        let KafkaConfig { topic, partitions, brokers, .. } = &self.config;
+        let more = NewPartitions::new(topic, *partitions as usize);
+        let options = AdminOptions::new().operation_timeout(Some(PATIENCE));
+        let results = futures_executor::block_on(self.admin()?.create_partitions([&more], &options))
+            .map_err(|e| LogError(format!("Kafka at {brokers}: adding partitions: {e}")))?;
+        for result in results {
+            result
+                .map_err(|(_, code)| LogError(format!("Kafka refuses to add partitions to topic {topic}: {code}")))?;
+        }
+        let asked = Instant::now();
+        while self.partitions_of(topic)? != Some(*partitions) {
+            if asked.elapsed() > PATIENCE {
+                return Err(LogError(format!("topic {topic} has not got its {partitions} partitions: try again")));
+            }
+            std::thread::sleep(Duration::from_millis(100));
+        }
+        Ok(())
+    }
+
+    fn admin(&self) -> Result<AdminClient<DefaultClientContext>, LogError> {
+        kafka_config(&self.config).create().map_err(|e| LogError(format!("Kafka settings: {e}")))
+    }
+
+    fn create(&self, topics: &[NewTopic]) -> Result<(), LogError> {
+        let options = AdminOptions::new().operation_timeout(Some(PATIENCE));
+        // The admin client is asynchronous; its future is driven by librdkafka's own thread, so that blocking here is enough.
+        let results = futures_executor::block_on(self.admin()?.create_topics(topics, &options))
+            .map_err(|e| LogError(format!("Kafka at {}: creating topics: {e}", self.config.brokers)))?;
+        for result in results {
+            match result {
+                Ok(_) | Err((_, RDKafkaErrorCode::TopicAlreadyExists)) => {}
+                Err((topic, code)) => return Err(LogError(format!("Kafka refuses to create topic {topic}: {code}"))),
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Kafka for Librdkafka {
+    fn producer(&self, transactional_id: Option<&str>) -> Result<Box<dyn Producer>, LogError> {
+        let mut client = kafka_config(&self.config);
+        // The client refuses records that may outlive their transaction.
+        let patience = if transactional_id.is_some() { "60000" } else { "300000" };
+        let defaults = [
+            ("enable.idempotence", "true"),
+            ("linger.ms", "5"),
+            // Less to send and to store: half of the time goes where the broker is.
+            ("compression.type", "lz4"),
+            ("batch.size", "1000000"),
+            ("queue.buffering.max.messages", "500000"),
+            ("message.timeout.ms", patience),
+        ];
+        set_defaults(&mut client, &defaults);
+        if let Some(id) = transactional_id {
+            client.set("transactional.id", id).set("transaction.timeout.ms", patience);
+        }
+        let producer: BaseProducer<Context> = client
+            .create_with_context(Context::default())
+            .map_err(|e| LogError(format!("Kafka settings of the producer: {e}")))?;
+        if let Some(id) = transactional_id {
+            producer.init_transactions(PATIENCE).map_err(|e| {
+                let (brokers, said) = (&self.config.brokers, refused(&e));
+                LogError(format!(
+                    "Kafka at {brokers}: transactions of {id}: {said}: with a cluster that has none set delivery = \"at-least-once\" in [publish]"
+                ))
+            })?;
+        }
+        Ok(Box::new(RdProducer { producer }))
+    }
+
+    /// All at once: each takes its time.
+    fn fence(&self, transactional_ids: &[String]) -> Result<(), LogError> {
+        std::thread::scope(|scope| {
+            let fences: Vec<_> =
+                transactional_ids.iter().map(|id| scope.spawn(|| self.producer(Some(id)).map(drop))).collect();
+            fences.into_iter().try_for_each(|fence| fence.join().expect("fencing does not panic"))
+        })
+    }
+
+    fn consumer(&self, topic: &str, starts: &[(u32, Option<u64>)]) -> Result<Box<dyn Consumer>, LogError> {
+        let consumer = self.base_consumer()?;
+        let mut assignment = TopicPartitionList::new();
+        for (partition, start) in starts {
+            let offset = start.map_or(Offset::Beginning, |offset| Offset::Offset(offset as i64));
+            assignment
+                .add_partition_offset(topic, *partition as i32, offset)
+                .map_err(|e| LogError(format!("{topic}/{partition}: {e}")))?;
+        }
+        consumer.assign(&assignment).map_err(|e| LogError(format!("topic {topic}: {e}")))?;
+        Ok(Box::new(RdConsumer { consumer, topic: topic.to_string() }))
+    }
+
+    fn offsets_at(&self, topic: &str, time: u64) -> Result<Vec<u64>, LogError> {
+        let failed = |e: KafkaError| LogError(format!("topic {topic}: asking for its offsets at a time: {e}"));
+        let mut offsets: Vec<u64> = self.ends(topic)?.into_iter().map(|(_, end)| end).collect();
+        let mut times = TopicPartitionList::new();
+        for partition in 0..offsets.len() {
+            times.add_partition_offset(topic, partition as i32, Offset::Offset(time as i64)).map_err(failed)?;
+        }
+        for found in self.base_consumer()?.offsets_for_times(times, PATIENCE).map_err(failed)?.elements() {
+            if let Offset::Offset(offset) = found.offset() {
+                offsets[found.partition() as usize] = offset as u64;
+            }
+        }
+        Ok(offsets)
+    }
+
+    fn ends(&self, topic: &str) -> Result<Vec<(u64, u64)>, LogError> {
+        let partitions = self.partitions_of(topic)?.ok_or_else(|| {
+            let brokers = &self.config.brokers;
+            LogError(format!("topic {topic} does not exist at {brokers}: run tidegate publish, which creates it"))
+        })?;
+        let consumer = self.base_consumer()?;
+        (0..partitions)
+            .map(|partition| {
+                consumer
+                    .fetch_watermarks(topic, partition as i32, PATIENCE)
+                    .map(|(low, high)| (low.max(0) as u64, high.max(0) as u64))
+                    .map_err(|e| LogError(format!("{topic}/{partition}: reading its ends: {e}")))
+            })
+            .collect()
+    }
+}
+
+struct RdConsumer {
+    consumer: BaseConsumer,
+    topic: String,
+}
+
+impl Consumer for RdConsumer {
+    fn poll(
+        &mut self,
+        wait: Duration,
+        take: &mut dyn FnMut(Record<'_>) -> Result<(), LogError>,
+    ) -> Result<Polled, LogError> {
+        match self.consumer.poll(wait) {
+            None => Ok(Polled::Nothing),
+            Some(Ok(message)) => take(record(&message)).map(|()| Polled::Record),
+            Some(Err(KafkaError::PartitionEOF(partition))) => Ok(Polled::End(partition as u32)),
+            Some(Err(error)) => lasting(&self.topic, &error).map_or(Ok(Polled::Nothing), Err),
+        }
+    }
+
+    fn hold(&mut self, partition: u32, held: bool) -> Result<(), LogError> {
+        let mut list = TopicPartitionList::new();
+        list.add_partition(&self.topic, partition as i32);
+        let done = if held { self.consumer.pause(&list) } else { self.consumer.resume(&list) };
+        done.map_err(|e| LogError(format!("{}/{partition}: {e}", self.topic)))
+    }
+}
+
+fn record<'a>(message: &'a BorrowedMessage<'_>) -> Record<'a> {
+    Record {
+        partition: message.partition() as u32,
+        offset: message.offset() as u64,
+        key: message.key(),
+        value: message.payload(),
+        headers: message.headers(),
+    }
+}
+
+/// The error that ends reading, or `None` for one that librdkafka mends by itself.
+fn lasting(topic: &str, error: &KafkaError) -> Option<LogError> {
+    match error.rdkafka_error_code()? {
+        RDKafkaErrorCode::AutoOffsetReset | RDKafkaErrorCode::OffsetOutOfRange => Some(LogError(format!(
+            "topic {topic}: the offset to read from is gone, retention has passed it ({error}): land the tables anew under another job name, or from a new snapshot"
+        ))),
+        RDKafkaErrorCode::UnknownTopicOrPartition
+        | RDKafkaErrorCode::TopicAuthorizationFailed
+        | RDKafkaErrorCode::Authentication => Some(LogError(format!("topic {topic}: {error}"))),
+        _ => None,
+    }
+}
+
+/// What the client's callbacks have said and nobody has taken yet.
+#[derive(Debug, Default)]
+struct Said {
+    delivered: Vec<Delivered>,
+    failure: Option<String>,
+}
+
+#[derive(Debug, Default)]
+struct Context(Mutex<Said>);
+
+impl Context {
+    fn said(&self) -> MutexGuard<'_, Said> {
+        self.0.lock().expect("no panic while holding it")
+    }
+
+    fn fail(&self, failure: String) {
+        self.said().failure.get_or_insert(failure);
+    }
+}
+
+impl ClientContext for Context {
+    /// The client says here, and else only to the next commit, that a transaction has failed; its records are held back
+    /// until then, without a report.
+    fn log(&self, _level: RDKafkaLogLevel, facility: &str, message: &str) {
+        if facility == "TXNERR" {
+            self.fail(refused_because(message));
+        }
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        if error.rdkafka_error_code() == Some(RDKafkaErrorCode::Fatal) {
+            self.fail(refused_because(reason));
+        }
+    }
+}
+
+impl ProducerContext for Context {
+    type DeliveryOpaque = usize;
+
+    fn delivery(&self, result: &DeliveryResult<'_>, ticket: usize) {
+        match result {
+            Err((error, record)) => {
+                let place = format!("{}/{}", record.topic(), record.partition());
+                self.fail(format!("{place}: a record was not delivered: {}", refused(error)));
+            }
+            Ok(record) => {
+                let (ticket, partition) = (ticket as u64, record.partition() as u32);
+                let end = record.offset() as u64 + 1;
+                let mut said = self.said();
+                match said.delivered.last_mut() {
+                    Some(last) if last.ticket == ticket && last.partition == partition => {
+                        last.end = last.end.max(end);
+                        last.records += 1;
+                    }
+                    _ => said.delivered.push(Delivered { ticket, partition, end, records: 1 }),
+                }
+            }
+        }
+    }
+}
+
+struct RdProducer {
+    producer: BaseProducer<Context>,
+}
+
+impl RdProducer {
+    /// What Kafka says, and what to do about it. What made the client refuse says more than that it does; after a fatal
+    /// error the client only says that there was one, and what it was has to be asked for.
+    fn refused(&self, error: &KafkaError) -> String {
+        if let Some(failure) = self.producer.context().said().failure.take() {
+            return failure;
+        }
+        match self.producer.client().fatal_error() {
+            Some((code, reason)) => refused_because(&format!("{code}: {reason}")),
+            None => refused(error),
+        }
+    }
+}
+
+impl Producer for RdProducer {
+    fn send(&mut self, record: NewRecord<'_>, ticket: u64) -> Result<(), String> {
+        let mut sending = BaseRecord::with_opaque_to(record.topic, ticket as usize)
+            .partition(record.partition as i32)
+            .key(record.key)
+            .payload(record.value);
+        if let Some(timestamp) = record.timestamp {
+            sending = sending.timestamp(timestamp as i64);
+        }
+        if let Some(headers) = record.headers {
+            sending = sending.headers(headers);
+        }
+        loop {
+            match self.producer.send(sending) {
+                Ok(()) => return Ok(()),
+                Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), back)) => {
+                    sending = back;
+                    self.producer.poll(Duration::from_millis(10));
+                }
+                Err((error, _)) => return Err(self.refused(&error)),
+            }
+        }
+    }
+
+    fn poll(&mut self, wait: Duration, delivered: &mut dyn FnMut(Delivered)) -> Result<(), String> {
+        self.producer.poll(wait);
+        let mut said = self.producer.context().said();
+        if let Some(failure) = said.failure.take() {
+            return Err(failure);
+        }
+        said.delivered.drain(..).for_each(delivered);
+        Ok(())
+    }
+
+    fn begin(&mut self) -> Result<(), String> {
+        self.producer.begin_transaction().map_err(|e| self.refused(&e))
+    }
+
+    fn commit(&mut self) -> Result<(), String> {
+        loop {
+            match self.producer.commit_transaction(PATIENCE) {
+                Ok(()) => return Ok(()),
+                Err(KafkaError::Transaction(error)) if error.is_retriable() => {}
+                Err(error) => return Err(self.refused(&error)),
+            }
+        }
+    }
+}
+
+/// What the client says of a transaction that failed, and what to do about it.
+fn refused_because(reason: &str) -> String {
+    let lower = reason.to_ascii_lowercase();
+    if ["fenced", "newer", "epoch"].iter().any(|word| lower.contains(word)) {
+        REPLACED.into()
+    } else {
+        format!("the transaction has failed ({reason}): start publish again, it goes on where the last commit was")
+    }
+}
+
+/// What Kafka says to a writer, and what to do about it.
+fn refused(error: &KafkaError) -> String {
+    match error.rdkafka_error_code() {
+        Some(
+            RDKafkaErrorCode::Fenced
+            | RDKafkaErrorCode::ProducerFenced
+            | RDKafkaErrorCode::InvalidProducerEpoch
+            | RDKafkaErrorCode::InvalidProducerIdMapping,
+        ) => REPLACED.into(),
+        Some(RDKafkaErrorCode::Fatal | RDKafkaErrorCode::State) => refused_because(&error.to_string()),
+        _ => error.to_string(),
+    }
+}

@@ -1,0 +1,109 @@
+//! A source that is out of reach for a while: it is said, and publish goes on where it was.
+
+#[allow(dead_code, reason = "each test program uses its part of it")]
+mod hologres;
+#[allow(dead_code, reason = "each test program uses its part of it")]
+mod job;
+
+use std::io::{Read, Write};
+use std::net::{Shutdown, TcpListener, TcpStream};
+use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use job::{Job, env};
+use mysql::prelude::Queryable;
+
+/// A way to a server that can be cut.
+#[derive(Clone, Default)]
+struct Way {
+    cut: Arc<AtomicBool>,
+    open: Arc<Mutex<Vec<TcpStream>>>,
+}
+
+impl Way {
+    /// Opens a port that leads to `address`; returns it.
+    fn to(&self, address: String) -> u16 {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let way = self.clone();
+        std::thread::spawn(move || {
+            for client in listener.incoming() {
+                let (client, server) = (client.unwrap(), TcpStream::connect(&address).unwrap());
+                if way.cut.load(Ordering::SeqCst) {
+                    continue;
+                }
+                for (from, to) in [(&client, &server), (&server, &client)] {
+                    let (mut from, mut to) = (from.try_clone().unwrap(), to.try_clone().unwrap());
+                    way.open.lock().unwrap().push(from.try_clone().unwrap());
+                    std::thread::spawn(move || {
+                        let mut bytes = [0; 1 << 14];
+                        while let Ok(n @ 1..) = from.read(&mut bytes) {
+                            if to.write_all(&bytes[..n]).is_err() {
+                                break;
+                            }
+                        }
+                        let _ = to.shutdown(Shutdown::Both); // it may be closed already
+                    });
+                }
+            }
+        });
+        port
+    }
+
+    fn cut(&self) {
+        self.cut.store(true, Ordering::SeqCst);
+        for stream in self.open.lock().unwrap().drain(..) {
+            let _ = stream.shutdown(Shutdown::Both); // it may be closed already
+        }
+    }
+
+    fn mend(&self) {
+        self.cut.store(false, Ordering::SeqCst);
+    }
+}
+
+#[test]
+fn an_outage_of_the_source_is_said_and_loses_nothing() {
+    for server in ["MYSQL_URL", "MARIADB_URL"] {
+        let name = format!("outage_{}", std::process::id());
+        let options = mysql::Opts::from_url(&env(server)).unwrap();
+        let address = format!("{}:{}", options.get_ip_or_hostname(), options.get_tcp_port());
+        let mut source = mysql::Conn::new(options).unwrap();
+        source.query_drop(format!("CREATE DATABASE {name}")).unwrap();
+        source.query_drop(format!("CREATE TABLE {name}.t (id int PRIMARY KEY)")).unwrap();
+        let way = Way::default();
+        let url = env(server).replace(&address, &format!("127.0.0.1:{}", way.to(address.clone())));
+        let lines = format!("kind = \"mysql\"\nurl = \"{url}\"\ntables = [\"{name}.*\"]\nstart = \"latest\"");
+        let mut job = Job::new(&name, &lines);
+        let mut publish = job.command("publish", &["-w", "2"]).stderr(Stdio::piped()).spawn().unwrap();
+        std::thread::sleep(Duration::from_secs(3));
+        source.query_drop(format!("INSERT INTO {name}.t VALUES (1)")).unwrap();
+        std::thread::sleep(Duration::from_secs(1));
+        way.cut();
+        source.query_drop(format!("INSERT INTO {name}.t VALUES (2)")).unwrap();
+        std::thread::sleep(Duration::from_secs(9));
+        way.mend();
+        source.query_drop(format!("INSERT INTO {name}.t VALUES (3)")).unwrap();
+        std::thread::sleep(Duration::from_secs(6));
+        assert!(Command::new("kill").args(["-TERM", &publish.id().to_string()]).status().unwrap().success());
+        let mut said = String::new();
+        publish.stderr.take().unwrap().read_to_string(&mut said).unwrap();
+        assert_eq!(publish.wait().unwrap().code(), Some(0), "{said}");
+        let port = url.rsplit_once(':').unwrap().1.trim_end_matches('/');
+        let words = [
+            format!("127.0.0.1:{port} is lost: reading the binlog"),
+            format!("127.0.0.1:{port} is not back after "),
+            format!("127.0.0.1:{port} is back after "),
+        ];
+        let places: Vec<usize> = words
+            .iter()
+            .map(|word| said.find(word).unwrap_or_else(|| panic!("{server}: '{word}' is not in: {said}")))
+            .collect();
+        assert!(places.is_sorted() && said.matches("is lost").count() == 1, "{said}");
+        job.run("land");
+        assert_eq!(job.count("t", "id IN (1, 2, 3)"), 3, "{server}");
+        source.query_drop(format!("DROP DATABASE {name}")).unwrap();
+    }
+}

@@ -1,0 +1,161 @@
+//! The whole system in memory, driven from one seed: the real dataflows, operators and protocols of `publish` and `land`
+//! over models of the source's log, Kafka and the target, with crashes between any two things that the outside could see.
+//!
+//! After each history the target equals the naive map of all changes, no row ever stepped back to an older value, no lane
+//! went back in its steps, and in the topic each change is once and each partition in the source's order. A history that
+//! fails prints the command that plays it again.
+//!
+//! That it bites is shown by breaking the protocol on purpose: each guarantee has a [`Switch`] that takes it away, and a test
+//! that finds that out.
+
+#[path = "simulator/cluster.rs"]
+mod cluster;
+#[path = "../dataflows/fit.rs"]
+mod fit;
+#[path = "simulator/history.rs"]
+mod history;
+#[path = "simulator/kafka.rs"]
+mod kafka;
+#[path = "../dataflows/land.rs"]
+mod land;
+#[path = "../dataflows/outlet.rs"]
+mod outlet;
+#[path = "../dataflows/publish.rs"]
+mod publish;
+#[allow(dead_code, reason = "nobody reads what a history reports")]
+#[path = "../dataflows/report.rs"]
+mod report;
+#[path = "simulator/source.rs"]
+mod source;
+#[allow(dead_code, reason = "what workers of several processes tell one another is not needed here")]
+#[path = "../dataflows/start.rs"]
+mod start;
+#[path = "simulator/target.rs"]
+mod target;
+#[path = "simulator/world.rs"]
+mod world;
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use history::play;
+
+/// What can be broken on purpose.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Switch {
+    /// A new writer fences nobody at Kafka.
+    NoFence,
+    /// A run at the target does not see that a newer one has begun.
+    NoGeneration,
+    /// A lane writes its progress before its rows.
+    ProgressFirst,
+    /// A step does not say how far it goes.
+    NoThrough,
+    /// A run does not wait for the statements of older ones.
+    NoWait,
+    /// Progress is one seq for all partitions.
+    OneSeqForAll,
+    /// Changes are written in the order of their times.
+    SortByTime,
+    /// Changes are written in the order in which they were decoded.
+    TrustArrival,
+}
+
+/// At most one of them is.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Broken(pub Option<Switch>);
+
+impl Broken {
+    pub fn is(self, switch: Switch) -> bool {
+        self.0 == Some(switch)
+    }
+}
+
+/// Plays so many histories from `seed` on, on both cores; how many failed, and the first that did.
+fn simulate(histories: u64, seed: u64, broken: Broken, enough: u64) -> (u64, Option<(u64, String)>) {
+    let end = seed + histories;
+    let (next, failures) = (AtomicU64::new(seed), AtomicU64::new(0));
+    let first = std::sync::Mutex::new(None::<(u64, String)>);
+    std::thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                while failures.load(Ordering::Relaxed) < enough {
+                    let seed = next.fetch_add(1, Ordering::Relaxed);
+                    if seed >= end {
+                        break;
+                    }
+                    if let Err(said) = play(seed, broken) {
+                        if broken.0.is_none() {
+                            println!("seed {seed}: {said}\nagain: tests/run simulate 1 {seed}");
+                        }
+                        failures.fetch_add(1, Ordering::Relaxed);
+                        let mut first = first.lock().unwrap();
+                        if first.as_ref().is_none_or(|(known, _)| seed < *known) {
+                            *first = Some((seed, said));
+                        }
+                    }
+                }
+            });
+        }
+    });
+    (failures.into_inner(), first.into_inner().unwrap())
+}
+
+/// Histories as `SEED` and `HISTORIES` say; `tests/run simulate` prints the last line.
+#[test]
+fn whatever_happens_nothing_is_lost_doubled_or_turned_back() {
+    let number = |name: &str, default: u64| {
+        std::env::var(name).map_or(default, |value| value.parse().unwrap_or_else(|_| panic!("{name} is a number")))
+    };
+    let (histories, seed) = (number("HISTORIES", 500), number("SEED", 0));
+    let (failures, first) = simulate(histories, seed, Broken::default(), 10);
+    println!("histories {histories}, failures {failures}");
+    if let Some((seed, said)) = first {
+        panic!("seed {seed}: {said}");
+    }
+}
+
+/// That a broken protocol is found out within a thousand histories.
+fn is_found_out(switch: Switch) {
+    let (failures, _) = simulate(1000, 0, Broken(Some(switch)), 1);
+    assert!(failures > 0, "{switch:?} was not found out");
+}
+
+#[test]
+fn writers_that_fence_nobody_are_found_out() {
+    is_found_out(Switch::NoFence);
+}
+
+#[test]
+fn runs_that_do_not_see_newer_ones_are_found_out() {
+    is_found_out(Switch::NoGeneration);
+}
+
+#[test]
+fn progress_before_rows_is_found_out() {
+    is_found_out(Switch::ProgressFirst);
+}
+
+#[test]
+fn steps_that_do_not_say_how_far_they_go_are_found_out() {
+    is_found_out(Switch::NoThrough);
+}
+
+#[test]
+fn not_waiting_for_old_statements_is_found_out() {
+    is_found_out(Switch::NoWait);
+}
+
+#[test]
+fn one_seq_for_all_partitions_is_found_out() {
+    is_found_out(Switch::OneSeqForAll);
+}
+
+#[test]
+fn sorting_by_time_is_found_out() {
+    is_found_out(Switch::SortByTime);
+}
+
+#[test]
+fn trusting_the_order_of_arrival_is_found_out() {
+    is_found_out(Switch::TrustArrival);
+}
