@@ -68,7 +68,6 @@ pub fn publish(job: &Job) -> anyhow::Result<()> {
         partitions: cluster.ensure_topics()?,
         kafka: Arc::new(cluster),
         topic: kafka.topic.clone(),
-        job: config.job.clone(),
         exactly_once: config.publish.delivery == Delivery::ExactlyOnce,
         tables,
     };

@@ -249,7 +249,6 @@ impl History {
             kafka,
             topic: TOPIC.into(),
             partitions: self.kafka.partitions(TOPIC),
-            job: JOB.into(),
             exactly_once: self.setting.exactly_once,
             tables: Vec::new(),
         };
