@@ -35,6 +35,9 @@ use crate::cluster::{fail, is_up, spawn};
 use crate::outlet::{Handed, Outlet};
 use crate::report::{Report, Work};
 
+/// Who is woken by what comes may wait so many times longer than who has to look for it.
+const WOKEN: u32 = 20;
+
 /// What one worker needs.
 pub struct Land {
     /// The reader of its partitions.
@@ -82,6 +85,12 @@ impl Landed {
         let (durable, read) = (first(&self.durable), first(&self.read));
         let caught_up = *self.caught_up.lock().expect("no panic while holding it");
         (stopping && epoch_at(durable) == epoch_at(read)) || (until_caught_up && durable >= caught_up)
+    }
+
+    /// Whether all that was there at the start has been read, and is not complete yet: `publish` has to say so.
+    pub fn waits_for_publish(&self) -> bool {
+        let caught_up = *self.caught_up.lock().expect("no panic while holding it");
+        caught_up != Moment::MAX && self.read.less_than(&caught_up)
     }
 }
 
@@ -286,7 +295,7 @@ fn apply(
     let acked = Arc::new(AtomicU64::new(0));
     let ack = Arc::clone(&acked);
     let client = move |wait| {
-        let Delivery { ticket, time, batches } = match deliveries.recv_timeout(wait) {
+        let Delivery { ticket, time, batches } = match deliveries.recv_timeout(wait * WOKEN) {
             Ok(delivery) => delivery,
             Err(end) => return end == RecvTimeoutError::Timeout,
         };
@@ -316,7 +325,7 @@ fn record(
     lookback: u64,
 ) -> impl FnMut(Option<Moment>, &mut Vec<EpochStart>) {
     let (sender, receiver) = crossbeam_channel::unbounded::<Checkpoint>();
-    let client = move |wait| match receiver.recv_timeout(wait) {
+    let client = move |wait| match receiver.recv_timeout(wait * WOKEN) {
         Ok(checkpoint) => {
             write(receiver.try_iter().last().unwrap_or(checkpoint));
             true

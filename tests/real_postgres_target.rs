@@ -69,6 +69,24 @@ fn the_one_row_of_a_large_batch_that_the_server_refuses_is_named() {
 }
 
 #[test]
+fn a_row_that_takes_the_place_of_a_deleted_one_is_not_blamed_for_another() {
+    let mut place = Place::new();
+    place.execute("CREATE TABLE orders (id bigint PRIMARY KEY, note text UNIQUE CHECK (note <> 'bad'))");
+    let mut lane = place.run(&orders());
+    lane.apply(&step(1, &[(Insert, "orders", "9", r#"{"id":9,"note":"taken"}"#)])).unwrap();
+    let nets: [Net; 3] = [
+        (Delete, "orders", "9", r#"{"id":9,"note":"taken"}"#),
+        (Insert, "orders", "1", r#"{"id":1,"note":"taken"}"#),
+        (Insert, "orders", "2", r#"{"id":2,"note":"bad"}"#),
+    ];
+    match lane.apply(&step(2, &nets)) {
+        Err(TargetError::Row { key, reason, .. }) => assert!(key == "2" && reason.contains("check"), "{key}: {reason}"),
+        other => panic!("{other:?}"),
+    }
+    assert_eq!(place.query("SELECT id, note FROM orders"), ["9|taken"]);
+}
+
+#[test]
 fn a_step_under_way_when_a_newer_run_begins_is_whole_or_not_at_all() {
     let mut place = Place::new();
     place.execute("CREATE TABLE orders (id bigint PRIMARY KEY, note text)");

@@ -155,7 +155,7 @@ impl Session for PostgresSession {
         while range.len() > 1 {
             let middle = range.start + range.len() / 2;
             let halves = [range.start..middle, middle..range.end];
-            let found = halves.into_iter().find_map(|half| Some((self.refused(changes, &half, sink)?, half)));
+            let found = halves.into_iter().find_map(|half| Some((self.refused(step, &half, sink)?, half)));
             match found {
                 Some((said, half)) => (refused, range) = (said, half),
                 // Only together: two rows that a unique index of the target's own does not take.
@@ -172,12 +172,25 @@ impl Session for PostgresSession {
 }
 
 impl PostgresSession {
-    /// Whether the server refuses these rows. They are written for that, and where there are transactions taken back.
-    fn refused(&mut self, changes: &Changes, range: &Range<usize>, sink: Sink) -> Option<Refused> {
-        if self.is_atomic() {
-            self.begin().ok()?;
-        }
-        let written = self.write_run(changes, range.clone(), sink);
+    /// Whether the server refuses these rows. They are written for that, where there are transactions behind all that the step
+    /// writes before them (a row may be in the way that the step deletes), and taken back.
+    fn refused(&mut self, step: &Step, range: &Range<usize>, sink: Sink) -> Option<Refused> {
+        let before = sinks(step).into_iter().take_while(|(earlier, _)| *earlier != sink);
+        let changes = sinks(step).into_iter().find(|(s, _)| *s == sink).expect("one of the three").1;
+        let write = || {
+            if self.is_atomic() {
+                self.begin()?;
+                for (earlier, batch) in before {
+                    table_runs(batch).try_for_each(|run| self.write_run(batch, run, earlier))?;
+                }
+                let earlier = table_runs(changes).take_while(|run| run.start < range.start);
+                earlier
+                    .map(|run| run.start..run.end.min(range.start))
+                    .try_for_each(|run| self.write_run(changes, run, sink))?;
+            }
+            self.write_run(changes, range.clone(), sink)
+        };
+        let written = write();
         self.sent = None;
         if self.is_atomic() {
             self.rollback().ok()?;
