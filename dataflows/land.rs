@@ -70,27 +70,27 @@ pub struct Land {
 pub struct Landed {
     /// Passed by what is durable.
     durable: Handle<Moment>,
-    /// Passed by what is closed.
-    read: Handle<Moment>,
+    /// Passed by what has been given to the target.
+    given: Handle<Moment>,
     /// Below this moment all has to be durable for what was there at the start to be; `Moment::MAX`: not known yet.
     caught_up: Arc<Mutex<Moment>>,
 }
 
 impl Landed {
-    /// Whether there is nothing left to do: `stopping`, once all that is closed is durable; `until_caught_up`, once the end
-    /// is that was there at the start.
+    /// Whether there is nothing left to do: `stopping`, once all that the target was given is durable; `until_caught_up`, once
+    /// the end is that was there at the start.
     pub fn is_done(&self, until_caught_up: bool, stopping: bool) -> bool {
         let first =
             |handle: &Handle<Moment>| handle.with_frontier(|frontier| frontier.first().copied().unwrap_or(Moment::MAX));
-        let (durable, read) = (first(&self.durable), first(&self.read));
+        let (durable, given) = (first(&self.durable), first(&self.given));
         let caught_up = *self.caught_up.lock().expect("no panic while holding it");
-        (stopping && epoch_at(durable) == epoch_at(read)) || (until_caught_up && durable >= caught_up)
+        (stopping && durable == given) || (until_caught_up && durable >= caught_up)
     }
 
     /// Whether all that was there at the start has been read, and is not complete yet: `publish` has to say so.
     pub fn waits_for_publish(&self) -> bool {
         let caught_up = *self.caught_up.lock().expect("no panic while holding it");
-        caught_up != Moment::MAX && self.read.less_than(&caught_up)
+        caught_up != Moment::MAX && self.given.less_than(&caught_up)
     }
 }
 
@@ -106,7 +106,7 @@ pub fn land(worker: &mut Worker, job: Land) -> Landed {
         .map(|lane| applied.get(&lane).cloned().unwrap_or_default())
         .collect();
     worker.dataflow::<Moment, _, _>(|scope| {
-        let (durable, read) = (Handle::new(), Handle::new());
+        let (durable, given) = (Handle::new(), Handle::new());
         let throttle = Throttle::new(durable.clone(), settings.memory, settings.epochs_in_flight);
         // Where completeness is guessed, numbers do not say what has been applied: the reader sees to it.
         let applied: Vec<Seqs> = match horizon {
@@ -131,8 +131,8 @@ pub fn land(worker: &mut Worker, job: Land) -> Landed {
         let gated = kafka
             .batches
             .by("Lane", move |(head, _)| u64::from(head.lane(lane_count)))
-            .probe_with(&read)
-            .gate_under_pressure("Gate", ByKey, settings.memory / 4, kafka.pressure.broadcast(), place);
+            .gate_under_pressure("Gate", ByKey, settings.memory / 4, kafka.pressure.broadcast(), place)
+            .probe_with(&given);
         let gated = match horizon {
             None => gated,
             Some(horizon) => gated.latest(horizon, |count| tracing::info!("{count} late changes are superseded")),
@@ -165,7 +165,7 @@ pub fn land(worker: &mut Worker, job: Land) -> Landed {
                 }
             },
         );
-        Landed { durable, read, caught_up }
+        Landed { durable, given, caught_up }
     })
 }
 
