@@ -13,7 +13,7 @@ use super::running::{Process, Running};
 use super::workload::{CREATE, TABLES, Work, connect};
 use super::{PATIENCE, Random};
 use crate::hologres::target_url;
-use crate::job::env;
+use crate::job::{env, free_address};
 use crate::topic::{committed, written};
 
 /// How long a supervisor waits before it starts again what has failed: as deploy/tidegate@.service says.
@@ -45,10 +45,7 @@ impl Place {
         let port = if command == "publish" { 2101 } else { 2102 };
         match self {
             Place::ByNumber(_) => format!("{}:{port}", address(number)),
-            _ => {
-                let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-                format!("127.0.0.1:{}", free.local_addr().unwrap().port())
-            }
+            _ => free_address(),
         }
     }
 }
