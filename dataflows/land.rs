@@ -22,7 +22,7 @@ use tidegate::operators::{
     ByKey, Delivery, ExchangeBy, Gate, Ingested, Latest, Net, SplitByOp, Station, Throttle, ingest,
 };
 use tidegate::source::TableFilter;
-use tidegate::target::{Checkpoint, Lane, Progress, Seqs, Step, TargetError};
+use tidegate::target::{Checkpoint, Lane, Progress, RefusedRow, Seqs, Step, TargetError};
 use timely::dataflow::channels::pact::{Exchange, Pipeline};
 use timely::dataflow::operators::Probe;
 use timely::dataflow::operators::generic::Operator;
@@ -260,20 +260,24 @@ pub struct Refused {
 }
 
 impl Refused {
-    /// Keeps the refused row aside and takes it out of the step, if there is one and it is to be kept.
+    /// Keeps the refused rows aside and takes them out of the step: those that are to be kept, if there are any.
     fn keep(&self, step: &mut Step, error: &TargetError) -> bool {
-        let (table, key) = match error {
-            TargetError::Row { table, key, .. } => (table, key),
-            TargetError::ZeroDate { table, key, .. } if self.zero_dates => (table, key),
-            _ => return false,
+        let TargetError::Rows(rows) = error else { return false };
+        let kept = |row: &&RefusedRow| self.letters.are_kept() && (self.zero_dates || !row.zero_date);
+        let mut by_key: HashMap<&str, Vec<&RefusedRow>> = HashMap::new();
+        rows.iter().filter(kept).for_each(|row| by_key.entry(&row.key).or_default().push(row));
+        let refused = |change: &Change| {
+            let rows = by_key.get(&*String::from_utf8_lossy(change.key()))?;
+            rows.iter().find(|row| row.table == change.table_name())
         };
-        let taken = if self.letters.are_kept() { step.take(table, key) } else { Changes::default() };
+        let taken = step.take(|change| refused(change).is_some());
         for change in taken.changes() {
+            let row = refused(&change).expect("it was taken for that");
             let letter = DeadLetter {
                 position: format!("{}/{}/{}", self.topic, change.head.partition, change.head.offset),
-                reason: error.to_string(),
-                table: Some(table.to_string()),
-                key: Some(key.clone()),
+                reason: row.to_string(),
+                table: Some(row.table.to_string()),
+                key: Some(row.key.clone()),
                 op: Some(change.op().name()),
                 value: text_of(Some(change.row())),
             };
