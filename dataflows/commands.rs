@@ -29,6 +29,9 @@ const TOPIC_PATIENCE: Duration = Duration::from_secs(5);
 /// How often it is said that `land` waits for `publish`.
 const WAIT_SAID: Duration = Duration::from_secs(10);
 
+/// How many records of a partition a publisher looks at first when it goes on where an older one was.
+const LOOK_BACK: u64 = 10_000;
+
 /// How long a lane waits for the schema of a table that it has a row of.
 const SCHEMA_PATIENCE: Duration = Duration::from_secs(30);
 
@@ -73,6 +76,7 @@ pub fn publish(job: &Job) -> anyhow::Result<()> {
         topic: kafka.topic.clone(),
         exactly_once: config.publish.delivery == Delivery::ExactlyOnce,
         tables,
+        look_back: LOOK_BACK,
     };
     let stop = stop_on_signals()?;
     let until_end = job.until_caught_up;

@@ -5,15 +5,14 @@ use std::collections::BTreeMap;
 
 use anyhow::bail;
 use tidegate::config::LandStart;
-use tidegate::log::{Meta, Statement};
+use tidegate::log::Companion;
 
 /// First kept offset and end of each partition of a topic.
 pub type Ends = [(u64, u64)];
 
-/// That the companion topic says of every partition with records how far it is complete; `ends` are from before `metas`
-/// were read.
-pub fn refuse_unstated(topic: &str, ends: &Ends, metas: &[Meta]) -> anyhow::Result<()> {
-    let stated = statements(metas);
+/// That the companion topic says of every partition with records how far it is complete; `ends` are from before it was read.
+pub fn refuse_unstated(topic: &str, ends: &Ends, companion: &Companion) -> anyhow::Result<()> {
+    let stated = &companion.statements;
     let silent = |(partition, (_, end)): &(usize, &(u64, u64))| *end > 0 && !stated.contains_key(&(*partition as u32));
     let unstated = ends.iter().enumerate().filter(silent).map(|(partition, _)| partition.to_string());
     let unstated = unstated.collect::<Vec<_>>().join(", ");
@@ -29,10 +28,10 @@ pub fn refuse_unstated(topic: &str, ends: &Ends, metas: &[Meta]) -> anyhow::Resu
     Ok(())
 }
 
-/// That the companion topic speaks of no more than there is; `ends` are from after `metas` were read.
-pub fn refuse_overstated(topic: &str, ends: &Ends, metas: &[Meta]) -> anyhow::Result<()> {
-    for (partition, statement) in statements(metas) {
-        let end = ends.get(partition as usize).map_or(0, |(_, end)| *end);
+/// That the companion topic speaks of no more than there is; `ends` are from after it was read.
+pub fn refuse_overstated(topic: &str, ends: &Ends, companion: &Companion) -> anyhow::Result<()> {
+    for (partition, statement) in &companion.statements {
+        let end = ends.get(*partition as usize).map_or(0, |(_, end)| *end);
         if statement.offset > end {
             bail!(
                 "{0}.meta speaks of offset {1} of topic {0}/{partition}, which ends at {end}: it is another topic's companion, or \
@@ -46,15 +45,17 @@ pub fn refuse_overstated(topic: &str, ends: &Ends, metas: &[Meta]) -> anyhow::Re
     Ok(())
 }
 
-/// The newest statement of each partition.
-fn statements(metas: &[Meta]) -> BTreeMap<u32, &Statement> {
-    metas
-        .iter()
-        .filter_map(|meta| match meta {
-            Meta::Statement(statement) => Some((statement.partition, statement)),
-            _ => None,
-        })
-        .collect()
+/// Moves the offsets of a checkpoint on where retention has passed nothing but markers of transactions: a job that has read
+/// everything is at the last record, and what is behind that goes away too, in time.
+pub fn pass_markers(from: &mut BTreeMap<u32, u64>, ends: &Ends, companion: &Companion) {
+    for (partition, (low, _)) in (0..).zip(ends) {
+        let stated = companion.statements.get(&partition).map(|statement| statement.offset);
+        if let (Some(next), Some(stated)) = (from.get_mut(&partition), stated)
+            && stated <= *next
+        {
+            *next = (*next).max(*low);
+        }
+    }
 }
 
 /// That everything is there from where a job has to read on: `from`, and where that says nothing from the beginning.

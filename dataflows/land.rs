@@ -19,15 +19,15 @@ use tidegate::config::LandConfig;
 use tidegate::letter::{DeadLetter, DeadLetters, text_of};
 use tidegate::log::{EpochOffsets, EpochReader, EpochStart, Fetched};
 use tidegate::operators::{
-    ByKey, Delivery, ExchangeBy, Gate, Ingested, Latest, Net, SplitByOp, Station, Throttle, ingest,
+    Acked, ByKey, Delivery, ExchangeBy, Gate, Ingested, Latest, Net, SplitByOp, Station, Throttle, ingest,
 };
 use tidegate::source::TableFilter;
 use tidegate::target::{Checkpoint, Lane, Progress, RefusedRow, Seqs, Step, TargetError};
-use timely::dataflow::channels::pact::{Exchange, Pipeline};
+use timely::dataflow::channels::pact::Exchange;
 use timely::dataflow::operators::Probe;
 use timely::dataflow::operators::generic::Operator;
 use timely::dataflow::operators::probe::Handle;
-use timely::dataflow::operators::vec::Broadcast;
+use timely::dataflow::operators::vec::{Broadcast, Map};
 use timely::scheduling::SyncActivator;
 use timely::worker::Worker;
 
@@ -105,6 +105,8 @@ pub fn land(worker: &mut Worker, job: Land) -> Landed {
         .step_by(worker.peers())
         .map(|lane| applied.get(&lane).cloned().unwrap_or_default())
         .collect();
+    let begun: Vec<(u32, u64)> =
+        (worker.index() as u32..).step_by(worker.peers()).zip(reached.iter().map(|progress| progress.step)).collect();
     worker.dataflow::<Moment, _, _>(|scope| {
         let (durable, given) = (Handle::new(), Handle::new());
         let throttle = Throttle::new(durable.clone(), settings.memory, settings.epochs_in_flight);
@@ -150,18 +152,21 @@ pub fn land(worker: &mut Worker, job: Land) -> Landed {
                         .collect()
                 },
             )
-            .probe_with(&durable);
-        let mut record = record(checkpoint, horizon.unwrap_or(0));
+            .probe_with(&durable)
+            .map(move |Acked { station, ticket }| (begun[station].0, begun[station].1 + ticket));
+        let mut record = Recording::new(checkpoint, horizon.unwrap_or(0));
         durable_stream.binary_frontier::<_, timely::container::CapacityContainerBuilder<Vec<()>>, _, _, _, _>(
             kafka.notes,
-            Pipeline,
+            Exchange::new(|_: &(u32, u64)| 0),
             Exchange::new(|_: &EpochStart| 0),
             "Checkpoint",
             |_, _| {
-                move |(done, frontier), (starts, _), _output| {
-                    done.for_each(|_, _| {});
-                    starts.for_each(|_, batch| record(None, batch));
-                    record(frontier.frontier().first().copied(), &mut Vec::new());
+                move |(steps, frontier), (starts, _), _output| {
+                    steps.for_each(|_, batch| record.steps.extend(batch.drain(..)));
+                    starts.for_each(|_, batch| batch.drain(..).for_each(|start| record.offsets.note(start)));
+                    if let Some(durable) = frontier.frontier().first() {
+                        record.record(epoch_at(*durable));
+                    }
                 }
             },
         );
@@ -322,31 +327,39 @@ fn apply(
     Station { inbox, acked }
 }
 
-/// Records a checkpoint whenever the durable frontier has moved, as a client of its own; of several the newest. Its
-/// offsets are those of `lookback` epochs before.
-fn record(
-    mut write: Box<dyn FnMut(Checkpoint) + Send>,
+/// Records checkpoints, as a client of its own; of several the newest. Their offsets are those of `lookback` epochs before.
+struct Recording {
+    sender: crossbeam_channel::Sender<Checkpoint>,
     lookback: u64,
-) -> impl FnMut(Option<Moment>, &mut Vec<EpochStart>) {
-    let (sender, receiver) = crossbeam_channel::unbounded::<Checkpoint>();
-    let client = move |wait| match receiver.recv_timeout(wait * WOKEN) {
-        Ok(checkpoint) => {
-            write(receiver.try_iter().last().unwrap_or(checkpoint));
-            true
-        }
-        Err(end) => end == RecvTimeoutError::Timeout,
-    };
-    spawn("checkpoint", Box::new(client));
-    let mut offsets = EpochOffsets::default();
-    let mut recorded = 0;
-    move |frontier, starts| {
-        starts.drain(..).for_each(|start| offsets.note(start));
-        if let Some(epoch) = frontier.map(epoch_at).filter(|epoch| *epoch > recorded) {
-            recorded = epoch;
-            let offsets = offsets.from(epoch.saturating_sub(lookback));
-            if !offsets.is_empty() {
-                let _ = sender.send(Checkpoint { epoch: epoch - 1, offsets });
+    offsets: EpochOffsets,
+    /// What each lane has made durable.
+    steps: BTreeMap<u32, u64>,
+    recorded: u64,
+}
+
+impl Recording {
+    fn new(mut write: Box<dyn FnMut(Checkpoint) + Send>, lookback: u64) -> Recording {
+        let (sender, receiver) = crossbeam_channel::unbounded::<Checkpoint>();
+        let client = move |wait| match receiver.recv_timeout(wait * WOKEN) {
+            Ok(checkpoint) => {
+                write(receiver.try_iter().last().unwrap_or(checkpoint));
+                true
             }
+            Err(end) => end == RecvTimeoutError::Timeout,
+        };
+        spawn("checkpoint", Box::new(client));
+        Recording { sender, lookback, offsets: EpochOffsets::default(), steps: BTreeMap::new(), recorded: 0 }
+    }
+
+    /// Records that everything before `epoch` is durable, if that is news.
+    fn record(&mut self, epoch: u64) {
+        if epoch <= self.recorded {
+            return;
+        }
+        self.recorded = epoch;
+        let offsets = self.offsets.from(epoch.saturating_sub(self.lookback));
+        if !offsets.is_empty() {
+            let _ = self.sender.send(Checkpoint { epoch: epoch - 1, offsets, steps: self.steps.clone() });
         }
     }
 }

@@ -98,28 +98,10 @@ pub fn publish_by(worker: &mut Worker, job: Publish, arrange: Arrange) -> Handle
             })
             .concat(marks)
             .by("Partition", |(head, _)| u64::from(head.partition));
-        arrange(decoded).deliver_alone("Kafka", |waker| write(writer, report, waker)).probe_with(&durable);
+        let arranged = [arrange(decoded)];
+        arranged.deliver("Kafka", |_, _| 0, |waker| vec![write(writer, report, waker)]).probe_with(&durable);
         durable
     })
-}
-
-/// Delivers the one stream of changes to the one writer of a worker.
-trait DeliverAlone<'scope> {
-    fn deliver_alone(
-        self,
-        name: &str,
-        start: impl FnOnce(SyncActivator) -> Station<u64, Changes, 1>,
-    ) -> Stream<'scope, u64, Vec<()>>;
-}
-
-impl<'scope> DeliverAlone<'scope> for Stream<'scope, u64, Changes> {
-    fn deliver_alone(
-        self,
-        name: &str,
-        start: impl FnOnce(SyncActivator) -> Station<u64, Changes, 1>,
-    ) -> Stream<'scope, u64, Vec<()>> {
-        [self].deliver(name, |_, _| 0, |waker| vec![start(waker)])
-    }
 }
 
 /// Reads the source, as a client of its own.

@@ -4,23 +4,27 @@
 //! else may write any more, then what is written is known, then it goes on from there. `commands` lets the workers of a
 //! cluster meet; the simulator, which drives the same stages, kills them in between.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use serde::{Deserialize, Serialize};
-use tidegate::change::{TableSchema, epoch_of};
+use tidegate::change::{TableName, TableSchema, epoch_of};
 use tidegate::config::LandConfig;
 use tidegate::letter::DeadLetters;
 use tidegate::log::{
-    EpochReader, ForeignReader, ForeignSettings, Kafka, Layout, Meta, OpenWriter, PartitionStart, Reader,
-    ReaderSettings, Run, Schemas, Statement, Writer, begin_run, fence_left_over, origin_of, read_to_end,
-    refuse_replaced, times_from, transactional_id,
+    Begin, Companion, EpochReader, ForeignReader, ForeignSettings, Kafka, Layout, OpenWriter, PartitionStart, Reader,
+    ReaderSettings, Run, Schemas, Statement, Writer, begin_run, fence_left_over, read_to_end, refuse_replaced,
+    times_from, transactional_id,
 };
 use tidegate::source::{Clock, Mark, Start, TableFilter};
 use tidegate::target::{FindSchema, JobState, Lane, Seqs, Target};
 
-use crate::fit::{refuse_gone, refuse_overstated, refuse_unstated};
+use crate::fit::{pass_markers, refuse_gone, refuse_overstated, refuse_unstated};
+
+/// How long the marker of a transaction may take to a partition when it has already come to the companion topic.
+const MARKER_PATIENCE: Duration = Duration::from_secs(5);
 
 /// The partitions or lanes of worker `index` of `peers`.
 pub fn own(number: u32, index: usize, peers: usize) -> bool {
@@ -54,13 +58,16 @@ pub struct Publishing {
     pub exactly_once: bool,
     /// The patterns of the tables that are taken from the source.
     pub tables: Vec<String>,
+    /// How many records before its end a partition is looked at first for the times of what will be read again.
+    pub look_back: u64,
 }
 
 impl Publishing {
-    /// First stage, on one worker: announces the run, which `id` tells from all others.
+    /// First stage, on one worker: announces the run, which `id` tells from all others. Returns it if it has writers of older
+    /// runs to fence.
     pub fn announce(&self, id: String, workers: u32) -> anyhow::Result<Option<Run>> {
-        let begin = || begin_run(&*self.kafka, &self.topic, id, workers, &self.tables);
-        Ok(self.exactly_once.then(begin).transpose()?)
+        let run = begin_run(&*self.kafka, &self.topic, id, workers, &self.tables, self.exactly_once)?;
+        Ok(self.exactly_once.then_some(run))
     }
 
     /// Second stage, on every worker: opens its writer, which fences the one of an older run.
@@ -76,14 +83,11 @@ impl Publishing {
 
     /// Third stage, on the one worker: nobody else writes any more, so that what the companion topic says stays true.
     pub fn take_stock(&self, run: Option<&Run>) -> anyhow::Result<Published> {
-        let ends = self.kafka.ends(&self.topic)?;
-        let metas = read_to_end(&*self.kafka, &self.topic)?;
-        refuse_unstated(&self.topic, &ends, &metas)?;
-        refuse_overstated(&self.topic, &self.kafka.ends(&self.topic)?, &metas)?;
+        let (companion, _) = companion(&*self.kafka, &self.topic)?;
         if let Some(run) = run {
-            refuse_replaced(&self.topic, &metas, run)?;
+            refuse_replaced(&self.topic, companion.run.as_ref(), run)?;
         }
-        self.published(metas)
+        self.published(companion)
     }
 
     /// Fourth stage, on every worker: its writer. On the one that reads the source `begun` is where that begins.
@@ -93,7 +97,7 @@ impl Publishing {
         known: Published,
         begun: Option<&Mark>,
         (index, peers): (usize, usize),
-        interval: std::time::Duration,
+        interval: Duration,
     ) -> anyhow::Result<Writer> {
         let starts = known.partitions.into_iter().filter(|(partition, _)| own(*partition, index, peers)).collect();
         let mut writer = open.begin(starts, known.layout, known.schemas, interval);
@@ -104,18 +108,9 @@ impl Publishing {
     }
 
     /// What the companion topic, the only checkpoint, says.
-    fn published(&self, metas: Vec<Meta>) -> anyhow::Result<Published> {
-        let mut statements: BTreeMap<u32, Statement> = BTreeMap::new();
-        let mut schemas = Vec::new();
-        let mut layout = None;
-        for meta in metas {
-            match meta {
-                Meta::Statement(statement) => drop(statements.insert(statement.partition, statement)),
-                Meta::Schema(schema) => schemas.push(schema),
-                Meta::Layout(said) => layout = Some(said),
-                Meta::Run(_) => {}
-            }
-        }
+    fn published(&self, companion: Companion) -> anyhow::Result<Published> {
+        let Companion { run, statements, schemas, layout } = companion;
+        let in_order = run.is_some_and(|run| !run.repeats);
         // A partition that is not stated has no record: this run states it before it writes to any.
         let unstated = (0..self.partitions).filter(|partition| !statements.contains_key(partition)).collect();
         let start_of = |partition| {
@@ -123,7 +118,7 @@ impl Publishing {
             (partition, stated.map(|s| PartitionStart { seq: s.seq, offset: s.offset }).unwrap_or_default())
         };
         let partitions = (0..self.partitions).map(start_of).collect();
-        let (start, from) = self.resume(&statements)?;
+        let (start, from) = self.resume(&statements, in_order)?;
         let mut layout = layout.unwrap_or_default();
         match layout.partitions.last() {
             None => layout.partitions.push((0, self.partitions)),
@@ -131,20 +126,22 @@ impl Publishing {
             Some((_, before)) if *before < self.partitions => layout.partitions.push((from, self.partitions)),
             Some(_) => {}
         }
+        let schemas = schemas.into_values().collect();
         Ok(Published { start, partitions, unstated, layout, schemas })
     }
 
     /// Where the source goes on, where the partition that is behind the others does; and the first seq that is in none.
-    fn resume(&self, statements: &BTreeMap<u32, Statement>) -> anyhow::Result<(Start, u64)> {
+    fn resume(&self, statements: &BTreeMap<u32, Statement>, in_order: bool) -> anyhow::Result<(Start, u64)> {
         let Some(oldest) = statements.values().min_by_key(|s| (s.resume.seq, s.time)) else {
             return Ok((Start::Configured, 0));
         };
         let from = oldest.resume.seq;
-        let given = times_from(&*self.kafka, &self.topic, (from, oldest.time))?;
+        let begin = if in_order { Begin::LookBack(self.look_back) } else { Begin::AtTime(oldest.time) };
+        let given = times_from(&*self.kafka, &self.topic, from, begin)?;
         let floors = statements.values().map(|s| (s.resume.seq, s.time));
         let stated = statements.values().map(|s| s.seq);
-        let next = given.iter().map(|(seq, _)| seq + 1).chain(stated).max().unwrap_or(from);
-        let clock = Clock::resuming(oldest.time, given, floors);
+        let next = given.values().map(|seq| seq + 1).chain(stated).max().unwrap_or(from);
+        let clock = Clock::resuming(oldest.time, given.into_iter().map(|(time, seq)| (seq, time)), floors);
         Ok((Start::Resume { resume: oldest.resume.clone(), clock }, next))
     }
 }
@@ -168,7 +165,7 @@ pub struct Landing {
     /// Where records go that can't be used.
     pub letters: DeadLetters,
     /// How long a lane waits for the schema of a table that it has a row of.
-    pub schema_patience: std::time::Duration,
+    pub schema_patience: Duration,
 }
 
 /// What a worker of `land` begins with.
@@ -182,22 +179,20 @@ pub struct Begun {
 impl Landing {
     /// First stage, on one worker: takes a new generation, so that older runs write no more, and learns what they did.
     pub fn begin(&self) -> anyhow::Result<JobState> {
-        let origin = match self.foreign {
-            Some(_) => None,
-            None => {
-                let ends = self.kafka.ends(&self.topic)?;
-                let metas = read_to_end(&*self.kafka, &self.topic)?;
-                refuse_unstated(&self.topic, &ends, &metas)?;
-                refuse_overstated(&self.topic, &self.kafka.ends(&self.topic)?, &metas)?;
-                self.refuse_keyless(&metas)?;
-                origin_of(&metas)
-            }
-        };
-        let log = match origin {
-            Some(origin) => format!("{}@{origin}", self.topic),
+        if self.foreign.is_some() {
+            return Ok(self.target.begin(&self.job, self.settings.lanes, &self.topic)?);
+        }
+        let (companion, ends) = companion(&*self.kafka, &self.topic)?;
+        self.refuse_keyless(&companion)?;
+        let log = match &companion.run {
+            Some(run) => format!("{}@{}", self.topic, run.origin),
             None => self.topic.clone(),
         };
-        Ok(self.target.begin(&self.job, self.settings.lanes, &log)?)
+        let mut state = self.target.begin(&self.job, self.settings.lanes, &log)?;
+        if let Some(checkpoint) = &mut state.checkpoint {
+            pass_markers(&mut checkpoint.offsets, &ends, &companion);
+        }
+        Ok(state)
     }
 
     /// Second stage, on every worker: its reader and its lanes.
@@ -248,18 +243,9 @@ impl Landing {
     }
 
     /// Refuses wanted tables of which no row could be found again, before any work; warns of patterns that match no table.
-    fn refuse_keyless(&self, metas: &[Meta]) -> anyhow::Result<()> {
-        let mut keyless = BTreeSet::new();
-        let mut known = BTreeSet::new();
-        for meta in metas {
-            let Meta::Schema(TableSchema { name, key, .. }) = meta else { continue };
-            match key.is_empty() && self.tables.wants(&name.database, &name.table) {
-                true => keyless.insert(name.to_string()),
-                false => keyless.remove(&name.to_string()),
-            };
-            known.insert(name);
-        }
-        let unmatched = self.tables.unmatched(known.iter().copied()).join(", ");
+    fn refuse_keyless(&self, companion: &Companion) -> anyhow::Result<()> {
+        let known = &companion.schemas;
+        let unmatched = self.tables.unmatched(known.keys()).join(", ");
         if !known.is_empty() && !unmatched.is_empty() {
             tracing::warn!(
                 "[land] tables: topic {} has no table yet that matches {unmatched}; what [land] tables leaves out is passed over \
@@ -267,16 +253,33 @@ impl Landing {
                 self.topic
             );
         }
+        let keyless = known.values().filter(|schema| schema.key.is_empty()).map(|schema| &schema.name);
+        let wanted = keyless.filter(|name| self.tables.wants(&name.database, &name.table)).map(TableName::to_string);
+        let keyless = wanted.collect::<Vec<_>>().join(", ");
         if keyless.is_empty() {
             return Ok(());
         }
-        let keyless = keyless.into_iter().collect::<Vec<_>>().join(", ");
         bail!(
             "{}: these tables have neither a primary key nor a NOT NULL unique key, so their rows can't be found again: {keyless}: \
              leave them out in [land] tables, or give them a key and publish them to another topic",
             self.topic
         )
     }
+}
+
+/// What the companion of a topic says, if the two fit together; and the topic's ends before that.
+fn companion(kafka: &dyn Kafka, topic: &str) -> anyhow::Result<(Companion, Vec<(u64, u64)>)> {
+    let ends = kafka.ends(topic)?;
+    let companion = read_to_end(kafka, topic)?;
+    refuse_unstated(topic, &ends, &companion)?;
+    let asked = Instant::now();
+    while let Err(refused) = refuse_overstated(topic, &kafka.ends(topic)?, &companion) {
+        if asked.elapsed() > MARKER_PATIENCE {
+            return Err(refused);
+        }
+        std::thread::sleep(MARKER_PATIENCE / 50);
+    }
+    Ok((companion, ends))
 }
 
 /// What another worker was told in JSON.

@@ -56,7 +56,10 @@ fn delete_records(topic: &str, partition: i32) {
 fn companion(job: &Job) -> Vec<Meta> {
     let config = tidegate::config::Config::load(&job.file("tidegate.toml")).unwrap();
     let kafka = config.kafka().unwrap();
-    read_to_end(&Librdkafka::new(kafka), &kafka.topic).unwrap()
+    let said = read_to_end(&Librdkafka::new(kafka), &kafka.topic).unwrap();
+    let runs = said.run.into_iter().map(Meta::Run).chain(said.layout.map(Meta::Layout));
+    let schemas = said.schemas.into_values().map(Meta::Schema);
+    runs.chain(schemas).chain(said.statements.into_values().map(Meta::Statement)).collect()
 }
 
 fn write(topic: &str, metas: impl Iterator<Item = Meta>) {

@@ -436,7 +436,8 @@ fn a_job_keeps_its_lanes_and_checkpoints_and_counts_its_runs() {
     let target = place.target();
     let first = target.begin(&place.job, 2, "shop").unwrap();
     assert_eq!((first.generation, first.lanes.len(), first.checkpoint), (1, 0, None));
-    let checkpoint = Checkpoint { epoch: 7, offsets: BTreeMap::from([(0, 1), (31, u64::MAX)]) };
+    let checkpoint =
+        Checkpoint { epoch: 7, offsets: BTreeMap::from([(0, 1), (31, u64::MAX)]), ..Checkpoint::default() };
     target.checkpoint(&place.job, 1, &checkpoint).unwrap();
     let second = place.target().begin(&place.job, 2, "shop").unwrap();
     assert_eq!((second.generation, second.checkpoint), (2, Some(checkpoint.clone())));

@@ -102,7 +102,7 @@ impl Job {
             let config = tidegate::config::Config::load(&job.folder.path().join("tidegate.toml")).unwrap();
             let said =
                 tidegate::log::read_to_end(&Librdkafka::new(config.kafka().unwrap()), &config.kafka().unwrap().topic);
-            said.is_ok_and(|said| said.iter().any(|meta| matches!(meta, tidegate::log::Meta::Statement(_))))
+            said.is_ok_and(|said| !said.statements.is_empty())
         });
         self.start("land");
     }

@@ -55,6 +55,8 @@ pub enum Switch {
     NoWait,
     /// A publisher gives what it reads again new times.
     ForgetTimes,
+    /// A lane goes on though the target has lost what it had been told is durable.
+    TrustAcks,
     /// Progress is one seq for all partitions.
     OneSeqForAll,
     /// Changes are written in the order of their times.
@@ -151,6 +153,11 @@ fn not_waiting_for_old_statements_is_found_out() {
 #[test]
 fn new_times_for_what_is_read_again_are_found_out() {
     is_found_out(Switch::ForgetTimes);
+}
+
+#[test]
+fn targets_that_lose_what_was_durable_are_found_out() {
+    is_found_out(Switch::TrustAcks);
 }
 
 #[test]

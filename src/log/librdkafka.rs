@@ -104,7 +104,10 @@ impl Librdkafka {
             );
         }
         if self.partitions_of(&meta)?.is_none() {
-            missing.push(NewTopic::new(&meta, 1, replication()).set("cleanup.policy", "compact"));
+            // All of it is read at each start: what a day's statements replace must not stay until a gigabyte is full.
+            let compacted = NewTopic::new(&meta, 1, replication()).set("cleanup.policy", "compact");
+            let often = compacted.set("segment.bytes", "16777216").set("segment.ms", "600000");
+            missing.push(often.set("min.cleanable.dirty.ratio", "0.1"));
         }
         if !missing.is_empty() {
             self.create(&missing)?;

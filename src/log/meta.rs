@@ -1,6 +1,7 @@
 //! The companion topic: statements and schemas, keyed so that compaction keeps the newest of each.
 
-use std::time::Duration;
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
@@ -40,15 +41,18 @@ pub struct Statement {
     pub last: bool,
 }
 
-/// A run of `publish` with transactions. The newest one's writers are the only ones that may still write.
+/// A run of `publish`. Where there are transactions, the newest one's writers are the only ones that may still write.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Run {
     /// Tells the run from every other one.
     pub id: String,
     /// How many writers it has, each with a transactional id of its own.
     pub writers: u32,
-    /// How many such ids this run or any before it had.
+    /// How many such ids this run or any before it had; 0 without transactions.
     pub ids: u32,
+    /// Whether this run or any before it wrote without transactions: then changes may be in the topic again.
+    #[serde(default)]
+    pub repeats: bool,
     /// The patterns of the tables that it takes from the source.
     #[serde(default)]
     pub tables: Vec<String>,
@@ -83,6 +87,31 @@ pub enum Meta {
     Schema(TableSchema),
     /// How many partitions there are; until there is one, as many as are stated.
     Layout(Layout),
+}
+
+/// What a companion topic says: of everything the newest, as compaction keeps it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Companion {
+    /// Who writes.
+    pub run: Option<Run>,
+    /// How many partitions there are.
+    pub layout: Option<Layout>,
+    /// How far each partition is complete.
+    pub statements: BTreeMap<u32, Statement>,
+    /// What tables look like.
+    pub schemas: BTreeMap<TableName, TableSchema>,
+}
+
+impl Companion {
+    /// Takes note of the next record.
+    pub fn take(&mut self, meta: Meta) {
+        match meta {
+            Meta::Run(run) => self.run = Some(run),
+            Meta::Layout(layout) => self.layout = Some(layout),
+            Meta::Statement(statement) => drop(self.statements.insert(statement.partition, statement)),
+            Meta::Schema(schema) => drop(self.schemas.insert(schema.name.clone(), schema)),
+        }
+    }
 }
 
 /// What compaction keeps one record of.
@@ -129,30 +158,31 @@ impl Meta {
     }
 }
 
-/// Everything that the companion of `topic` holds now, oldest first. What a publisher at work adds meanwhile is read too, as
-/// far as that comes to an end: compaction may take away what it replaces.
+/// What the companion of `topic` says now. What a publisher at work adds meanwhile is read too, as far as that comes to an
+/// end: compaction may take away what it replaces.
 ///
 /// # Errors
 /// The cluster does not answer, or a record is none of a companion topic's.
-pub fn read_to_end(kafka: &dyn Kafka, topic: &str) -> Result<Vec<Meta>, LogError> {
+pub fn read_to_end(kafka: &dyn Kafka, topic: &str) -> Result<Companion, LogError> {
     let topic = meta_topic(topic);
     let ends = kafka.ends(&topic)?;
     let [(low, high)] = ends[..] else {
         return Err(LogError(format!("topic {topic} has {} partitions, a companion topic has one", ends.len())));
     };
     let (mut high, mut rounds) = (high, 0);
-    let mut metas = Vec::new();
+    let mut companion = Companion::default();
     if low == high {
-        return Ok(metas);
+        return Ok(companion);
     }
     let mut consumer = kafka.consumer(&topic, &[(0, None)])?;
+    let mut heard = Instant::now();
     loop {
         let mut next = 0;
         let polled = consumer.poll(PATIENCE, &mut |record| {
             let meta = Meta::from_record(record.key.unwrap_or_default(), record.value.unwrap_or_default())
                 .map_err(|e| LogError(format!("{topic}/0/{}: {e}", record.offset)))?;
-            metas.push(meta);
-            next = record.offset + 1;
+            companion.take(meta);
+            (next, heard) = (record.offset + 1, Instant::now());
             Ok(())
         })?;
         match polled {
@@ -162,11 +192,13 @@ pub fn read_to_end(kafka: &dyn Kafka, topic: &str) -> Result<Vec<Meta>, LogError
                 rounds += 1;
                 high = high.max(kafka.ends(&topic)?.first().map_or(0, |(_, end)| *end));
                 if next >= high {
-                    return Ok(metas);
+                    return Ok(companion);
                 }
             }
             // Transaction markers leave gaps, so that the last offset may hold no record.
-            Polled::Record | Polled::End(_) => return Ok(metas),
+            Polled::Record | Polled::End(_) => return Ok(companion),
+            // Also for what passes by itself.
+            Polled::Nothing if heard.elapsed() < PATIENCE => {}
             Polled::Nothing => return Err(LogError(format!("{topic}/0: no answer for {} s", PATIENCE.as_secs()))),
         }
     }
@@ -194,8 +226,8 @@ mod tests {
             since_seq: 9,
             partial: false,
         });
-        let run =
-            Meta::Run(Run { id: "a".into(), writers: 2, ids: 4, tables: vec!["shop.*".into()], origin: "o".into() });
+        let tables = vec!["shop.*".into()];
+        let run = Meta::Run(Run { id: "a".into(), writers: 2, ids: 4, repeats: true, tables, origin: "o".into() });
         let layout = Meta::Layout(Layout { partitions: vec![(0, 4), (77, 6)] });
         for meta in [statement, schema, run, layout] {
             let (key, value) = meta.to_record();

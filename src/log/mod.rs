@@ -22,13 +22,13 @@ mod writer;
 pub use foreign::{ForeignReader, ForeignSettings};
 pub use kafka::{Consumer, Delivered, Kafka, NewRecord, Polled, Producer, Record};
 pub use librdkafka::{Librdkafka, kafka_config};
-pub use meta::{Layout, Meta, MetaKey, Run, Statement, meta_topic, read_to_end};
+pub use meta::{Companion, Layout, Meta, MetaKey, Run, Statement, meta_topic, read_to_end};
 pub use offsets::EpochOffsets;
 pub use partitioner::{murmur2, partition_of};
 pub use reader::{EpochReader, EpochStart, Fetched, Reader, ReaderSettings, Schemas};
 pub use record::{RecordError, headers_of, parse_record};
-pub use run::{REPLACED, begin_run, fence_left_over, origin_of, refuse_replaced, transactional_id};
-pub use tail::times_from;
+pub use run::{REPLACED, begin_run, fence_left_over, refuse_replaced, transactional_id};
+pub use tail::{Begin, times_from};
 pub use writer::{OpenWriter, PartitionStart, Writer};
 
 /// What goes wrong at Kafka: one sentence that names topic, partition and offset and says what to do.

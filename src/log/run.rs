@@ -2,9 +2,13 @@
 //!
 //! Each writer has a transactional id, and whoever initializes an id fences its former user: what that one has open is
 //! aborted, and it can't commit any more. Which ids there are depends on the numbers of workers that runs have had, so
-//! every run says in the companion topic how many, before it initializes its own and the left over ones. Two runs that
-//! begin at the same time could share out the ids between them; so a run looks, once all ids are initialized and before it
-//! writes anything, whether it is still the newest. If it is, whatever begins later fences all of its writers.
+//! every run says in the companion topic how many, before it initializes its own and the left over ones. To say so is a
+//! transaction too, under an id that every run takes first: of two runs that begin at the same time the older can't say
+//! anything any more, and the newer has read what the older said. Two such runs could still share out the writers' ids
+//! between them; so a run looks, once all ids are initialized and before it writes anything, whether it is still the
+//! newest. If it is, whatever begins later fences all of its writers.
+//!
+//! Without transactions nobody is fenced, and the runs say who they are all the same.
 
 use std::time::Duration;
 
@@ -26,36 +30,49 @@ pub fn transactional_id(topic: &str, writer: u32) -> String {
 }
 
 /// Announces a run of the publisher of `topic`, with so many writers, of those tables of the source. `id` tells it from all
-/// others. Its writers may be opened then, and before they write anything the run has to [`fence_left_over`] ones and to
-/// [`refuse_replaced`].
+/// others. With `transactions` its writers may be opened then, and before they write anything the run has to
+/// [`fence_left_over`] ones and to [`refuse_replaced`].
 ///
 /// # Errors
-/// The cluster does not answer.
-pub fn begin_run(kafka: &dyn Kafka, topic: &str, id: String, writers: u32, tables: &[String]) -> Result<Run, LogError> {
-    let metas = read_to_end(kafka, topic)?;
-    let before = newest(&metas);
-    if let Some(before) = before.filter(|before| before.tables != tables) {
+/// The cluster does not answer or grants no transactions; a newer run begins at the same time.
+pub fn begin_run(
+    kafka: &dyn Kafka,
+    topic: &str,
+    id: String,
+    writers: u32,
+    tables: &[String],
+    transactions: bool,
+) -> Result<Run, LogError> {
+    let announcing = transactions.then(|| format!("tidegate.{topic}.run"));
+    let mut producer = kafka.producer(announcing.as_deref())?;
+    let before = read_to_end(kafka, topic)?.run;
+    if let Some(before) = before.as_ref().filter(|before| before.tables != tables) {
         tracing::warn!(
             "topic {topic}: [source] tables was {:?} and is {tables:?} now: of tables that were left out until now, earlier \
              changes are not in the topic; for all of them publish to a new topic",
             before.tables
         );
     }
-    let origin = before.map_or(&id, |before| &before.origin).clone();
-    let ids = before.map_or(writers, |before| before.ids.max(writers));
-    let run = Run { id, writers, ids, tables: tables.to_vec(), origin };
+    let ids = before.as_ref().map_or(0, |before| before.ids).max(if transactions { writers } else { 0 });
+    let repeats = !transactions || before.as_ref().is_some_and(|before| before.repeats);
+    let origin = before.map_or_else(|| id.clone(), |before| before.origin);
+    let run = Run { id, writers, ids, repeats, tables: tables.to_vec(), origin };
     let (key, value) = Meta::Run(run.clone()).to_record();
     let topic = meta_topic(topic);
     let failed = |said: String| LogError(format!("{topic}: {said}"));
-    let mut producer = kafka.producer(None)?;
+    if transactions {
+        producer.begin().map_err(failed)?;
+    }
     let record = NewRecord { topic: &topic, partition: 0, timestamp: None, key: &key, value: &value, headers: None };
     producer.send(record, 0).map_err(failed)?;
     let mut delivered = false;
-    let pause = PATIENCE / 100;
     for _ in 0..100 {
-        producer.poll(pause, &mut |_| delivered = true).map_err(failed)?;
+        producer.poll(PATIENCE / 100, &mut |_| delivered = true).map_err(failed)?;
         if delivered {
-            return Ok(run);
+            return match transactions {
+                true => producer.commit().map_err(failed).map(|()| run),
+                false => Ok(run),
+            };
         }
     }
     Err(failed(format!("no answer for {} s", PATIENCE.as_secs())))
@@ -70,25 +87,14 @@ pub fn fence_left_over(kafka: &dyn Kafka, topic: &str, run: &Run) -> Result<(), 
     kafka.fence(&left_over)
 }
 
-/// Refuses to go on if a newer run has begun; `metas` is the companion topic once every writer of this run is open.
+/// Refuses to go on if a newer run than `run` has begun; `newest` is what the companion topic says once every writer of this
+/// run is open.
 ///
 /// # Errors
 /// A newer run has begun.
-pub fn refuse_replaced(topic: &str, metas: &[Meta], run: &Run) -> Result<(), LogError> {
-    match newest(metas) {
+pub fn refuse_replaced(topic: &str, newest: Option<&Run>, run: &Run) -> Result<(), LogError> {
+    match newest {
         Some(newest) if newest == run => Ok(()),
         _ => Err(LogError(format!("topic {topic}: {REPLACED}"))),
     }
-}
-
-/// What tells a topic from another one of its name, if its companion says it.
-pub fn origin_of(metas: &[Meta]) -> Option<String> {
-    newest(metas).map(|run| run.origin.clone())
-}
-
-fn newest(metas: &[Meta]) -> Option<&Run> {
-    metas.iter().rev().find_map(|meta| match meta {
-        Meta::Run(run) => Some(run),
-        _ => None,
-    })
 }

@@ -42,10 +42,20 @@ pub struct Station<T, B, const N: usize> {
     pub acked: Arc<AtomicU64>,
 }
 
+/// What has become durable.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Acked {
+    /// The station, by its place among those of its worker.
+    pub station: usize,
+    /// The ticket that it has acknowledged.
+    pub ticket: u64,
+}
+
 /// Delivers closed times to stations.
 pub trait Deliver<'scope, T: Timestamp, B, const N: usize> {
     /// Delivers each closed time. `start` makes this worker's stations, given the activator that wakes the operator;
-    /// `station` names the one for record `index` of a batch. A station to which a time has nothing to say gets nothing.
+    /// `station` names the one for record `index` of a batch. A station to which a time has nothing to say gets nothing. The
+    /// output says what has been acknowledged, each at its time.
     ///
     /// ```
     /// use std::sync::{Arc, atomic::{AtomicU64, Ordering}};
@@ -84,7 +94,7 @@ pub trait Deliver<'scope, T: Timestamp, B, const N: usize> {
         name: &str,
         station: impl Fn(&B, usize) -> usize + 'static,
         start: impl FnOnce(SyncActivator) -> Vec<Station<T, B, N>>,
-    ) -> Stream<'scope, T, Vec<()>>;
+    ) -> Stream<'scope, T, Vec<Acked>>;
 }
 
 impl<'scope, T: Timestamp + TotalOrder, B: Batch, const N: usize> Deliver<'scope, T, B, N>
@@ -95,19 +105,20 @@ impl<'scope, T: Timestamp + TotalOrder, B: Batch, const N: usize> Deliver<'scope
         name: &str,
         station: impl Fn(&B, usize) -> usize + 'static,
         start: impl FnOnce(SyncActivator) -> Vec<Station<T, B, N>>,
-    ) -> Stream<'scope, T, Vec<()>> {
+    ) -> Stream<'scope, T, Vec<Acked>> {
         let scope = self[0].scope();
         let mut builder = OperatorBuilder::new(name.to_owned(), scope);
         let info = builder.operator_info();
         let stations = start(scope.worker().sync_activator_for(info.address.to_vec()));
         let mut inputs = self.map(|stream| builder.new_input(stream, Pipeline));
-        let (output, stream) = builder.new_output::<Vec<()>>();
-        let mut output = OutputBuilder::<T, CapacityContainerBuilder<Vec<()>>>::from(output);
+        let (output, stream) = builder.new_output::<Vec<Acked>>();
+        let mut output = OutputBuilder::<T, CapacityContainerBuilder<Vec<Acked>>>::from(output);
         builder.build(move |_capabilities| {
             let mut open: BTreeMap<T, (Capability<T>, [Vec<B>; N])> = BTreeMap::new();
             let mut outbox = Outbox::new(stations);
             move |frontiers| {
-                let port = output.activate().output_index();
+                let mut output = output.activate();
+                let port = output.output_index();
                 for (number, input) in inputs.iter_mut().enumerate() {
                     input.for_each(|cap, batch| {
                         let time = cap.least().expect("records carry a time").clone();
@@ -123,7 +134,7 @@ impl<'scope, T: Timestamp + TotalOrder, B: Batch, const N: usize> Deliver<'scope
                     let (time, (cap, parts)) = first.remove_entry();
                     outbox.send(time, cap, parts, &station);
                 }
-                outbox.retire();
+                outbox.retire(|cap, acked| output.session_with_builder(cap).give(acked));
             }
         });
         stream
@@ -137,7 +148,7 @@ impl<'scope, T: Timestamp + TotalOrder, B: Batch> Split<Stream<'scope, T, B>> {
         name: &str,
         station: impl Fn(&B, usize) -> usize + 'static,
         start: impl FnOnce(SyncActivator) -> Vec<Station<T, B, 4>>,
-    ) -> Stream<'scope, T, Vec<()>> {
+    ) -> Stream<'scope, T, Vec<Acked>> {
         [self.inserts, self.updates, self.deletes, self.marks].deliver(name, station, start)
     }
 }
@@ -175,11 +186,11 @@ impl<T: Timestamp, B: Batch, const N: usize> Outbox<T, B, N> {
         }
     }
 
-    fn retire(&mut self) {
-        for sent in &mut self.stations {
+    fn retire(&mut self, mut durable: impl FnMut(&Capability<T>, Acked)) {
+        for (station, sent) in self.stations.iter_mut().enumerate() {
             let acked = sent.station.acked.load(Ordering::Acquire);
-            while sent.unacked.front().is_some_and(|(ticket, _)| *ticket <= acked) {
-                sent.unacked.pop_front();
+            while let Some((ticket, cap)) = sent.unacked.pop_front_if(|(ticket, _)| *ticket <= acked) {
+                durable(&cap, Acked { station, ticket });
             }
         }
     }
@@ -221,7 +232,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
     use std::sync::Mutex;
-    use timely::dataflow::operators::{Input, Probe};
+    use timely::dataflow::operators::{Input, Inspect, Probe};
 
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(30))]
@@ -234,7 +245,8 @@ mod tests {
             let mut sorted = records.clone();
             sorted.sort_by_key(|(time, _)| *time);
             let log = Arc::new(Mutex::new(Vec::new()));
-            let (feed, seen) = (sorted.clone(), Arc::clone(&log));
+            let acks = Arc::new(Mutex::new(Vec::new()));
+            let (feed, seen, told) = (sorted.clone(), Arc::clone(&log), Arc::clone(&acks));
             timely::execute_directly(move |worker| {
                 let mut inboxes = Vec::new();
                 let mut wake = None;
@@ -255,7 +267,8 @@ mod tests {
                                 .collect()
                         },
                     );
-                    let (probe, _) = durable.probe();
+                    let (probe, durable) = durable.probe();
+                    durable.inspect(move |acked: &Acked| told.lock().unwrap().push(*acked));
                     (input, probe)
                 });
                 let first = feed.first().map(|(time, _)| *time);
@@ -282,8 +295,10 @@ mod tests {
                     worker.step();
                 }
             });
-            let log = log.lock().unwrap();
+            let (log, acks) = (log.lock().unwrap(), acks.lock().unwrap());
             for number in 0..stations {
+                let tickets = acks.iter().filter(|acked| acked.station == number).map(|acked| acked.ticket);
+                prop_assert!(tickets.eq(1..=log.iter().filter(|(station, ..)| *station == number).count() as u64));
                 let got: Vec<(u64, u64)> = log
                     .iter()
                     .filter(|(station, ..)| *station == number)

@@ -21,7 +21,7 @@ mod split;
 mod throttle;
 
 pub use batch::{Batch, ByKey, BySeq, Natural, Order, merge_sorted};
-pub use deliver::{Deliver, Delivery, Station};
+pub use deliver::{Acked, Deliver, Delivery, Station};
 pub use exchange::{ExchangeBy, RoundRobin};
 pub use gate::{Gate, InEpoch};
 pub use ingest::{Ingest, Ingested, ingest};

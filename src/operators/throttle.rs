@@ -4,6 +4,7 @@
 //! crosses off what the durable frontier has passed. A probe wakes nobody: whoever is refused asks again after a pause.
 
 use std::collections::BTreeMap;
+use std::ops::Bound;
 
 use timely::dataflow::operators::probe::Handle;
 use timely::progress::Timestamp;
@@ -54,7 +55,8 @@ impl<T: InEpoch> Throttle<T> {
     /// Whether more may be let in by a source that holds the capability for `open`.
     ///
     /// Beyond the limits the answer is still yes when everything before `open` is durable: then nothing but more input
-    /// can close the epoch that is open, and to refuse it would be to wait for ever.
+    /// can close the epoch that is open, and to refuse it would be to wait for ever. For the same reason epochs beyond the open
+    /// one do not count: it is up to the source not to be far ahead of itself.
     pub fn admits(&mut self, open: &T) -> bool {
         while let Some(first) = self.in_flight.first_entry()
             && !self.durable.less_equal(first.key())
@@ -68,7 +70,9 @@ impl<T: InEpoch> Throttle<T> {
                 self.epochs.remove(&epoch);
             }
         }
-        let within = self.bytes < self.bytes_max && self.epochs.len() <= self.epochs_max;
+        let ahead = self.epochs.range((Bound::Excluded(open.epoch()), Bound::Unbounded));
+        let (epochs, bytes) = ahead.fold((0, 0), |(epochs, sum), (_, (_, bytes))| (epochs + 1, sum + bytes));
+        let within = self.bytes - bytes < self.bytes_max && self.epochs.len() - epochs <= self.epochs_max;
         within || !self.durable.less_than(open)
     }
 

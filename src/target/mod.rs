@@ -79,6 +79,10 @@ pub struct Checkpoint {
     pub epoch: u64,
     /// Kafka partition to offset.
     pub offsets: BTreeMap<u32, u64>,
+    /// What the lanes had made durable by then, as steps; not kept, but a target where that is not there has lost it, and the
+    /// checkpoint would pass over it.
+    #[serde(skip)]
+    pub steps: BTreeMap<u32, u64>,
 }
 
 /// What a target knows of a job when the job starts.
@@ -160,7 +164,7 @@ pub trait Target: Send + Sync {
     /// Records a checkpoint.
     ///
     /// # Errors
-    /// [`TargetError::Fenced`] when a newer run of the job has begun.
+    /// [`TargetError::Fenced`] when a newer run of the job has begun; that a step is gone that had been durable.
     fn checkpoint(&self, job: &str, generation: u64, checkpoint: &Checkpoint) -> Result<(), TargetError>;
 }
 

@@ -12,7 +12,9 @@
 //!   so does a lane that has lost its connection: then nothing old is written behind something new.
 //!
 //! Either way a step can be repeated from its beginning, and that is all that is done about lost connections; the answer to
-//! a commit may be what was lost, so progress is read first.
+//! a commit may be what was lost, so progress is read first. It also says whether the target is still the one that it was: one
+//! that was restored, or has failed over to a copy that was behind, lacks steps that had been durable. Then a run has to
+//! begin anew, from what is there; whatever goes on, a step or a checkpoint, would pass over what is lost.
 //!
 //! What a server is, and the SQL, is a [`Store`]'s business; the simulator in `tests/` has stores that break in every
 //! place where a server can.
@@ -236,6 +238,10 @@ impl<S: Store> StoreTarget<S> {
             session.begin()?;
         }
         refuse_fenced(session, job, generation, atomic)?;
+        let lanes = session.lanes(job)?;
+        for (lane, step) in &checkpoint.steps {
+            refuse_lost(job, *lane, lanes.get(lane).map_or(0, |row| row.progress.step), *step)?;
+        }
         session.save_checkpoint(job, generation, checkpoint)?;
         if atomic {
             session.commit()?;
@@ -353,6 +359,7 @@ impl<S: Store> StoreLane<S> {
         if repeated && row.progress.step >= step.progress.step {
             return Ok(());
         }
+        refuse_lost(&self.job, self.lane, row.progress.step, step.progress.step - 1)?;
         session.prepare(step, &self.schemas)?;
         if session.is_atomic() {
             session.begin()?;
@@ -397,6 +404,17 @@ impl<S: Store> StoreLane<S> {
         session.write(step)?;
         session.save_lane(job, *lane, *generation, &LaneRow::reached(step))
     }
+}
+
+/// Refuses to go on if a lane has less than has been durable.
+fn refuse_lost(job: &str, lane: u32, has: u64, had: u64) -> Result<(), Failure> {
+    if has >= had {
+        return Ok(());
+    }
+    Err(Failure::Final(TargetError::Target(format!(
+        "job '{job}', lane {lane}: the target has lost what it had said was durable, it is at step {has} and was at {had}: it was \
+         restored, or has failed over to a copy that was behind; start the job again, it goes on from what is there"
+    ))))
 }
 
 /// Takes the next generation of a job.

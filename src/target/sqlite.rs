@@ -215,7 +215,7 @@ fn job_state(connection: &Connection, job: &str, generation: u64) -> Result<JobS
                     "job '{job}': the offsets in tidegate_checkpoint can't be read: {e}: {offsets}"
                 ))
             })?;
-            Some(Checkpoint { epoch: epoch as u64, offsets })
+            Some(Checkpoint { epoch: epoch as u64, offsets, ..Checkpoint::default() })
         }
     };
     Ok(JobState { generation, lanes, through: BTreeMap::new(), checkpoint })

@@ -132,6 +132,7 @@ impl History {
             6 if world.alive(Kind::Land).is_empty() && self.target.is_quiet() => {
                 if let Some(from) = self.target.checkpoint(JOB) {
                     self.kafka.retain(TOPIC, &from);
+                    self.target.lose_copy();
                 }
             }
             7 => world.leap(now + self.setting.epoch_ms),
@@ -144,7 +145,7 @@ impl History {
                 self.start(world, kind);
             }
         }
-        if self.broken.is(Switch::NoFence) && one_in(50) {
+        if one_in(50) {
             self.kafka.time_out();
         }
     }
@@ -170,9 +171,7 @@ impl History {
             }
             if step % 16 == 0 {
                 world.leap(super::world::now_ms() + self.setting.epoch_ms / 8);
-                if self.broken.is(Switch::NoFence) {
-                    self.kafka.time_out();
-                }
+                self.kafka.time_out();
             }
             world.step();
             if step % 64 == 0 && self.missing().is_none() && self.wrong_in_topic().is_none() {
@@ -251,6 +250,7 @@ impl History {
             partitions: self.kafka.partitions(TOPIC),
             exactly_once: self.setting.exactly_once,
             tables: Vec::new(),
+            look_back: super::world::below(4),
         };
         let peers = workers.len();
         let announced = run.announce(process.number.to_string(), peers as u32)?;

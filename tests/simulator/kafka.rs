@@ -58,6 +58,8 @@ impl Log {
 #[derive(Default)]
 struct Transactions {
     epoch: u64,
+    /// Whoever initialized it last is gone.
+    abandoned: bool,
 }
 
 /// A request of a client that has died.
@@ -196,11 +198,18 @@ impl Model {
         }
     }
 
-    /// Ends the transactions of writers that nobody fences: they time out.
+    /// The transactions of writers that are gone, and that nobody has fenced, time out.
     pub fn time_out(&self) {
         let mut cluster = self.lock();
-        let ids: Vec<String> = cluster.transactions.keys().cloned().collect();
-        ids.iter().for_each(|id| cluster.end_transaction(id, State::Aborted));
+        let unfenced = self.broken.is(Switch::NoFence);
+        let gone = cluster.transactions.iter().filter(|(_, transactions)| transactions.abandoned || unfenced);
+        let ids: Vec<String> = gone.map(|(id, _)| id.clone()).collect();
+        for id in ids {
+            cluster.end_transaction(&id, State::Aborted);
+            if !unfenced {
+                cluster.transactions.get_mut(&id).expect("just seen").epoch += 1;
+            }
+        }
     }
 
     /// Of each partition the first offset kept, and seq and time of the committed records.
@@ -257,6 +266,7 @@ impl Kafka for Model {
                 cluster.end_transaction(id, State::Aborted);
                 let transactions = cluster.transactions.entry(id.to_string()).or_default();
                 transactions.epoch += 1;
+                transactions.abandoned = false;
                 epoch = transactions.epoch;
             }
         }
@@ -378,8 +388,11 @@ impl Drop for Client {
     /// What a dead client has sent may still arrive: as far as it was sent, in order.
     fn drop(&mut self) {
         let Ok(mut cluster) = self.model.cluster.lock() else { return };
-        if self.id.is_none() {
+        let Some(id) = &self.id else {
             return; // without transactions nothing would tell it from what comes later: README
+        };
+        if let Some(transactions) = cluster.transactions.get_mut(id).filter(|known| known.epoch == self.epoch) {
+            transactions.abandoned = true;
         }
         for queue in &mut self.waiting {
             let arrives = queue.len() / 2;

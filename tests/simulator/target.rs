@@ -44,14 +44,24 @@ enum Effect {
     Commit,
 }
 
-#[derive(Default)]
-struct Server {
+/// What the server keeps.
+#[derive(Clone, Default)]
+struct Kept {
     rows: BTreeMap<(String, String), String>,
     /// The newest seq that each row has shown.
     newest: BTreeMap<(String, String), u64>,
     jobs: BTreeMap<String, JobRow>,
     lanes: BTreeMap<(String, u32), (u64, LaneRow)>,
     checkpoints: BTreeMap<String, (u64, Checkpoint)>,
+}
+
+#[derive(Default)]
+struct Server {
+    kept: Kept,
+    /// A copy that lags behind, as a standby does; none is older than the newest run.
+    copy: Option<Kept>,
+    /// The newest step that each lane was told is durable.
+    told: BTreeMap<(String, u32), u64>,
     sessions: BTreeMap<i64, ServerSession>,
     next: i64,
 }
@@ -93,6 +103,12 @@ impl Model {
     /// Something that the server does on its own: statements of clients that are gone go on, and their sessions end.
     pub fn event(&self) {
         let server = &mut *self.lock();
+        if self.atomic && chance(8) {
+            server.copy = Some(server.kept.clone());
+        }
+        if fails() && chance(2) {
+            server.fail_over();
+        }
         let ids: Vec<i64> =
             server.sessions.iter().filter(|(_, s)| s.orphaned || s.terminated).map(|(id, _)| *id).collect();
         if ids.is_empty() {
@@ -118,33 +134,50 @@ impl Model {
 
     /// Each table's rows: value by key.
     pub fn rows(&self) -> BTreeMap<(String, String), String> {
-        self.lock().rows.clone()
+        self.lock().kept.rows.clone()
+    }
+
+    /// The copy is no good any more: what it would go on from is gone.
+    pub fn lose_copy(&self) {
+        self.lock().copy = None;
     }
 
     /// The offsets of a job's checkpoint.
     pub fn checkpoint(&self, job: &str) -> Option<BTreeMap<u32, u64>> {
-        self.lock().checkpoints.get(job).map(|(_, checkpoint)| checkpoint.offsets.clone())
+        self.lock().kept.checkpoints.get(job).map(|(_, checkpoint)| checkpoint.offsets.clone())
     }
 }
 
 impl Server {
+    /// The copy takes over: what it lacks is lost, and so are all sessions.
+    fn fail_over(&mut self) {
+        if let Some(copy) = self.copy.take() {
+            trace(|| "the target fails over to a copy".to_string());
+            self.kept = copy;
+            self.sessions.clear();
+        }
+    }
+
     fn execute(&mut self, id: i64, effect: Effect) {
         trace(|| format!("session {id}: {effect:?}"));
+        let kept = &mut self.kept;
         match effect {
             Effect::Row { table, key, seq, value } => {
                 let row = (table, key);
-                let newest = self.newest.entry(row.clone()).or_default();
+                let newest = kept.newest.entry(row.clone()).or_default();
                 if seq < *newest {
                     world().violated(format!("row {row:?} goes back from seq {newest} to {seq}"));
                 }
                 *newest = seq.max(*newest);
                 match value {
-                    Some(value) => drop(self.rows.insert(row, value)),
-                    None => drop(self.rows.remove(&row)),
+                    Some(value) => drop(kept.rows.insert(row, value)),
+                    None => drop(kept.rows.remove(&row)),
                 }
             }
             Effect::Lane { job, lane, generation, row } => {
-                let known = self.lanes.entry((job, lane)).or_default();
+                let told = self.told.entry((job.clone(), lane)).or_default();
+                *told = row.progress.step.max(*told);
+                let known = kept.lanes.entry((job, lane)).or_default();
                 if generation < known.0 {
                     return;
                 }
@@ -158,19 +191,22 @@ impl Server {
                 *known = (generation, row);
             }
             Effect::Checkpoint { job, generation, checkpoint } => {
-                let known = self.checkpoints.entry(job).or_default();
+                let known = kept.checkpoints.entry(job).or_default();
                 if generation >= known.0 {
                     *known = (generation, checkpoint);
                 }
             }
-            Effect::Job { job, from, row } => match from {
-                None => drop(self.jobs.entry(job).or_insert(row)),
-                Some(from) => {
-                    if let Some(known) = self.jobs.get_mut(&job).filter(|known| known.generation == from) {
-                        *known = row;
+            Effect::Job { job, from, row } => {
+                self.copy = None;
+                match from {
+                    None => drop(kept.jobs.entry(job).or_insert(row)),
+                    Some(from) => {
+                        if let Some(known) = kept.jobs.get_mut(&job).filter(|known| known.generation == from) {
+                            *known = row;
+                        }
                     }
                 }
-            },
+            }
             Effect::Commit => {
                 let Some(session) = self.sessions.get_mut(&id) else { return };
                 session.holds = false;
@@ -324,7 +360,7 @@ impl Session for Client {
     }
 
     fn job(&mut self, job: &str) -> Result<Option<JobRow>, Failure> {
-        self.read(|server| server.jobs.get(job).cloned())
+        self.read(|server| server.kept.jobs.get(job).cloned())
     }
 
     fn add_job(&mut self, job: &str, row: &JobRow) -> Result<(), Failure> {
@@ -355,11 +391,11 @@ impl Session for Client {
         let id = self.id;
         let generation = self.read(|server| match unfenced {
             true => Some(server.sessions[&id].generation),
-            false => server.jobs.get(job).map(|row| row.generation),
+            false => server.kept.jobs.get(job).map(|row| row.generation),
         })?;
         if hold {
             let mut server = self.model.lock();
-            let now = server.jobs.get(job).map(|row| row.generation);
+            let now = server.kept.jobs.get(job).map(|row| row.generation);
             server.sessions.get_mut(&self.id).expect("alive").holds = true;
             return Ok(if unfenced { generation } else { now });
         }
@@ -368,8 +404,9 @@ impl Session for Client {
 
     fn lanes(&mut self, job: &str) -> Result<BTreeMap<u32, LaneRow>, Failure> {
         let one_seq = self.model.broken.is(Switch::OneSeqForAll);
+        let trusts = self.model.broken.is(Switch::TrustAcks);
         self.read(|server| {
-            let ours = server.lanes.iter().filter(|((of, _), _)| of == job);
+            let ours = server.kept.lanes.iter().filter(|((of, _), _)| of == job);
             let row = |row: &LaneRow| match one_seq {
                 true => {
                     let newest = row.progress.seqs.newest();
@@ -378,7 +415,11 @@ impl Session for Client {
                 }
                 false => row.clone(),
             };
-            ours.map(|((_, lane), (_, kept))| (*lane, row(kept))).collect()
+            let mut rows: BTreeMap<u32, LaneRow> = ours.map(|((_, lane), (_, kept))| (*lane, row(kept))).collect();
+            if trusts {
+                rows.iter_mut().for_each(|(lane, row)| row.progress.step = server.told[&(job.to_string(), *lane)]);
+            }
+            rows
         })
     }
 
@@ -395,7 +436,7 @@ impl Session for Client {
     }
 
     fn checkpoint(&mut self, job: &str) -> Result<Option<Checkpoint>, Failure> {
-        self.read(|server| server.checkpoints.get(job).map(|(_, checkpoint)| checkpoint.clone()))
+        self.read(|server| server.kept.checkpoints.get(job).map(|(_, checkpoint)| checkpoint.clone()))
     }
 
     fn save_checkpoint(&mut self, job: &str, generation: u64, checkpoint: &Checkpoint) -> Result<(), Failure> {
@@ -473,12 +514,13 @@ impl Session for Client {
     }
 }
 
-/// Whether a process may end with that sentence: one of an older generation, one that never reached the target, or one whose
-/// topic has grown.
+/// Whether a process may end with that sentence: one of an older generation, one that never reached the target, one whose
+/// target has lost something, or one whose topic has grown.
 pub fn may_end(kind: Kind, sentence: &str) -> bool {
     let says = |words| sentence.contains(words);
     kind == Kind::Land
         && (says("has begun at the target, this process is generation")
             || says("no connection")
+            || says("the target has lost what it had said was durable")
             || says("partitions now, and had"))
 }

@@ -117,6 +117,10 @@ impl Connector {
         client.batch_execute("SET TIME ZONE 'UTC'")?;
         client.batch_execute(&format!("SET statement_timeout = {timeout}"))?;
         if dialect == Dialect::Postgres {
+            // What is told to be durable has to be; who wants more than that has set it.
+            client.batch_execute(
+                "SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') IN ('off', 'local')",
+            )?;
             // A step's transaction holds the generation's row: a client that died inside it must not hold it for long.
             // Generic plans: a plan of its own for every batch would copy the batch's arrays into it.
             client.batch_execute(&format!(

@@ -211,7 +211,7 @@ pub(super) fn checkpoint(server: &mut Server, job: &str) -> Result<Option<Checkp
     let offsets = serde_json::from_str(&offsets).map_err(|e| {
         TargetError::Target(format!("job '{job}': the offsets in tidegate.checkpoint can't be read: {e}: {offsets}"))
     })?;
-    Ok(Some(Checkpoint { epoch: row.get::<_, i64>(0) as u64, offsets }))
+    Ok(Some(Checkpoint { epoch: row.get::<_, i64>(0) as u64, offsets, ..Checkpoint::default() }))
 }
 
 /// Writes a job's checkpoint, unless a newer generation has.
