@@ -56,7 +56,7 @@ impl Server {
     /// Where the configuration says; `job` gives the replica id where the configuration does not.
     ///
     /// # Errors
-    /// The URL or the password file can't be used.
+    /// The URL can't be used.
     pub fn new(config: &MysqlConfig, job: &str) -> Result<Server, SourceError> {
         let options = Opts::from_url(&config.url).map_err(|error| {
             let what = "the url of the source can't be used, it looks like mysql://user:password@host:3306/";
@@ -64,19 +64,13 @@ impl Server {
         })?;
         let address = format!("{}:{}", options.get_ip_or_hostname(), options.get_tcp_port());
         let user = options.get_user().unwrap_or_default().to_string();
-        let mut builder = OptsBuilder::from_opts(options)
+        let builder = OptsBuilder::from_opts(options)
             // Over its socket a server may say other things: another account, no time-outs.
             .prefer_socket(false)
             .tcp_connect_timeout(Some(CONNECT_MAX))
             .read_timeout(Some(SILENCE_MAX))
             .write_timeout(Some(SILENCE_MAX))
             .max_allowed_packet(Some(1 << 30));
-        if let Some(file) = &config.password_file {
-            let password = std::fs::read_to_string(file).map_err(|error| {
-                SourceError::Source(format!("password_file {} can't be read: {error}", file.display()))
-            })?;
-            builder = builder.pass(Some(password.trim_end_matches(['\r', '\n'])));
-        }
         // Small numbers are what people give their replicas.
         let derived = xxh3_64(job.as_bytes()) as u32 | 1 << 30;
         Ok(Server { options: builder.into(), address, user, server_id: config.server_id.unwrap_or(derived) })
