@@ -121,6 +121,9 @@ pub trait Reader: Send {
     /// Appends what is there to `out`, at most about [`BATCH_BYTES`](crate::change::BATCH_BYTES), waiting at most about
     /// ten milliseconds for the first record (but everything at hand is taken at once). Returns what is true now.
     ///
+    /// A record that can't be used is handed on, with its number: its [`Decoder`] fails on it, and what becomes of it is
+    /// decided there. So an error here is one that nothing comes behind.
+    ///
     /// # Errors
     /// [`SourceError`], after which the reader is done for. Records appended by the failing call are not to be used.
     fn read(&mut self, out: &mut Raws) -> Result<Mark, SourceError>;
