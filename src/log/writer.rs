@@ -212,8 +212,10 @@ impl Writer {
     }
 
     fn write_schema(&mut self, change: &Change) -> Result<(), LogError> {
-        let schema: TableSchema = serde_json::from_slice(change.row()).expect("schemas are made by tidegate itself");
+        let mut schema: TableSchema =
+            serde_json::from_slice(change.row()).expect("schemas are made by tidegate itself");
         if let Some(known) = self.schemas.get(&schema.name) {
+            schema.keep_types(known);
             if known.same_shape(&schema) {
                 return Ok(());
             }
