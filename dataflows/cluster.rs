@@ -42,12 +42,12 @@ pub fn spawn(name: &str, mut client: Client) {
 }
 
 /// Has a panic end the process as a failure does. A thread that is gone must not leave others waiting for it; and what
-/// timely's own threads say when the connection to another process breaks is that they panic.
+/// timely's communication says when the connection to another process breaks is that it panics.
 pub fn fail_on_panics(cluster: &Cluster) {
     let several = cluster.processes > 1;
     std::panic::set_hook(Box::new(move |panic| {
         let place = panic.location().map_or("", |location| location.file());
-        if several && (place.contains("timely") || panic.to_string().contains("timely")) {
+        if several && place.contains("timely_communication") {
             fail(
                 &"another process of the cluster is gone, or the network between them: start all again; they go on where \
                   they were",

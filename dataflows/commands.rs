@@ -26,6 +26,9 @@ use crate::{Job, VerifyJob, connect, verify};
 /// How long a topic that does not exist is waited for.
 const TOPIC_PATIENCE: Duration = Duration::from_secs(5);
 
+/// How often it is said that `land` waits for `publish`.
+const WAIT_SAID: Duration = Duration::from_secs(10);
+
 /// How long a lane waits for the schema of a table that it has a row of.
 const SCHEMA_PATIENCE: Duration = Duration::from_secs(30);
 
@@ -68,7 +71,6 @@ pub fn publish(job: &Job) -> anyhow::Result<()> {
         partitions: cluster.ensure_topics()?,
         kafka: Arc::new(cluster),
         topic: kafka.topic.clone(),
-        job: config.job.clone(),
         exactly_once: config.publish.delivery == Delivery::ExactlyOnce,
         tables,
     };
@@ -201,7 +203,18 @@ pub fn land(job: &Job) -> anyhow::Result<()> {
                 read_seq: Arc::default(),
             },
         );
-        run_until(worker, &stop, || landing.is_done(until_caught_up, is_up(&stop)));
+        let mut since = None;
+        run_until(worker, &stop, || {
+            if !(until_caught_up && index == 0 && landing.waits_for_publish()) {
+                since = None;
+            } else if since.get_or_insert_with(Instant::now).elapsed() > WAIT_SAID {
+                since = Some(Instant::now());
+                say(
+                    &"land: has read all there is, and waits for publish to say that it is complete: is publish running?",
+                );
+            }
+            landing.is_done(until_caught_up, is_up(&stop))
+        });
         Ok(())
     })?;
     report.end("land", "durable");

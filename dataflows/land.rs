@@ -22,7 +22,7 @@ use tidegate::operators::{
     ByKey, Delivery, ExchangeBy, Gate, Ingested, Latest, Net, SplitByOp, Station, Throttle, ingest,
 };
 use tidegate::source::TableFilter;
-use tidegate::target::{Checkpoint, Lane, Progress, Seqs, Step, TargetError};
+use tidegate::target::{Checkpoint, Lane, Progress, RefusedRow, Seqs, Step, TargetError};
 use timely::dataflow::channels::pact::{Exchange, Pipeline};
 use timely::dataflow::operators::Probe;
 use timely::dataflow::operators::generic::Operator;
@@ -34,6 +34,9 @@ use timely::worker::Worker;
 use crate::cluster::{fail, is_up, spawn};
 use crate::outlet::{Handed, Outlet};
 use crate::report::{Report, Work};
+
+/// Who is woken by what comes may wait so many times longer than who has to look for it.
+const WOKEN: u32 = 20;
 
 /// What one worker needs.
 pub struct Land {
@@ -67,21 +70,27 @@ pub struct Land {
 pub struct Landed {
     /// Passed by what is durable.
     durable: Handle<Moment>,
-    /// Passed by what is closed.
-    read: Handle<Moment>,
+    /// Passed by what has been given to the target.
+    given: Handle<Moment>,
     /// Below this moment all has to be durable for what was there at the start to be; `Moment::MAX`: not known yet.
     caught_up: Arc<Mutex<Moment>>,
 }
 
 impl Landed {
-    /// Whether there is nothing left to do: `stopping`, once all that is closed is durable; `until_caught_up`, once the end
-    /// is that was there at the start.
+    /// Whether there is nothing left to do: `stopping`, once all that the target was given is durable; `until_caught_up`, once
+    /// the end is that was there at the start.
     pub fn is_done(&self, until_caught_up: bool, stopping: bool) -> bool {
         let first =
             |handle: &Handle<Moment>| handle.with_frontier(|frontier| frontier.first().copied().unwrap_or(Moment::MAX));
-        let (durable, read) = (first(&self.durable), first(&self.read));
+        let (durable, given) = (first(&self.durable), first(&self.given));
         let caught_up = *self.caught_up.lock().expect("no panic while holding it");
-        (stopping && epoch_at(durable) == epoch_at(read)) || (until_caught_up && durable >= caught_up)
+        (stopping && durable == given) || (until_caught_up && durable >= caught_up)
+    }
+
+    /// Whether all that was there at the start has been read, and is not complete yet: `publish` has to say so.
+    pub fn waits_for_publish(&self) -> bool {
+        let caught_up = *self.caught_up.lock().expect("no panic while holding it");
+        caught_up != Moment::MAX && self.given.less_than(&caught_up)
     }
 }
 
@@ -97,7 +106,7 @@ pub fn land(worker: &mut Worker, job: Land) -> Landed {
         .map(|lane| applied.get(&lane).cloned().unwrap_or_default())
         .collect();
     worker.dataflow::<Moment, _, _>(|scope| {
-        let (durable, read) = (Handle::new(), Handle::new());
+        let (durable, given) = (Handle::new(), Handle::new());
         let throttle = Throttle::new(durable.clone(), settings.memory, settings.epochs_in_flight);
         // Where completeness is guessed, numbers do not say what has been applied: the reader sees to it.
         let applied: Vec<Seqs> = match horizon {
@@ -122,8 +131,8 @@ pub fn land(worker: &mut Worker, job: Land) -> Landed {
         let gated = kafka
             .batches
             .by("Lane", move |(head, _)| u64::from(head.lane(lane_count)))
-            .probe_with(&read)
-            .gate_under_pressure("Gate", ByKey, settings.memory / 4, kafka.pressure.broadcast(), place);
+            .gate_under_pressure("Gate", ByKey, settings.memory / 4, kafka.pressure.broadcast(), place)
+            .probe_with(&given);
         let gated = match horizon {
             None => gated,
             Some(horizon) => gated.latest(horizon, |count| tracing::info!("{count} late changes are superseded")),
@@ -156,7 +165,7 @@ pub fn land(worker: &mut Worker, job: Land) -> Landed {
                 }
             },
         );
-        Landed { durable, read, caught_up }
+        Landed { durable, given, caught_up }
     })
 }
 
@@ -251,20 +260,24 @@ pub struct Refused {
 }
 
 impl Refused {
-    /// Keeps the refused row aside and takes it out of the step, if there is one and it is to be kept.
+    /// Keeps the refused rows aside and takes them out of the step: those that are to be kept, if there are any.
     fn keep(&self, step: &mut Step, error: &TargetError) -> bool {
-        let (table, key) = match error {
-            TargetError::Row { table, key, .. } => (table, key),
-            TargetError::ZeroDate { table, key, .. } if self.zero_dates => (table, key),
-            _ => return false,
+        let TargetError::Rows(rows) = error else { return false };
+        let kept = |row: &&RefusedRow| self.letters.are_kept() && (self.zero_dates || !row.zero_date);
+        let mut by_key: HashMap<&str, Vec<&RefusedRow>> = HashMap::new();
+        rows.iter().filter(kept).for_each(|row| by_key.entry(&row.key).or_default().push(row));
+        let refused = |change: &Change| {
+            let rows = by_key.get(&*String::from_utf8_lossy(change.key()))?;
+            rows.iter().find(|row| row.table == change.table_name())
         };
-        let taken = if self.letters.are_kept() { step.take(table, key) } else { Changes::default() };
+        let taken = step.take(|change| refused(change).is_some());
         for change in taken.changes() {
+            let row = refused(&change).expect("it was taken for that");
             let letter = DeadLetter {
                 position: format!("{}/{}/{}", self.topic, change.head.partition, change.head.offset),
-                reason: error.to_string(),
-                table: Some(table.to_string()),
-                key: Some(key.clone()),
+                reason: row.to_string(),
+                table: Some(row.table.to_string()),
+                key: Some(row.key.clone()),
                 op: Some(change.op().name()),
                 value: text_of(Some(change.row())),
             };
@@ -286,7 +299,7 @@ fn apply(
     let acked = Arc::new(AtomicU64::new(0));
     let ack = Arc::clone(&acked);
     let client = move |wait| {
-        let Delivery { ticket, time, batches } = match deliveries.recv_timeout(wait) {
+        let Delivery { ticket, time, batches } = match deliveries.recv_timeout(wait * WOKEN) {
             Ok(delivery) => delivery,
             Err(end) => return end == RecvTimeoutError::Timeout,
         };
@@ -316,7 +329,7 @@ fn record(
     lookback: u64,
 ) -> impl FnMut(Option<Moment>, &mut Vec<EpochStart>) {
     let (sender, receiver) = crossbeam_channel::unbounded::<Checkpoint>();
-    let client = move |wait| match receiver.recv_timeout(wait) {
+    let client = move |wait| match receiver.recv_timeout(wait * WOKEN) {
         Ok(checkpoint) => {
             write(receiver.try_iter().last().unwrap_or(checkpoint));
             true

@@ -50,8 +50,6 @@ pub struct Publishing {
     pub topic: String,
     /// Its partition count.
     pub partitions: u32,
-    /// The job.
-    pub job: String,
     /// Whether records and statements are committed in transactions.
     pub exactly_once: bool,
     /// The patterns of the tables that are taken from the source.
@@ -67,13 +65,13 @@ impl Publishing {
 
     /// Second stage, on every worker: opens its writer, which fences the one of an older run.
     pub fn open(&self, index: usize) -> anyhow::Result<OpenWriter> {
-        let id = self.exactly_once.then(|| transactional_id(&self.job, index as u32));
+        let id = self.exactly_once.then(|| transactional_id(&self.topic, index as u32));
         Ok(OpenWriter::new(&*self.kafka, &self.topic, id.as_deref())?)
     }
 
     /// Second stage, on the one worker: fences the writers that older runs had more of.
     pub fn fence(&self, run: Option<&Run>) -> anyhow::Result<()> {
-        run.map_or(Ok(()), |run| Ok(fence_left_over(&*self.kafka, &self.job, run)?))
+        run.map_or(Ok(()), |run| Ok(fence_left_over(&*self.kafka, &self.topic, run)?))
     }
 
     /// Third stage, on the one worker: nobody else writes any more, so that what the companion topic says stays true.

@@ -8,6 +8,7 @@ mod faults;
 mod hologres;
 #[allow(dead_code, reason = "each test program uses its part of it")]
 mod job;
+#[allow(dead_code, reason = "each test program uses its part of it")]
 mod topic;
 
 use std::collections::BTreeMap;
@@ -94,7 +95,7 @@ impl Siege {
     }
 
     fn recovers(&mut self, servers: &mut Servers, what: &str) {
-        self.watch(3_000);
+        self.watch(1_000);
         self.disk.make_room();
         see_to_postgres(servers);
         let took = self.trial.recovers(RECOVERY_MAX, &mut [&mut self.publish, &mut self.land]);
@@ -124,7 +125,7 @@ fn postgres_runs_full_and_gets_room() {
 
     // Tables can't grow: the server refuses what land writes, and goes on.
     siege.disk.fill();
-    siege.trial.at_source("INSERT INTO watched (v) WITH RECURSIVE n (v) AS (SELECT 1 UNION ALL SELECT v + 1 FROM n WHERE v < 900) SELECT a.v FROM n AS a, n AS b WHERE b.v <= 40");
+    siege.trial.at_source("INSERT INTO watched (v) WITH RECURSIVE n (v) AS (SELECT 1 UNION ALL SELECT v + 1 FROM n WHERE v < 900) SELECT a.v FROM n AS a, n AS b WHERE b.v <= 10");
     siege.watch(2_000);
     assert!(siege.land.said(0).contains("No space left on device"), "{}", siege.land.said(0));
     siege.recovers(&mut servers, "no room for tables");

@@ -4,6 +4,7 @@
 mod hologres;
 #[allow(dead_code, reason = "each test program uses its part of it")]
 mod job;
+#[allow(dead_code, reason = "each test program uses its part of it")]
 mod topic;
 
 use std::time::Duration;

@@ -9,6 +9,7 @@ mod faults;
 mod hologres;
 #[allow(dead_code, reason = "each test program uses its part of it")]
 mod job;
+#[allow(dead_code, reason = "each test program uses its part of it")]
 mod topic;
 
 use std::time::Duration;
@@ -35,9 +36,13 @@ const LINES: [(&str, &str, Way); 4] = [
 /// Longer than MySQL's, Kafka's and PostgreSQL's connections are waited for, one after the other.
 const SILENCES: [(Duration, &[usize]); 2] = [(Duration::from_secs(40), &[0]), (Duration::from_secs(75), &[1, 2, 3])];
 
+/// Between two rounds of the workload while a line is slow.
+const SLOW_PAUSE: Duration = Duration::from_millis(100);
+
 struct Siege {
     trial: Trial,
     network: Network,
+    work: Work,
     publish: Running,
     land: Running,
 }
@@ -89,11 +94,14 @@ impl Siege {
 
     fn slow(&mut self, line: usize) {
         let (host, _, way) = LINES[line];
+        // Less is written than the line takes: what can't be caught up with says nothing.
+        self.work.pause(SLOW_PAUSE);
         self.network.slow(host, way, 500);
         let time = Duration::from_secs(1) + self.up_to(1_000);
         self.watch(time);
         self.recovers("slow", line);
         self.network.hasten(host, way);
+        self.work.pause(faults::PAUSE);
         self.recovers("fast again", line);
     }
 }
@@ -109,7 +117,7 @@ fn the_network_may_break_fall_silent_and_be_slow() {
     publish.wait_until_up();
     let land = trial.start("land", 1);
     let work = Work::start("MYSQL_URL", &trial.name, seed, faults::PAUSE);
-    let mut siege = Siege { trial, network, publish, land };
+    let mut siege = Siege { trial, network, work, publish, land };
     for _ in 0..faults.div_ceil(40) {
         for line in 0..LINES.len() {
             siege.reset(line);
@@ -124,6 +132,6 @@ fn the_network_may_break_fall_silent_and_be_slow() {
             siege.silence(lines, time);
         }
     }
-    let Siege { mut trial, publish, land, .. } = siege;
+    let Siege { mut trial, work, publish, land, .. } = siege;
     trial.ends("the network", work, publish, land);
 }

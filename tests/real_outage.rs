@@ -5,6 +5,7 @@ mod hologres;
 #[allow(dead_code, reason = "each test program uses its part of it")]
 mod job;
 
+use std::fs::File;
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::process::{Command, Stdio};
@@ -77,16 +78,19 @@ fn an_outage_of_the_source_is_said_and_loses_nothing() {
         let url = env(server).replace(&address, &format!("127.0.0.1:{}", way.to(address.clone())));
         let lines = format!("kind = \"mysql\"\nurl = \"{url}\"\ntables = [\"{name}.*\"]\nstart = \"latest\"");
         let mut job = Job::new(&name, &lines);
-        let mut publish = job.command("publish", &["-w", "2"]).stderr(Stdio::piped()).spawn().unwrap();
-        std::thread::sleep(Duration::from_secs(3));
+        let out = job.file("publish.out");
+        let stdout = File::create(&out).unwrap();
+        let mut publish = job.command("publish", &["-w", "2"]).stdout(stdout).stderr(Stdio::piped()).spawn().unwrap();
+        job.wait("publish to begin", |_| std::fs::read_to_string(&out).unwrap().contains(": reads "));
+        job.start("land");
         source.query_drop(format!("INSERT INTO {name}.t VALUES (1)")).unwrap();
-        std::thread::sleep(Duration::from_secs(1));
+        job.wait("the first row", |job| job.count("t", "true") == 1);
         way.cut();
         source.query_drop(format!("INSERT INTO {name}.t VALUES (2)")).unwrap();
         std::thread::sleep(Duration::from_secs(9));
         way.mend();
         source.query_drop(format!("INSERT INTO {name}.t VALUES (3)")).unwrap();
-        std::thread::sleep(Duration::from_secs(6));
+        job.wait("the last row", |job| job.count("t", "id IN (1, 2, 3)") == 3);
         assert!(Command::new("kill").args(["-TERM", &publish.id().to_string()]).status().unwrap().success());
         let mut said = String::new();
         publish.stderr.take().unwrap().read_to_string(&mut said).unwrap();
@@ -102,8 +106,7 @@ fn an_outage_of_the_source_is_said_and_loses_nothing() {
             .map(|word| said.find(word).unwrap_or_else(|| panic!("{server}: '{word}' is not in: {said}")))
             .collect();
         assert!(places.is_sorted() && said.matches("is lost").count() == 1, "{said}");
-        job.run("land");
-        assert_eq!(job.count("t", "id IN (1, 2, 3)"), 3, "{server}");
+        job.stop_all();
         source.query_drop(format!("DROP DATABASE {name}")).unwrap();
     }
 }

@@ -21,7 +21,15 @@ use steps::{Net, reached, step};
 use tidegate::change::Op::{Delete, Insert, Update};
 use tidegate::config::PostgresConfig;
 use tidegate::target::postgres::PostgresTarget;
-use tidegate::target::{Target, TargetError};
+use tidegate::target::{RefusedRow, Target, TargetError};
+
+/// The rows that were refused.
+fn refused(outcome: Result<(), TargetError>) -> Vec<RefusedRow> {
+    match outcome {
+        Err(TargetError::Rows(rows)) => rows,
+        other => panic!("{other:?}"),
+    }
+}
 
 #[test]
 fn steps_insert_update_and_delete_and_applying_them_again_changes_nothing() {
@@ -55,17 +63,56 @@ fn the_one_row_of_a_large_batch_that_the_server_refuses_is_named() {
         .map(|id| (id.to_string(), format!(r#"{{"id":{id},"note":"{}"}}"#, if id == 6_543 { "bad" } else { "ok" })))
         .collect();
     let nets: Vec<Net> = rows.iter().map(|(k, r)| (Insert, "orders", k.as_str(), r.as_str())).collect();
-    match lane.apply(&step(1, &nets)) {
-        Err(TargetError::Row { key, reason, .. }) => {
-            assert!(key == "6543" && reason.contains("orders_note_check"), "{key}: {reason}")
-        }
-        other => panic!("{other:?}"),
-    }
+    let [row] = &refused(lane.apply(&step(1, &nets)))[..] else { panic!("more than one is blamed") };
+    assert!(row.key == "6543" && row.reason.contains("orders_note_check"), "{row}");
     assert_eq!(place.query("SELECT count(*) FROM orders"), ["0"]);
     // The connection is good for what comes after.
     let good: Vec<Net> = nets.iter().filter(|net| net.2 != "6543").copied().collect();
     lane.apply(&step(1, &good)).unwrap();
     assert_eq!(place.query("SELECT count(*) FROM orders"), ["8999"]);
+}
+
+#[test]
+fn all_rows_of_a_step_that_do_not_become_what_their_columns_are_are_named_at_once() {
+    let mut place = Place::new();
+    place.execute("CREATE TABLE orders (id bigint PRIMARY KEY, note date)");
+    let mut lane = place.run(&orders());
+    let row = |id: u32| match id % 1_000 {
+        7 => format!(r#"{{"id":{id},"note":"0000-00-00"}}"#),
+        8 => format!(r#"{{"note":"2026-01-01","id":{id},"id":{id}}}"#),
+        9 => format!(r#"{{"note":"no day","id":{id}}}"#),
+        n if n % 2 == 0 => format!(r#"{{"note":"2026-01-01","id":{id}}}"#),
+        _ => format!(r#"{{"id":{id},"note":"2026-01-01"}}"#),
+    };
+    let rows: Vec<(String, String)> = (0..9_000).map(|id| (format!("{id:04}"), row(id))).collect();
+    let nets: Vec<Net> = rows.iter().map(|(k, r)| (Insert, "orders", k.as_str(), r.as_str())).collect();
+    let error = lane.apply(&step(1, &nets)).unwrap_err();
+    assert!(error.to_string().ends_with("(and 26 more rows of this step)"), "{error}");
+    let mut bad: Vec<(String, bool)> = refused(Err(error)).into_iter().map(|row| (row.key, row.zero_date)).collect();
+    bad.sort();
+    let want: Vec<(String, bool)> =
+        (0..9).flat_map(|n| [(7, true), (8, false), (9, false)].map(|(m, zero)| (format!("{n}00{m}"), zero))).collect();
+    assert_eq!(bad, want);
+    assert_eq!(place.query("SELECT count(*) FROM orders"), ["0"]);
+    let good: Vec<Net> = nets.iter().filter(|net| !bad.iter().any(|(key, _)| key == net.2)).copied().collect();
+    lane.apply(&step(1, &good)).unwrap();
+    assert_eq!(place.query("SELECT count(*) FROM orders"), ["8973"]);
+}
+
+#[test]
+fn a_row_that_takes_the_place_of_a_deleted_one_is_not_blamed_for_another() {
+    let mut place = Place::new();
+    place.execute("CREATE TABLE orders (id bigint PRIMARY KEY, note text UNIQUE CHECK (note <> 'bad'))");
+    let mut lane = place.run(&orders());
+    lane.apply(&step(1, &[(Insert, "orders", "9", r#"{"id":9,"note":"taken"}"#)])).unwrap();
+    let nets: [Net; 3] = [
+        (Delete, "orders", "9", r#"{"id":9,"note":"taken"}"#),
+        (Insert, "orders", "1", r#"{"id":1,"note":"taken"}"#),
+        (Insert, "orders", "2", r#"{"id":2,"note":"bad"}"#),
+    ];
+    let [row] = &refused(lane.apply(&step(2, &nets)))[..] else { panic!("more than one is blamed") };
+    assert!(row.key == "2" && row.reason.contains("check"), "{row}");
+    assert_eq!(place.query("SELECT id, note FROM orders"), ["9|taken"]);
 }
 
 #[test]

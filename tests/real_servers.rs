@@ -9,6 +9,7 @@ mod faults;
 mod hologres;
 #[allow(dead_code, reason = "each test program uses its part of it")]
 mod job;
+#[allow(dead_code, reason = "each test program uses its part of it")]
 mod topic;
 
 use std::collections::BTreeMap;

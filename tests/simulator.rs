@@ -16,6 +16,7 @@ mod fit;
 mod history;
 #[path = "simulator/kafka.rs"]
 mod kafka;
+#[allow(dead_code, reason = "no history runs until it has caught up")]
 #[path = "../dataflows/land.rs"]
 mod land;
 #[path = "../dataflows/outlet.rs"]
@@ -52,6 +53,8 @@ pub enum Switch {
     NoThrough,
     /// A run does not wait for the statements of older ones.
     NoWait,
+    /// A publisher gives what it reads again new times.
+    ForgetTimes,
     /// Progress is one seq for all partitions.
     OneSeqForAll,
     /// Changes are written in the order of their times.
@@ -143,6 +146,11 @@ fn steps_that_do_not_say_how_far_they_go_are_found_out() {
 #[test]
 fn not_waiting_for_old_statements_is_found_out() {
     is_found_out(Switch::NoWait);
+}
+
+#[test]
+fn new_times_for_what_is_read_again_are_found_out() {
+    is_found_out(Switch::ForgetTimes);
 }
 
 #[test]

@@ -214,8 +214,8 @@ fn what_sqlite_would_round_is_refused_by_name() {
         let outcome = lane.apply(&step(1, &[(Insert, "t", "1", &format!(r#"{{"id":1,"v":{value}}}"#))]));
         match (outcome, column) {
             (Ok(()), None) => {}
-            (Err(TargetError::Row { key, column: Some(got), .. }), Some(want)) => {
-                assert_eq!((&*key, &*got), ("1", want))
+            (Err(TargetError::Rows(rows)), Some(want)) => {
+                assert_eq!((&*rows[0].key, rows[0].column.as_deref()), ("1", Some(want)))
             }
             (outcome, _) => panic!("{declared} {value}: {outcome:?}"),
         }

@@ -1,7 +1,7 @@
 //! MySQL's character sets, by name, to UTF-8: every letter the one that the server itself converts it to.
 //!
 //! The tables of others (WHATWG's, Java's) differ from MySQL's in many letters, so that MySQL's own are used: see
-//! [`mod@table`]. What the server has no letter for, and would show as a question mark, is refused: a guessed letter is a
+//! `table`. What the server has no letter for, and would show as a question mark, is refused: a guessed letter is a
 //! changed letter.
 
 mod table;

@@ -9,6 +9,9 @@ use super::kafka::{Kafka, Polled};
 use crate::change::{TableName, TableSchema};
 use crate::source::Resume;
 
+/// How often what has been added meanwhile is read, too.
+const ROUNDS_MAX: u32 = 10;
+
 /// How long a companion topic may take to answer.
 const PATIENCE: Duration = Duration::from_secs(15);
 
@@ -126,7 +129,8 @@ impl Meta {
     }
 }
 
-/// Everything that the companion of `topic` holds now, oldest first.
+/// Everything that the companion of `topic` holds now, oldest first. What a publisher at work adds meanwhile is read too, as
+/// far as that comes to an end: compaction may take away what it replaces.
 ///
 /// # Errors
 /// The cluster does not answer, or a record is none of a companion topic's.
@@ -136,6 +140,7 @@ pub fn read_to_end(kafka: &dyn Kafka, topic: &str) -> Result<Vec<Meta>, LogError
     let [(low, high)] = ends[..] else {
         return Err(LogError(format!("topic {topic} has {} partitions, a companion topic has one", ends.len())));
     };
+    let (mut high, mut rounds) = (high, 0);
     let mut metas = Vec::new();
     if low == high {
         return Ok(metas);
@@ -151,8 +156,15 @@ pub fn read_to_end(kafka: &dyn Kafka, topic: &str) -> Result<Vec<Meta>, LogError
             Ok(())
         })?;
         match polled {
-            // A publisher at work goes on writing: its end of partition may never come.
             Polled::Record if next < high => {}
+            // A publisher at work goes on writing: its end of partition may never come.
+            Polled::Record if rounds < ROUNDS_MAX => {
+                rounds += 1;
+                high = high.max(kafka.ends(&topic)?.first().map_or(0, |(_, end)| *end));
+                if next >= high {
+                    return Ok(metas);
+                }
+            }
             // Transaction markers leave gaps, so that the last offset may hold no record.
             Polled::Record | Polled::End(_) => return Ok(metas),
             Polled::Nothing => return Err(LogError(format!("{topic}/0: no answer for {} s", PATIENCE.as_secs()))),

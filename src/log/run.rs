@@ -20,9 +20,9 @@ const PATIENCE: Duration = Duration::from_secs(15);
 pub const REPLACED: &str = "a newer publish of this job has begun, or Kafka has ended a transaction of this one that it heard \
     nothing of for too long: run one copy of a job; the only one goes on where it was if it is started again";
 
-/// The transactional id of a writer of a job.
-pub fn transactional_id(job: &str, writer: u32) -> String {
-    format!("tidegate.{job}.{writer}")
+/// The transactional id of a writer of a topic: of the topic and not of the job, since that is what has one publisher.
+pub fn transactional_id(topic: &str, writer: u32) -> String {
+    format!("tidegate.{topic}.{writer}")
 }
 
 /// Announces a run of the publisher of `topic`, with so many writers, of those tables of the source. `id` tells it from all
@@ -65,8 +65,8 @@ pub fn begin_run(kafka: &dyn Kafka, topic: &str, id: String, writers: u32, table
 ///
 /// # Errors
 /// The cluster does not answer or grants no transactions.
-pub fn fence_left_over(kafka: &dyn Kafka, job: &str, run: &Run) -> Result<(), LogError> {
-    let left_over: Vec<String> = (run.writers..run.ids).map(|writer| transactional_id(job, writer)).collect();
+pub fn fence_left_over(kafka: &dyn Kafka, topic: &str, run: &Run) -> Result<(), LogError> {
+    let left_over: Vec<String> = (run.writers..run.ids).map(|writer| transactional_id(topic, writer)).collect();
     kafka.fence(&left_over)
 }
 

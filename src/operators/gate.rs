@@ -5,8 +5,8 @@
 //! one sorted batch. While it holds a record it holds the capability, so nothing downstream can believe the time done.
 //!
 //! Where times lie in epochs, an epoch is emitted once the frontier has passed all of it. One that is larger than memory
-//! can't be waited for: under *pressure*, which a source that has been held back sends to all gates, a gate lets go what
-//! the frontier has passed of an epoch that is still open. Since every gate does, whatever is before the slowest source
+//! can't be waited for: under *pressure*, which a source that is held back by such an epoch sends to all gates, a gate lets go
+//! what the frontier has passed of an epoch that is still open. Since every gate does, whatever is before the slowest source
 //! becomes durable, and that source is let on: nothing waits for ever. Such pieces are cut by the times of records, not of
 //! batches: whatever is in a later piece is later than all that is in an earlier one.
 

@@ -38,8 +38,8 @@ pub struct Ingest<'scope, T: Timestamp, B, N> {
     pub batches: Stream<'scope, T, B>,
     /// The notes.
     pub notes: Stream<'scope, T, Vec<N>>,
-    /// Where the source stands when it is held back: what is below that time has to become durable before it goes on. For
-    /// every [gate](super::Gate::gate_under_pressure) of the cluster.
+    /// Where the source stands when it is held back by one epoch that is larger than may be in flight: what is below that time
+    /// has to become durable before it goes on. For every [gate](super::Gate::gate_under_pressure) of the cluster.
     pub pressure: Stream<'scope, T, Vec<T>>,
 }
 
@@ -119,7 +119,7 @@ where
                 let Some(mut handed) = waiting.take().or_else(|| receiver.try_recv().ok()) else { return };
                 if !throttle.admits(cap.time()) {
                     waiting = Some(handed);
-                    if pressed.as_ref() != Some(cap.time()) {
+                    if pressed.as_ref() != Some(cap.time()) && throttle.is_too_large(cap.time()) {
                         pressed = Some(cap.time().clone());
                         pressure.session_with_builder(&*pressure_cap).give_container(&mut vec![cap.time().clone()]);
                     }
@@ -153,8 +153,12 @@ where
 
 #[cfg(test)]
 mod tests {
+    use super::super::batch::Natural;
+    use super::super::{Deliver, Delivery, Gate, Station};
     use super::*;
+    use crate::change::{Moment, moment};
     use proptest::prelude::*;
+    use std::sync::atomic::{AtomicU64, Ordering};
     use std::sync::{Arc, Mutex};
     use timely::dataflow::operators::probe::Handle;
     use timely::dataflow::operators::{Inspect, Probe};
@@ -207,6 +211,69 @@ mod tests {
             seen.sort_unstable();
             want.sort_unstable();
             prop_assert_eq!(seen, want);
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(20))]
+
+        /// However far the sink lags: only what is larger than the limit comes in pieces.
+        #[test]
+        fn an_epoch_that_is_within_the_limit_is_never_cut(
+            epochs in proptest::collection::vec(proptest::collection::vec(1u64..3, 1..5), 5..60),
+            epochs_in_flight in 1usize..4,
+        ) {
+            let limit = 4 * size_of::<u64>() + 1;
+            let mut feed = Vec::new();
+            for (epoch, parts) in (1..).zip(&epochs) {
+                for (seq, records) in (1..).zip(parts) {
+                    let at = moment(epoch, seq);
+                    let batches = vec![(at, vec![epoch; *records as usize])];
+                    feed.push(Ingested { batches, notes: Vec::<()>::new(), frontier: Some(at + 1), settled: None });
+                }
+            }
+            feed.push(Ingested { batches: Vec::new(), notes: Vec::new(), frontier: None, settled: None });
+            let (sender, delivered) = crossbeam_channel::unbounded();
+            timely::execute_directly(move |worker| {
+                worker.dataflow::<Moment, _, _>(|scope| {
+                    let durable = Handle::new();
+                    let throttle = Throttle::new(durable.clone(), limit, epochs_in_flight);
+                    let ingest = ingest(scope, "Feed", throttle, |waker| {
+                        let (sender, receiver) = crossbeam_channel::bounded(1);
+                        std::thread::spawn(move || {
+                            for handed in feed {
+                                sender.send(handed).unwrap();
+                                waker.activate().ok();
+                            }
+                        });
+                        receiver
+                    });
+                    let gated = ingest.batches.gate_under_pressure("Gate", Natural, 0, ingest.pressure, |at, _, _| *at);
+                    let station = |waker: SyncActivator| {
+                        let (inbox, deliveries) = crossbeam_channel::unbounded::<Delivery<Moment, Vec<u64>, 1>>();
+                        let acked = Arc::new(AtomicU64::new(0));
+                        let ack = Arc::clone(&acked);
+                        std::thread::spawn(move || {
+                            for Delivery { ticket, batches: [batch], .. } in deliveries {
+                                std::thread::sleep(Duration::from_micros(500));
+                                sender.send(batch).unwrap();
+                                ack.store(ticket, Ordering::Release);
+                                waker.activate().ok();
+                            }
+                        });
+                        vec![Station { inbox, acked }]
+                    };
+                    [gated].deliver("Slow", |_, _| 0, station).probe_with(&durable);
+                });
+            });
+            let got: Vec<Vec<u64>> = delivered.iter().collect();
+            let want: Vec<(u64, usize)> = (1..).zip(epochs.iter().map(|parts| parts.iter().sum::<u64>() as usize)).collect();
+            let pieces = |epoch| got.iter().filter(|batch| batch.contains(&epoch)).map(Vec::len).collect::<Vec<_>>();
+            for (epoch, records) in want {
+                let pieces = pieces(epoch);
+                prop_assert_eq!(pieces.iter().sum::<usize>(), records);
+                prop_assert!(pieces.len() == 1 || records * size_of::<u64>() >= limit, "epoch {epoch}: {pieces:?}");
+            }
         }
     }
 }

@@ -26,8 +26,8 @@ pub struct Throttle<T: Timestamp> {
     bytes_max: usize,
     epochs_max: usize,
     in_flight: BTreeMap<T, usize>,
-    /// How many times of each epoch are in flight.
-    epochs: BTreeMap<u64, usize>,
+    /// Of each epoch in flight how many times are, and their bytes.
+    epochs: BTreeMap<u64, (usize, usize)>,
     bytes: usize,
 }
 
@@ -41,11 +41,13 @@ impl<T: InEpoch> Throttle<T> {
     /// Writes down that `bytes` at `time` have been let in.
     pub fn charge(&mut self, time: T, bytes: usize) {
         let epoch = time.epoch();
+        let (times, epoch_bytes) = self.epochs.entry(epoch).or_default();
         let charged = self.in_flight.entry(time).or_insert_with(|| {
-            *self.epochs.entry(epoch).or_default() += 1;
+            *times += 1;
             0
         });
         *charged += bytes;
+        *epoch_bytes += bytes;
         self.bytes += bytes;
     }
 
@@ -57,16 +59,23 @@ impl<T: InEpoch> Throttle<T> {
         while let Some(first) = self.in_flight.first_entry()
             && !self.durable.less_equal(first.key())
         {
-            let epoch = first.key().epoch();
-            self.bytes -= first.remove();
-            let times = self.epochs.get_mut(&epoch).expect("counted when it was charged");
+            let (epoch, bytes) = (first.key().epoch(), first.remove());
+            let (times, epoch_bytes) = self.epochs.get_mut(&epoch).expect("counted when it was charged");
             *times -= 1;
+            *epoch_bytes -= bytes;
+            self.bytes -= bytes;
             if *times == 0 {
                 self.epochs.remove(&epoch);
             }
         }
         let within = self.bytes < self.bytes_max && self.epochs.len() <= self.epochs_max;
         within || !self.durable.less_than(open)
+    }
+
+    /// Whether the epoch of `open` alone is more than may be in flight: then to wait for its end would be to wait for ever. All
+    /// else becomes durable by itself.
+    pub fn is_too_large(&self, open: &T) -> bool {
+        self.epochs.get(&open.epoch()).is_some_and(|(_, bytes)| *bytes >= self.bytes_max)
     }
 
     /// Bytes in flight when last asked.

@@ -116,15 +116,14 @@ impl Step {
         self.inserts.len() + self.updates.len() + self.deletes.len()
     }
 
-    /// Takes the net change of a key out of it.
-    pub fn take(&mut self, table: &TableName, key: &str) -> Changes {
+    /// Takes net changes out of it.
+    pub fn take(&mut self, mut is_taken: impl FnMut(&Change) -> bool) -> Changes {
         let mut taken = Changes::default();
         for batch in [&mut self.inserts, &mut self.updates, &mut self.deletes] {
             let mut rest = Changes::with_capacity(batch.len(), batch.payload_bytes());
             for (head, payload) in batch.iter() {
-                let change = Change::new(head, payload);
-                let is_it = String::from_utf8_lossy(change.key()) == key && change.table_name() == *table;
-                if is_it { &mut taken } else { &mut rest }.push(*head, payload);
+                let is_taken = is_taken(&Change::new(head, payload));
+                if is_taken { &mut taken } else { &mut rest }.push(*head, payload);
             }
             *batch = rest;
         }
@@ -203,6 +202,32 @@ fn refuse_other(job: &str, begun: (u32, &str), now: (u32, &str)) -> Result<(), T
     }))
 }
 
+/// A row that a target can't take.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("table {table}, key {key}{}: {reason}", column.as_ref().map(|c| format!(", column {c}")).unwrap_or_default())]
+pub struct RefusedRow {
+    /// The table.
+    pub table: TableName,
+    /// The key's text.
+    pub key: String,
+    /// The column, where one is to blame.
+    pub column: Option<String>,
+    /// What is wrong and what to do.
+    pub reason: String,
+    /// Whether it is for a date that only MySQL has: the target's `zero_dates` says what becomes of such.
+    pub zero_date: bool,
+}
+
+impl From<RefusedRow> for TargetError {
+    fn from(row: RefusedRow) -> TargetError {
+        TargetError::Rows(vec![row])
+    }
+}
+
+fn others(count: usize) -> String {
+    if count == 0 { String::new() } else { format!(" (and {count} more rows of this step)") }
+}
+
 /// What goes wrong at a target: one sentence that names the place and says what to do.
 #[derive(Debug, thiserror::Error)]
 pub enum TargetError {
@@ -218,32 +243,9 @@ pub enum TargetError {
         /// The generation found.
         newer: u64,
     },
-    /// A row that the target can't take.
-    #[error("table {table}, key {key}{}: {reason}", column.as_ref().map(|c| format!(", column {c}")).unwrap_or_default())]
-    Row {
-        /// The table.
-        table: TableName,
-        /// The key's text.
-        key: String,
-        /// The column, where one is to blame.
-        column: Option<String>,
-        /// What is wrong and what to do.
-        reason: String,
-    },
-    /// A row with a date that only MySQL has: its own kind, since the target's `zero_dates` says what becomes of it.
-    #[error(
-        "table {table}, key {key}, column {column}: '{date}' is a date that only MySQL has: set zero_dates = \"null\" or \"dead-letter\" for the target, or make its column text"
-    )]
-    ZeroDate {
-        /// The table.
-        table: TableName,
-        /// The key's text.
-        key: String,
-        /// The column.
-        column: String,
-        /// The value.
-        date: Box<str>,
-    },
+    /// Rows that the target can't take, of one step: as many as were looked at.
+    #[error("{}{}", .0[0], others(.0.len() - 1))]
+    Rows(Vec<RefusedRow>),
     /// A table that can't be landed in.
     #[error("table {table}: {reason}")]
     Table {

@@ -13,8 +13,8 @@ use super::running::{Process, Running};
 use super::workload::{CREATE, TABLES, Work, connect};
 use super::{PATIENCE, Random};
 use crate::hologres::target_url;
-use crate::job::env;
-use crate::topic::committed;
+use crate::job::{env, free_address};
+use crate::topic::{committed, written};
 
 /// How long a supervisor waits before it starts again what has failed: as deploy/tidegate@.service says.
 const RESTART_PAUSE: Duration = Duration::from_secs(2);
@@ -45,10 +45,7 @@ impl Place {
         let port = if command == "publish" { 2101 } else { 2102 };
         match self {
             Place::ByNumber(_) => format!("{}:{port}", address(number)),
-            _ => {
-                let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-                format!("127.0.0.1:{}", free.local_addr().unwrap().port())
-            }
+            _ => free_address(),
         }
     }
 }
@@ -263,13 +260,26 @@ impl Trial {
         self.arrives(&mut [&mut publish, &mut land]);
         publish.stop(0);
         land.stop(0);
-        self.verify();
         let mut rows = 0;
         for (table, columns) in TABLES {
             let [source, target] = self.dump(table, columns);
-            assert!(source == target, "{}: {table} differs: {source:?} {target:?}", self.server);
+            let only = |here: &BTreeMap<_, _>, there: &BTreeMap<_, _>| -> Vec<Vec<Option<String>>> {
+                here.keys().filter(|row| here.get(*row) != there.get(*row)).cloned().collect()
+            };
+            if source != target {
+                let (missing, extra) = (only(&source, &target), only(&target, &source));
+                for row in missing.iter().chain(&extra) {
+                    println!(
+                        "{row:?} in the topic: {:?}",
+                        written(&self.name, table, row[0].as_deref().unwrap_or_default())
+                    );
+                }
+                self.show();
+                panic!("{}: {table}: only at the source {missing:?}, only at the target {extra:?}", self.server);
+            }
             rows += source.len();
         }
+        self.verify();
         let seqs = committed(&self.name);
         assert!(seqs.values().all(|seqs| seqs.is_sorted_by(|a, b| a < b)), "a partition repeats or reorders");
         let mut all: Vec<u64> = seqs.into_values().flatten().collect();

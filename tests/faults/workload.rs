@@ -1,7 +1,7 @@
 //! The workload: statements of every odd kind, which a server takes until it is told to stop.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -75,7 +75,8 @@ fn statements(random: &mut Random) -> Vec<String> {
         13 => one(format!("UPDATE pairs JOIN moved ON pairs.a = moved.id SET pairs.c = {n}, moved.v = {n}")),
         14 => one(format!("DELETE pairs, moved FROM pairs JOIN moved ON pairs.a = moved.id WHERE moved.id = {}", a % 7)),
         15 => one(format!("INSERT INTO watched (v) VALUES ({n}), ({a})")),
-        16 => one(format!("DELETE FROM watched WHERE v = {a}")),
+        // It does not grow for ever, nor do the statements that change all of it.
+        16 => one(format!("DELETE FROM watched WHERE v = {a} OR id % 500 = {}", n % 500)),
         17 => one(format!("UPDATE counter SET v = v + 1 WHERE id = {} OR id = {}", a % 10, b % 10)),
         _ if n < 20 => one("FLUSH BINARY LOGS".into()),
         _ if n < 40 => one("INSERT INTO pairs SELECT id, 'many', v FROM watched ON DUPLICATE KEY UPDATE c = v".into()),
@@ -110,6 +111,8 @@ pub fn connect(server: &str, database: &str) -> mysql::Conn {
 /// Statements on their way to a server.
 pub struct Work {
     on: Arc<AtomicBool>,
+    /// In ms.
+    pause: Arc<AtomicU64>,
     thread: JoinHandle<u64>,
 }
 
@@ -117,9 +120,15 @@ impl Work {
     /// Has the server take statements from now on, with a pause after each few.
     pub fn start(server: &'static str, database: &str, seed: u64, pause: Duration) -> Work {
         let on = Arc::new(AtomicBool::new(true));
-        let (working, database) = (Arc::clone(&on), database.to_string());
-        let thread = std::thread::spawn(move || work(server, &database, seed, pause, &working));
-        Work { on, thread }
+        let pause = Arc::new(AtomicU64::new(pause.as_millis() as u64));
+        let (working, pausing, database) = (Arc::clone(&on), Arc::clone(&pause), database.to_string());
+        let thread = std::thread::spawn(move || work(server, &database, seed, &pausing, &working));
+        Work { on, pause, thread }
+    }
+
+    /// Has it pause otherwise.
+    pub fn pause(&self, pause: Duration) {
+        self.pause.store(pause.as_millis() as u64, Ordering::Relaxed);
     }
 
     /// Ends it; says how many statements the server took.
@@ -129,7 +138,7 @@ impl Work {
     }
 }
 
-fn work(server: &'static str, database: &str, seed: u64, pause: Duration, on: &AtomicBool) -> u64 {
+fn work(server: &'static str, database: &str, seed: u64, pause: &AtomicU64, on: &AtomicBool) -> u64 {
     let (mut conn, mut random, mut taken) = (connect(server, database), Random(seed), 0);
     (0..10).for_each(|id| conn.query_drop(format!("INSERT INTO counter VALUES ({id}, 0)")).unwrap());
     while on.load(Ordering::Relaxed) {
@@ -148,7 +157,7 @@ fn work(server: &'static str, database: &str, seed: u64, pause: Duration, on: &A
                 Err(error) => panic!("{sql}: {error}"),
             }
         }
-        std::thread::sleep(pause);
+        std::thread::sleep(Duration::from_millis(pause.load(Ordering::Relaxed)));
     }
     taken
 }

@@ -1,6 +1,7 @@
 //! A job of its own for a test: a configuration, a topic, a schema at the target, and the processes that run.
 
 use std::collections::BTreeMap;
+use std::net::TcpListener;
 use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -13,6 +14,19 @@ use crate::hologres::target_url;
 /// What the environment says where a server is.
 pub fn env(name: &str) -> String {
     std::env::var(name).unwrap_or_else(|_| panic!("{name} is not set: run tests/run, which starts the servers"))
+}
+
+/// An address of loopback where nothing listens, for a process that may be started again: no outgoing connection is given its
+/// port meanwhile.
+pub fn free_address() -> String {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    loop {
+        let number = std::process::id().wrapping_mul(37).wrapping_add(NEXT.fetch_add(1, Ordering::Relaxed));
+        let address = format!("127.0.0.1:{}", 10_000 + number % 20_000);
+        if TcpListener::bind(&address).is_ok() {
+            return address;
+        }
+    }
 }
 
 /// Ids with their versions.

@@ -22,7 +22,7 @@ unset server
 choose_user() {
   RUN_AS=(setpriv --pdeathsig=KILL)
   ((EUID != 0)) || RUN_AS+=(--reuid=nobody --regid=nogroup --clear-groups)
-  RUN_AS+=(env LC_ALL=C TZ=UTC)
+  RUN_AS+=(env -u TMPDIR LC_ALL=C TZ=UTC) # TMPDIR may be a folder that this user can't write to
   "${RUN_AS[@]}" test -x "$SCRATCH" || die "the servers' user can't enter $SCRATCH: set TMPDIR to a folder open to all"
 }
 

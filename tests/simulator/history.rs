@@ -8,7 +8,7 @@ use tidegate::change::Op;
 use tidegate::config::LandConfig;
 use tidegate::letter::DeadLetters;
 use tidegate::log::Kafka;
-use tidegate::source::TableFilter;
+use tidegate::source::{Clock, Start, TableFilter};
 use tidegate::target::Target;
 use tidegate::target::protocol::StoreTarget;
 use timely::worker::Worker;
@@ -249,7 +249,6 @@ impl History {
             kafka,
             topic: TOPIC.into(),
             partitions: self.kafka.partitions(TOPIC),
-            job: JOB.into(),
             exactly_once: self.setting.exactly_once,
             tables: Vec::new(),
         };
@@ -258,7 +257,10 @@ impl History {
         let open = (0..peers).map(|index| run.open(index)).collect::<Result<Vec<_>, _>>()?;
         run.fence(announced.as_ref())?;
         let said = serde_json::to_string(&run.take_stock(announced.as_ref())?)?;
-        let known: Published = heard(&said)?;
+        let mut known: Published = heard(&said)?;
+        if let (true, Start::Resume { clock, .. }) = (self.broken.is(Switch::ForgetTimes), &mut known.start) {
+            *clock = Clock::from(clock.time());
+        }
         let mut reader = Some(Box::new(LogReader::open(&self.log, &known.start, self.setting.whole_seconds)));
         let mut durable = Vec::new();
         let begun = reader.as_ref().map(|reader| tidegate::source::Reader::begun(&**reader));

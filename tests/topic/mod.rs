@@ -6,13 +6,45 @@ use std::time::Duration;
 use rdkafka::Message;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::KafkaError;
-use rdkafka::message::Headers;
+use rdkafka::message::{BorrowedMessage, Headers};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
 use crate::job::env;
 
 /// The seqs of the committed records of each partition, in order.
 pub fn committed(topic: &str) -> BTreeMap<i32, Vec<u64>> {
+    let mut seqs = BTreeMap::<i32, Vec<u64>>::new();
+    read(topic, |message| {
+        let seq = header(message, "tidegate.seq").parse().unwrap();
+        seqs.entry(message.partition()).or_default().push(seq);
+    });
+    seqs
+}
+
+/// Where the committed records of a key of a table are, and what they are.
+pub fn written(topic: &str, table: &str, key: &str) -> Vec<String> {
+    let mut found = Vec::new();
+    read(topic, |message| {
+        // Several columns make an array that begins with the first.
+        let text = std::str::from_utf8(message.key().unwrap()).unwrap();
+        if header(message, "binlog.table") == table && (text == key || text.starts_with(&format!("[\"{key}\","))) {
+            let [op, seq, time, position] =
+                ["binlog.type", "tidegate.seq", "tidegate.time", "tidegate.position"].map(|name| header(message, name));
+            let (partition, offset) = (message.partition(), message.offset());
+            found.push(format!("{partition}/{offset}: {op}, seq {seq}, time {time}, from {position}"));
+        }
+    });
+    found
+}
+
+fn header<'a>(message: &'a BorrowedMessage, name: &str) -> &'a str {
+    let headers = message.headers().unwrap();
+    let header = (0..headers.count()).map(|n| headers.get(n)).find(|header| header.key == name);
+    std::str::from_utf8(header.unwrap().value.unwrap()).unwrap()
+}
+
+/// Reads the committed records of all partitions.
+fn read(topic: &str, mut take: impl FnMut(&BorrowedMessage)) {
     let consumer: BaseConsumer = rdkafka::ClientConfig::new()
         .set("bootstrap.servers", env("KAFKA_ADDR"))
         .set("group.id", "test")
@@ -26,19 +58,12 @@ pub fn committed(topic: &str) -> BTreeMap<i32, Vec<u64>> {
     let partitions = metadata.topics()[0].partitions().len() as i32;
     (0..partitions).for_each(|partition| assignment.add_partition_offset(topic, partition, Offset::Beginning).unwrap());
     consumer.assign(&assignment).unwrap();
-    let mut seqs: BTreeMap<i32, Vec<u64>> = (0..partitions).map(|partition| (partition, Vec::new())).collect();
     let mut ended = 0;
     while ended < partitions {
         match consumer.poll(Duration::from_secs(70)).expect("an open transaction holds up every consumer") {
             Err(KafkaError::PartitionEOF(_)) => ended += 1,
             Err(error) => panic!("{error}"),
-            Ok(message) => {
-                let headers = message.headers().unwrap();
-                let seq = headers.iter().find(|header| header.key == "tidegate.seq").unwrap().value.unwrap();
-                let seq = std::str::from_utf8(seq).unwrap().parse().unwrap();
-                seqs.get_mut(&message.partition()).unwrap().push(seq);
-            }
+            Ok(message) => take(&message),
         }
     }
-    seqs
 }

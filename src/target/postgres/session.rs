@@ -17,7 +17,10 @@ use crate::change::{Change, Changes, TableName};
 use crate::target::fields::key_agrees;
 use crate::target::protocol::{JobRow, LaneRow, OtherSession, Session, Store};
 use crate::target::retry::{Failure, Refused, missing_column};
-use crate::target::{Checkpoint, FindSchema, Step, TargetError};
+use crate::target::{Checkpoint, FindSchema, RefusedRow, Step, TargetError};
+
+/// So many refused rows of a step are looked for at a time.
+const REFUSED_MAX: usize = 10_000;
 
 /// Shapes of one table that are kept; a source with more has its statements made anew.
 const SHAPES_MAX: usize = 16;
@@ -33,7 +36,13 @@ impl Store for Postgres {
 
     fn connect(&self, job: &str, generation: u64, who: &str) -> Result<PostgresSession, Failure> {
         let server = self.connector.connect(&progress::session_name(job, generation, who))?;
-        Ok(PostgresSession { server, policy: Arc::clone(&self.policy), tables: HashMap::new(), sent: None })
+        Ok(PostgresSession {
+            server,
+            policy: Arc::clone(&self.policy),
+            tables: HashMap::new(),
+            sent: None,
+            refused: Vec::new(),
+        })
     }
 }
 
@@ -44,6 +53,8 @@ pub struct PostgresSession {
     tables: HashMap<u64, Bound>,
     /// The batch that is at the server.
     sent: Option<(Sink, Range<usize>)>,
+    /// The rows of the step that do not become what their columns are.
+    refused: Vec<RefusedRow>,
 }
 
 /// A table with its shapes for each sink; the one used last stands first.
@@ -123,13 +134,14 @@ impl Session for PostgresSession {
     }
 
     fn write(&mut self, step: &Step) -> Result<(), Failure> {
+        self.refused.clear();
         for (sink, changes) in sinks(step) {
             for run in table_runs(changes) {
                 self.write_run(changes, run, sink)?;
             }
         }
         self.sent = None;
-        Ok(())
+        if self.refused.is_empty() { Ok(()) } else { Err(self.give_up()) }
     }
 
     fn provide_column(&mut self, table: &TableName, column: &str, schemas: &FindSchema) -> Result<(), Failure> {
@@ -155,7 +167,7 @@ impl Session for PostgresSession {
         while range.len() > 1 {
             let middle = range.start + range.len() / 2;
             let halves = [range.start..middle, middle..range.end];
-            let found = halves.into_iter().find_map(|half| Some((self.refused(changes, &half, sink)?, half)));
+            let found = halves.into_iter().find_map(|half| Some((self.refused(step, &half, sink)?, half)));
             match found {
                 Some((said, half)) => (refused, range) = (said, half),
                 // Only together: two rows that a unique index of the target's own does not take.
@@ -167,17 +179,35 @@ impl Session for PostgresSession {
             }
         }
         let reason = Bad::new(format!("the target refused it: {}", refused.reason));
-        row_error(&changes.change(range.start), refused.column, reason)
+        refused_row(&changes.change(range.start), refused.column, reason).into()
     }
 }
 
 impl PostgresSession {
-    /// Whether the server refuses these rows. They are written for that, and where there are transactions taken back.
-    fn refused(&mut self, changes: &Changes, range: &Range<usize>, sink: Sink) -> Option<Refused> {
-        if self.is_atomic() {
-            self.begin().ok()?;
-        }
-        let written = self.write_run(changes, range.clone(), sink);
+    /// What has been refused so far.
+    fn give_up(&mut self) -> Failure {
+        TargetError::Rows(std::mem::take(&mut self.refused)).into()
+    }
+
+    /// Whether the server refuses these rows. They are written for that, where there are transactions behind all that the step
+    /// writes before them (a row may be in the way that the step deletes), and taken back.
+    fn refused(&mut self, step: &Step, range: &Range<usize>, sink: Sink) -> Option<Refused> {
+        let before = sinks(step).into_iter().take_while(|(earlier, _)| *earlier != sink);
+        let changes = sinks(step).into_iter().find(|(s, _)| *s == sink).expect("one of the three").1;
+        let write = || {
+            if self.is_atomic() {
+                self.begin()?;
+                for (earlier, batch) in before {
+                    table_runs(batch).try_for_each(|run| self.write_run(batch, run, earlier))?;
+                }
+                let earlier = table_runs(changes).take_while(|run| run.start < range.start);
+                earlier
+                    .map(|run| run.start..run.end.min(range.start))
+                    .try_for_each(|run| self.write_run(changes, run, sink))?;
+            }
+            self.write_run(changes, range.clone(), sink)
+        };
+        let written = write();
         self.sent = None;
         if self.is_atomic() {
             self.rollback().ok()?;
@@ -210,7 +240,7 @@ impl PostgresSession {
 
     /// Writes a run of changes of one table to one sink, and keeps in `sent` which of them the server has just now.
     fn write_run(&mut self, changes: &Changes, run: Range<usize>, sink: Sink) -> Result<(), Failure> {
-        let PostgresSession { server, policy, tables, sent } = self;
+        let PostgresSession { server, policy, tables, sent, refused } = self;
         let limits = Limits::of(server.dialect);
         let first = changes.change(run.start);
         let bound = tables.get_mut(&first.head.table_hash).expect("bound before the step");
@@ -228,15 +258,24 @@ impl PostgresSession {
             };
             match unfit {
                 Ok(()) => {}
+                // The others are gone through, too: where refused rows are kept aside, the step is begun again once for all.
                 Err(Unfit::Bad { column, bad }) => {
-                    shapes[0].release();
-                    return Err(row_error(&change, column, bad).into());
+                    send(shapes, server, table, sink, start..index, sent)?;
+                    start = index + 1;
+                    refused.push(refused_row(&change, column, bad));
                 }
                 Err(Unfit::OtherShape) => {
                     send(shapes, server, table, sink, start..index, sent)?;
                     start = index;
-                    find_shape(shapes, &change, table, sink, policy)?;
+                    if let Some(row) = find_shape(shapes, &change, table, sink, policy)? {
+                        start = index + 1;
+                        refused.push(row);
+                    }
                 }
+            }
+            if refused.len() >= REFUSED_MAX {
+                shapes.iter_mut().for_each(Shape::release);
+                return Err(self.give_up());
             }
             if shapes[0].is_full(limits) {
                 send(shapes, server, table, sink, start..index + 1, sent)?;
@@ -244,7 +283,7 @@ impl PostgresSession {
             }
         }
         send(shapes, server, table, sink, start..run.end, sent)?;
-        shapes[0].release();
+        shapes.first_mut().into_iter().for_each(Shape::release);
         Ok(())
     }
 }
@@ -266,36 +305,39 @@ fn send(
     outcome
 }
 
-/// Puts a shape that the row fits in front, with the row in it.
+/// Puts a shape that the row fits in front, with the row in it; returns the row if it is refused.
 fn find_shape(
     shapes: &mut Vec<Shape>,
     change: &Change,
     table: &Table,
     sink: Sink,
     policy: &Policy,
-) -> Result<(), Failure> {
+) -> Result<Option<RefusedRow>, Failure> {
     for n in 1..shapes.len() {
         match shapes[n].push(change.row(), table) {
             Ok(()) => {
                 shapes.swap(0, n);
-                return Ok(());
+                return Ok(None);
             }
             Err(Unfit::OtherShape) => {}
-            Err(Unfit::Bad { column, bad }) => return Err(row_error(change, column, bad).into()),
+            Err(Unfit::Bad { column, bad }) => return Ok(Some(refused_row(change, column, bad))),
         }
     }
-    let mut shape = Shape::of(change, table, sink, policy.zero_date_null).map_err(|unmatched| match *unmatched {
-        Unmatched::Column(column) => Failure::MissingColumn { table: table.name.clone(), column },
-        Unmatched::Row(bad) => row_error(change, None, bad).into(),
-    })?;
-    match shape.push(change.row(), table) {
-        Ok(()) => {}
-        Err(Unfit::Bad { column, bad }) => return Err(row_error(change, column, bad).into()),
+    let mut shape = match Shape::of(change, table, sink, policy.zero_date_null) {
+        Ok(shape) => shape,
+        Err(unmatched) => match *unmatched {
+            Unmatched::Column(column) => return Err(Failure::MissingColumn { table: table.name.clone(), column }),
+            Unmatched::Row(bad) => return Ok(Some(refused_row(change, None, bad))),
+        },
+    };
+    let refused = match shape.push(change.row(), table) {
+        Ok(()) => None,
+        Err(Unfit::Bad { column, bad }) => Some(refused_row(change, column, bad)),
         Err(Unfit::OtherShape) => unreachable!("a row fits the shape made from it"),
-    }
+    };
     shapes.truncate(SHAPES_MAX - 1);
     shapes.insert(0, shape);
-    Ok(())
+    Ok(refused)
 }
 
 /// Without the source's schema, only the key's text says whether the target's primary key is the source's key.
@@ -319,14 +361,19 @@ fn check_key(change: &Change, table: &Table) -> Result<(), Failure> {
     Err(TargetError::Table { table: table.name.clone(), reason }.into())
 }
 
-fn row_error(change: &Change, column: Option<String>, bad: Bad) -> TargetError {
-    let (table, key) = (change.table_name(), String::from_utf8_lossy(change.key()).into_owned());
-    match bad {
-        Bad::Value(reason) => TargetError::Row { table, key, column, reason },
-        Bad::ZeroDate(date) => {
-            TargetError::ZeroDate { table, key, column: column.unwrap_or_default(), date: date.into() }
-        }
-    }
+fn refused_row(change: &Change, column: Option<String>, bad: Bad) -> RefusedRow {
+    let (zero_date, reason) = match bad {
+        Bad::Value(reason) => (false, reason),
+        Bad::ZeroDate(date) => (
+            true,
+            format!(
+                "'{date}' is a date that only MySQL has: set zero_dates = \"null\" or \"dead-letter\" for the target, or make \
+                 its column text"
+            ),
+        ),
+    };
+    let key = String::from_utf8_lossy(change.key()).into_owned();
+    RefusedRow { table: change.table_name(), key, column, reason, zero_date }
 }
 
 fn sinks(step: &Step) -> [(Sink, &Changes); 3] {

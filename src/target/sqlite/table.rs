@@ -10,7 +10,7 @@ use super::Failure;
 use super::values::{self, Affinity};
 use crate::change::{Change, Changes, Form, Op, TableName, TableSchema};
 use crate::target::fields::{Stop, each_field};
-use crate::target::{FindSchema, TargetError};
+use crate::target::{FindSchema, RefusedRow, TargetError};
 
 /// How long the source's schema may lag behind its rows.
 const SCHEMA_PATIENCE: Duration = Duration::from_secs(5);
@@ -368,10 +368,6 @@ fn claim_name(connection: &Connection, name: &TableName) -> Result<(), Failure> 
 }
 
 fn row_error(change: &Change, column: Option<String>, reason: String) -> TargetError {
-    TargetError::Row {
-        table: change.table_name(),
-        key: String::from_utf8_lossy(change.key()).into_owned(),
-        column,
-        reason,
-    }
+    let key = String::from_utf8_lossy(change.key()).into_owned();
+    RefusedRow { table: change.table_name(), key, column, reason, zero_date: false }.into()
 }
