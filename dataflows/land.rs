@@ -46,7 +46,7 @@ pub struct Land {
     pub lanes: Vec<Box<dyn Lane>>,
     /// What each lane of the job had applied at the start.
     pub applied: BTreeMap<u32, Progress>,
-    /// For how many epochs something late may come, where the topic has no statements.
+    /// By how many ms a record may come late, where the topic has no statements.
     pub horizon: Option<u64>,
     /// Where rows go that the target refuses.
     pub letters: Refused,
@@ -151,7 +151,7 @@ pub fn land(worker: &mut Worker, job: Land) -> Landed {
                 },
             )
             .probe_with(&durable);
-        let mut record = record(checkpoint, horizon.unwrap_or(0));
+        let mut record = record(checkpoint);
         durable_stream.binary_frontier::<_, timely::container::CapacityContainerBuilder<Vec<()>>, _, _, _, _>(
             kafka.notes,
             Pipeline,
@@ -322,12 +322,8 @@ fn apply(
     Station { inbox, acked }
 }
 
-/// Records a checkpoint whenever the durable frontier has moved, as a client of its own; of several the newest. Its
-/// offsets are those of `lookback` epochs before.
-fn record(
-    mut write: Box<dyn FnMut(Checkpoint) + Send>,
-    lookback: u64,
-) -> impl FnMut(Option<Moment>, &mut Vec<EpochStart>) {
+/// Records a checkpoint whenever the durable frontier has moved, as a client of its own; of several the newest.
+fn record(mut write: Box<dyn FnMut(Checkpoint) + Send>) -> impl FnMut(Option<Moment>, &mut Vec<EpochStart>) {
     let (sender, receiver) = crossbeam_channel::unbounded::<Checkpoint>();
     let client = move |wait| match receiver.recv_timeout(wait * WOKEN) {
         Ok(checkpoint) => {
@@ -343,7 +339,7 @@ fn record(
         starts.drain(..).for_each(|start| offsets.note(start));
         if let Some(epoch) = frontier.map(epoch_at).filter(|epoch| *epoch > recorded) {
             recorded = epoch;
-            let offsets = offsets.from(epoch.saturating_sub(lookback));
+            let offsets = offsets.from(epoch);
             if !offsets.is_empty() {
                 let _ = sender.send(Checkpoint { epoch: epoch - 1, offsets });
             }

@@ -197,7 +197,11 @@ impl Landing {
             Some(origin) => format!("{}@{origin}", self.topic),
             None => self.topic.clone(),
         };
-        Ok(self.target.begin(&self.job, self.settings.lanes, &log)?)
+        let mut state = self.target.begin(&self.job, self.settings.lanes, &log)?;
+        if self.foreign.is_some() {
+            state.count_half_written();
+        }
+        Ok(state)
     }
 
     /// Second stage, on every worker: its reader and its lanes.
@@ -216,7 +220,7 @@ impl Landing {
             .collect::<Result<_, _>>()?;
         let (kafka, epoch) = (Arc::clone(&self.kafka), self.settings.epoch);
         let letters = self.letters.clone();
-        let reader: Box<dyn EpochReader> = match self.foreign {
+        let reader: Box<dyn EpochReader> = match self.foreign.clone() {
             None => {
                 // Of all partitions: a key may have moved from one to another.
                 let together = state.through.values().map(Seqs::newest).max().unwrap_or(0);
@@ -225,9 +229,9 @@ impl Landing {
                 Box::new(Reader::new(kafka, &self.topic, &partitions, &settings, schemas, letters)?)
             }
             Some(settings) => {
-                // A lane's progress is in event time there; what any of them has reached was complete.
-                let reached = state.lanes.values().map(|progress| &progress.seqs).chain(state.through.values());
-                let first = reached.map(|seqs| epoch_of(seqs.newest(), epoch) + 1).max().unwrap_or(0);
+                // A lane's progress is in event time there: nothing that any of them has written is newer.
+                let reached = state.lanes.values().map(|progress| epoch_of(progress.seqs.newest(), epoch) + 1);
+                let first = reached.max().unwrap_or(0);
                 Box::new(ForeignReader::new(kafka, &self.topic, &partitions, settings, first, schemas, letters)?)
             }
         };
