@@ -84,8 +84,10 @@ fn another_server_behind_the_same_address_is_not_read_on_from() {
     let url = env("MYSQL_URL").replace(&address, &format!("127.0.0.1:{}", way.to(address.clone())));
     let mut job = Job::new(&name, &format!("kind = \"mysql\"\nurl = \"{url}\"\ntables = [\"{name}.*\"]"));
     let words = ["is another server (server_id ", "let the url lead to the old one", "copied anew"];
-    let publish = job.command("publish", &[]).stderr(Stdio::piped()).spawn().unwrap();
-    std::thread::sleep(Duration::from_secs(3));
+    let out = job.file("publish.out");
+    let stdout = File::create(&out).unwrap();
+    let publish = job.command("publish", &[]).stdout(stdout).stderr(Stdio::piped()).spawn().unwrap();
+    job.wait("publish to begin", |_| std::fs::read_to_string(&out).unwrap().contains(": reads "));
     *way.elsewhere.lock().unwrap() = Some(address_of("MARIADB_URL"));
     way.cut();
     way.mend();
