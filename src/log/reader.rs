@@ -93,7 +93,7 @@ pub trait EpochReader: Send {
     fn caught_up(&self) -> Option<Moment>;
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Partition {
     /// Offset of the next record.
     next: u64,
@@ -109,7 +109,6 @@ struct Partition {
     wanted: Moment,
     /// Behind the newest record read.
     newest: Moment,
-    /// The newest that the records read reach, if it has not been taken, and the newest of all.
     statements: VecDeque<Statement>,
     batch: Changes,
     /// What has been handed over beyond the reader's frontier: moments and bytes, oldest first, and all their bytes.
@@ -122,17 +121,6 @@ impl Partition {
     /// No later record of it has a moment below this.
     fn frontier(&self) -> Moment {
         moment(self.epoch, self.from)
-    }
-
-    /// Takes note of a statement. Of those that the records read reach only the newest counts, and so it does of all others:
-    /// between two of these are records that say themselves what the first one does. So few are kept, however far the
-    /// companion is read ahead of the records.
-    fn hear(&mut self, statement: Statement) {
-        let next = self.next;
-        let reached = |statement: &Statement| statement.offset <= next;
-        let kept = self.statements.drain(..).rfind(|older| reached(older) && !reached(&statement));
-        self.statements.extend(kept);
-        self.statements.push_back(statement);
     }
 
     /// Moves its batch into `batches`, in the epoch that it is in; `keep_last`: all but the last change, which belongs to
@@ -216,7 +204,22 @@ impl Reader {
         let consumer = kafka.consumer(topic, &starts)?;
         let meta = kafka.consumer(&meta_topic(topic), &[(0, None)])?;
         let partition = |(number, (start, end)): (&u32, &(u64, u64))| {
-            (*number, Partition { next: *start, end: *end, together: settings.together, ..Partition::default() })
+            let state = Partition {
+                next: *start,
+                end: *end,
+                seq: 0,
+                together: settings.together,
+                epoch: 0,
+                from: 0,
+                wanted: 0,
+                newest: 0,
+                statements: VecDeque::new(),
+                batch: Changes::default(),
+                ahead: VecDeque::new(),
+                ahead_bytes: 0,
+                held: false,
+            };
+            (*number, state)
         };
         Ok(Reader {
             kafka,
@@ -248,7 +251,7 @@ impl Reader {
                 Meta::Statement(statement) => {
                     let number = statement.partition;
                     if let Some(partition) = partitions.get_mut(&number) {
-                        partition.hear(statement);
+                        partition.statements.push_back(statement);
                     } else if number >= *of {
                         return Err(grown(topic, number + 1, *of));
                     }
@@ -414,41 +417,5 @@ impl EpochReader for Reader {
     fn caught_up(&self) -> Option<Moment> {
         let read = self.partitions.values().all(|partition| partition.next >= partition.end);
         read.then(|| self.partitions.values().map(|partition| partition.wanted).max().unwrap_or(0))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-    use crate::source::Resume;
-
-    proptest! {
-        #[test]
-        fn of_statements_that_come_long_before_the_records_few_are_kept_and_the_newest_counts(
-            steps in proptest::collection::vec((0u64..4, 0u64..4, any::<bool>()), 1..200),
-        ) {
-            let statement = |seq, offset| Statement { partition: 0, time: seq, seq, offset, resume: Resume { position: String::new(), seq: 0 }, last: false };
-            let (mut partition, mut all, mut end, mut taken) = (Partition::default(), Vec::new(), 0, None);
-            for (seq, (records, read, take)) in (1..).zip(steps) {
-                end += records;
-                partition.hear(statement(seq, end));
-                all.push((end, seq));
-                partition.next = (partition.next + read).min(end);
-                prop_assert!(partition.statements.len() <= 2);
-                if take {
-                    let next = partition.next;
-                    let reached = |statement: &mut Statement| statement.offset <= next;
-                    while let Some(statement) = partition.statements.pop_front_if(reached) {
-                        taken = Some(statement.seq);
-                    }
-                    let newest = all.iter().rev().find(|(offset, _)| *offset <= next).map(|(_, seq)| *seq);
-                    prop_assert!(taken <= newest);
-                    // Where no more has been said, nothing but the newest says how far the partition is.
-                    prop_assert!(next < end || taken == newest);
-                }
-            }
-        }
     }
 }
