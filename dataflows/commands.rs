@@ -149,7 +149,8 @@ pub fn land(job: &Job) -> anyhow::Result<()> {
         std::thread::sleep(Duration::from_millis(200));
     }
     let tables = TableFilter::new(&config.land.tables).map_err(|e| anyhow!("[land] tables: {e}"))?;
-    let foreign = ForeignSettings::of(&config.land, job.until_caught_up);
+    let foreign = ForeignSettings::of(&config.land, &tables, job.until_caught_up);
+    let horizon = foreign.as_ref().map(ForeignSettings::horizon);
     let letters = DeadLetters::new(config.land.dead_letter.clone());
     let zero_dates =
         matches!(config.target()?, TargetConfig::Postgres(target) if target.zero_dates == ZeroDates::DeadLetter);
@@ -162,7 +163,7 @@ pub fn land(job: &Job) -> anyhow::Result<()> {
         foreign,
         tables,
         letters,
-        schema_patience: if foreign.is_some() { FOREIGN_PATIENCE } else { SCHEMA_PATIENCE },
+        schema_patience: if horizon.is_some() { FOREIGN_PATIENCE } else { SCHEMA_PATIENCE },
     };
     let stop = stop_on_signals()?;
     let until_caught_up = job.until_caught_up;
@@ -194,7 +195,7 @@ pub fn land(job: &Job) -> anyhow::Result<()> {
                 reader,
                 lanes,
                 applied: state.lanes,
-                horizon: foreign.map(|settings| settings.horizon()),
+                horizon,
                 letters: Refused { letters: run.letters.clone(), topic: run.topic.clone(), zero_dates },
                 checkpoint: Box::new(move |checkpoint| {
                     checkpoints.checkpoint(&job, generation, &checkpoint).unwrap_or_else(|e| fail(&e));

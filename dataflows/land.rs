@@ -46,7 +46,7 @@ pub struct Land {
     pub lanes: Vec<Box<dyn Lane>>,
     /// What each lane of the job had applied at the start.
     pub applied: BTreeMap<u32, Progress>,
-    /// For how many epochs something late may come, where the topic has no statements.
+    /// By how many ms a record may come late, where the topic has no statements.
     pub horizon: Option<u64>,
     /// Where rows go that the target refuses.
     pub letters: Refused,
@@ -154,7 +154,7 @@ pub fn land(worker: &mut Worker, job: Land) -> Landed {
             )
             .probe_with(&durable)
             .map(move |Acked { station, ticket }| (begun[station].0, begun[station].1 + ticket));
-        let mut record = Recording::new(checkpoint, horizon.unwrap_or(0));
+        let mut record = Recording::new(checkpoint);
         durable_stream.binary_frontier::<_, timely::container::CapacityContainerBuilder<Vec<()>>, _, _, _, _>(
             kafka.notes,
             Exchange::new(|_: &(u32, u64)| 0),
@@ -276,18 +276,18 @@ impl Refused {
             rows.iter().find(|row| row.table == change.table_name())
         };
         let taken = step.take(|change| refused(change).is_some());
-        for change in taken.changes() {
+        let letter = |change: Change| {
             let row = refused(&change).expect("it was taken for that");
-            let letter = DeadLetter {
+            DeadLetter {
                 position: format!("{}/{}/{}", self.topic, change.head.partition, change.head.offset),
                 reason: row.to_string(),
                 table: Some(row.table.to_string()),
                 key: Some(row.key.clone()),
                 op: Some(change.op().name()),
                 value: text_of(Some(change.row())),
-            };
-            self.letters.keep(&letter).unwrap_or_else(|e| fail(&e));
-        }
+            }
+        };
+        self.letters.keep_all(&taken.changes().map(letter).collect::<Vec<_>>()).unwrap_or_else(|e| fail(&e));
         !taken.is_empty()
     }
 }
@@ -327,10 +327,9 @@ fn apply(
     Station { inbox, acked }
 }
 
-/// Records checkpoints, as a client of its own; of several the newest. Their offsets are those of `lookback` epochs before.
+/// Records checkpoints, as a client of its own; of several the newest.
 struct Recording {
     sender: crossbeam_channel::Sender<Checkpoint>,
-    lookback: u64,
     offsets: EpochOffsets,
     /// What each lane has made durable.
     steps: BTreeMap<u32, u64>,
@@ -338,7 +337,7 @@ struct Recording {
 }
 
 impl Recording {
-    fn new(mut write: Box<dyn FnMut(Checkpoint) + Send>, lookback: u64) -> Recording {
+    fn new(mut write: Box<dyn FnMut(Checkpoint) + Send>) -> Recording {
         let (sender, receiver) = crossbeam_channel::unbounded::<Checkpoint>();
         let client = move |wait| match receiver.recv_timeout(wait * WOKEN) {
             Ok(checkpoint) => {
@@ -348,7 +347,7 @@ impl Recording {
             Err(end) => end == RecvTimeoutError::Timeout,
         };
         spawn("checkpoint", Box::new(client));
-        Recording { sender, lookback, offsets: EpochOffsets::default(), steps: BTreeMap::new(), recorded: 0 }
+        Recording { sender, offsets: EpochOffsets::default(), steps: BTreeMap::new(), recorded: 0 }
     }
 
     /// Records that everything before `epoch` is durable, if that is news.
@@ -357,7 +356,7 @@ impl Recording {
             return;
         }
         self.recorded = epoch;
-        let offsets = self.offsets.from(epoch.saturating_sub(self.lookback));
+        let offsets = self.offsets.from(epoch);
         if !offsets.is_empty() {
             let _ = self.sender.send(Checkpoint { epoch: epoch - 1, offsets, steps: self.steps.clone() });
         }

@@ -144,16 +144,21 @@ fn read(
 fn decode(mut decoder: Box<dyn Decoder>, layout: Layout, letters: DeadLetters) -> impl FnMut(&mut Raws) -> Changes {
     move |raws| {
         let mut changes = Changes::default();
+        let mut unusable = Vec::new();
         for raw in raws.raws() {
             match decoder.decode(&raw, &mut changes) {
                 Ok(()) => {}
                 Err(SourceError::Record { position, reason }) => {
-                    let letter = DeadLetter { position, reason, ..DeadLetter::default() };
-                    letters.keep(&letter).unwrap_or_else(|e| fail(&e));
+                    unusable.push(DeadLetter { position, reason, ..DeadLetter::default() });
+                    // Where none are kept, the first ends the job: no need to look for more.
+                    if !letters.are_kept() {
+                        break;
+                    }
                 }
                 Err(error) => fail(&error),
             }
         }
+        letters.keep_all(&unusable).unwrap_or_else(|e| fail(&e));
         for index in 0..changes.len() {
             let partition = partition(&changes.change(index), layout.at(changes.head(index).seq));
             changes.heads_mut()[index].partition = partition;

@@ -180,7 +180,9 @@ impl Landing {
     /// First stage, on one worker: takes a new generation, so that older runs write no more, and learns what they did.
     pub fn begin(&self) -> anyhow::Result<JobState> {
         if self.foreign.is_some() {
-            return Ok(self.target.begin(&self.job, self.settings.lanes, &self.topic)?);
+            let mut state = self.target.begin(&self.job, self.settings.lanes, &self.topic)?;
+            state.count_half_written();
+            return Ok(state);
         }
         let (companion, ends) = companion(&*self.kafka, &self.topic)?;
         self.refuse_keyless(&companion)?;
@@ -211,7 +213,7 @@ impl Landing {
             .collect::<Result<_, _>>()?;
         let (kafka, epoch) = (Arc::clone(&self.kafka), self.settings.epoch);
         let letters = self.letters.clone();
-        let reader: Box<dyn EpochReader> = match self.foreign {
+        let reader: Box<dyn EpochReader> = match self.foreign.clone() {
             None => {
                 // Of all partitions: a key may have moved from one to another.
                 let together = state.through.values().map(Seqs::newest).max().unwrap_or(0);
@@ -220,9 +222,9 @@ impl Landing {
                 Box::new(Reader::new(kafka, &self.topic, &partitions, &settings, schemas, letters)?)
             }
             Some(settings) => {
-                // A lane's progress is in event time there; what any of them has reached was complete.
-                let reached = state.lanes.values().map(|progress| &progress.seqs).chain(state.through.values());
-                let first = reached.map(|seqs| epoch_of(seqs.newest(), epoch) + 1).max().unwrap_or(0);
+                // A lane's progress is in event time there: nothing that any of them has written is newer.
+                let reached = state.lanes.values().map(|progress| epoch_of(progress.seqs.newest(), epoch) + 1);
+                let first = reached.max().unwrap_or(0);
                 Box::new(ForeignReader::new(kafka, &self.topic, &partitions, settings, first, schemas, letters)?)
             }
         };

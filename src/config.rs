@@ -1,9 +1,10 @@
 //! The one configuration file of all commands.
 //!
 //! Parsed plainly with serde, so that an unknown or ill-typed setting is an error that names its line, then checked once
-//! for what a type can't say. `${VAR}` stands for an environment variable, in any text; a `password_file` keeps a secret
+//! for what a type can't say. `${VAR}` stands for an environment variable, in any string; a `password_file` keeps a secret
 //! out of the file altogether.
 
+mod document;
 mod load;
 
 use std::collections::BTreeMap;
@@ -45,9 +46,9 @@ pub struct Config {
     pub cluster: ClusterConfig,
 }
 
-/// A source, by its kind.
+/// A source, by its `kind`.
 #[derive(Clone, Debug, Deserialize)]
-#[serde(tag = "kind", rename_all = "kebab-case", deny_unknown_fields)]
+#[serde(rename_all = "kebab-case")]
 pub enum SourceConfig {
     /// The binlog of a MySQL or MariaDB server.
     Mysql(MysqlConfig),
@@ -76,7 +77,7 @@ impl SourceConfig {
 pub struct MysqlConfig {
     /// `mysql://user:password@host:port/`.
     pub url: String,
-    /// A file with the password, instead of the one in the URL.
+    /// A file with the password, instead of the one in the URL; loading puts it there.
     pub password_file: Option<PathBuf>,
     /// Wanted tables, `database.table` with `*`; none: every table that is not MySQL's own.
     #[serde(default)]
@@ -102,7 +103,7 @@ pub struct DtsConfig {
     pub user: Option<String>,
     /// Its password.
     pub password: Option<String>,
-    /// A file with the password.
+    /// A file with the password; loading puts it into `password`.
     pub password_file: Option<PathBuf>,
     /// Wanted tables, `database.table` with `*`.
     #[serde(default)]
@@ -262,9 +263,9 @@ impl Default for LandConfig {
     }
 }
 
-/// A target, by its kind.
+/// A target, by its `kind`.
 #[derive(Clone, Debug, Deserialize)]
-#[serde(tag = "kind", rename_all = "kebab-case", deny_unknown_fields)]
+#[serde(rename_all = "kebab-case")]
 pub enum TargetConfig {
     /// Hologres or PostgreSQL; which of them, the server says.
     Postgres(PostgresConfig),
@@ -278,7 +279,7 @@ pub enum TargetConfig {
 pub struct PostgresConfig {
     /// `postgres://user:password@host:port/database`.
     pub url: String,
-    /// A file with the password, instead of the one in the URL.
+    /// A file with the password, instead of the one in the URL; loading puts it there.
     pub password_file: Option<PathBuf>,
     /// The schema for the tables, which may contain `{database}`.
     #[serde(default = "public")]

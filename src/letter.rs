@@ -50,11 +50,23 @@ impl DeadLetters {
     /// # Errors
     /// The letter in one sentence where none are kept; that the file can't be written.
     pub fn keep(&self, letter: &DeadLetter) -> Result<(), String> {
-        let Some(file) = &self.0 else { return Err(format!("{}: {}", letter.position, letter.reason)) };
-        let mut line = serde_json::to_vec(letter).expect("a letter is plain data");
-        line.push(b'\n');
+        self.keep_all(std::slice::from_ref(letter))
+    }
+
+    /// Keeps some; the disk is waited for once.
+    ///
+    /// # Errors
+    /// As [`keep`](DeadLetters::keep), of the first.
+    pub fn keep_all(&self, letters: &[DeadLetter]) -> Result<(), String> {
+        let Some(first) = letters.first() else { return Ok(()) };
+        let Some(file) = &self.0 else { return Err(format!("{}: {}", first.position, first.reason)) };
+        let mut lines = Vec::new();
+        for letter in letters {
+            serde_json::to_writer(&mut lines, letter).expect("a letter is plain data");
+            lines.push(b'\n');
+        }
         let written = OpenOptions::new().create(true).append(true).open(file).and_then(|mut file| {
-            file.write_all(&line)?;
+            file.write_all(&lines)?;
             file.sync_data()
         });
         written.map_err(|error| format!("dead letters: {}: {error}", file.display()))
@@ -64,4 +76,25 @@ impl DeadLetters {
 /// Bytes as text for a letter.
 pub fn text_of(bytes: Option<&[u8]>) -> Option<String> {
     bytes.map(|bytes| String::from_utf8_lossy(bytes).into_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn letters_are_lines_of_a_file_or_none_is_kept() {
+        let letter =
+            |position: &str| DeadLetter { position: position.into(), reason: "why".into(), ..DeadLetter::default() };
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("letters");
+        let letters = DeadLetters::new(Some(file.clone()));
+        letters.keep_all(&[]).unwrap();
+        assert!(!file.exists(), "nothing to be kept");
+        letters.keep_all(&[letter("a"), letter("b")]).unwrap();
+        letters.keep(&letter("c")).unwrap();
+        let line = |position: &str| format!("{{\"position\":\"{position}\",\"reason\":\"why\"}}\n");
+        assert_eq!(std::fs::read_to_string(file).unwrap(), [line("a"), line("b"), line("c")].concat());
+        assert_eq!(DeadLetters::default().keep_all(&[letter("a"), letter("b")]).unwrap_err(), "a: why");
+    }
 }

@@ -292,6 +292,20 @@ fn a_schema_is_announced_once_and_again_when_it_grows_or_changes() {
 }
 
 #[test]
+fn a_type_is_not_guessed_before_a_value_tells_it() {
+    let blob = Value::BinaryObject { kind: "blob", value: b"\0" };
+    let data = [Value::Null, blob, Value::Null].map(|value| insert_of(252, value));
+    let announced = |ty: &str, seq: u64| format!("shop.t@{seq} (id bigint, v {ty}) key (id)");
+    assert_eq!(schemas_of(&mut decoder(), &data), [announced("unknown", 10), announced("blob", 12)]);
+    let decimal = |value, precision| insert_of(246, Value::Decimal { value, precision, scale: 2 });
+    let unstated = [decimal("1.23", 0), decimal("123.45", 0), decimal("1.23", 5)];
+    assert_eq!(schemas_of(&mut decoder(), &unstated), [announced("decimal(0,0)", 10)], "which a target keeps as text");
+    let stated = [decimal("1.23", 5), decimal("123.45", 5), decimal("123.45", 0)];
+    let expected = [announced("decimal(5,2)", 10), announced("decimal(0,0)", 14)];
+    assert_eq!(schemas_of(&mut decoder(), &stated), expected);
+}
+
+#[test]
 fn every_value_has_its_form_and_type() {
     let dt = |parts: [Option<i32>; 7]| {
         let [year, month, day, hour, minute, second, micros] = parts;
@@ -312,7 +326,10 @@ fn every_value_has_its_form_and_type() {
         (4, Value::Float { value: f64::from(0.1f32), precision: 0, scale: 0 }, "0.1", "float"),
         (5, Value::Float { value: 0.1, precision: 0, scale: 0 }, "0.1", "double"),
         (246, Value::Decimal { value: "-0.50", precision: 5, scale: 2 }, "\"-0.50\"", "decimal(5,2)"),
-        (246, Value::Null, "null", "decimal(0,0)"),
+        (246, Value::Null, "null", "unknown"),
+        (246, Value::Decimal { value: "1.5", precision: 0, scale: 0 }, "\"1.5\"", "decimal(0,0)"),
+        (252, Value::Null, "null", "unknown"),
+        (255, Value::Null, "null", "unknown"),
         (253, text("né😀"), "\"né😀\"", "varchar"),
         (254, Value::Character { charset: "gbk", value: b"\xd6\xd0" }, "\"中\"", "varchar"),
         (253, Value::Character { charset: "binary", value: b"\0\xff" }, "\"AP8=\"", "varbinary"),
@@ -340,8 +357,8 @@ fn every_value_has_its_form_and_type() {
         (11, time(0, 0, 0, -500_000), "\"-00:00:00.500000\"", "time(6)"),
         (7, Value::Timestamp { seconds: 951_782_400, micros: 7 }, "\"2000-02-29T00:00:00.000007Z\"", "timestamp(6)"),
         (7, Value::Timestamp { seconds: 0, micros: 0 }, "\"0000-00-00T00:00:00Z\"", "timestamp(6)"),
-        (253, Value::Empty { none: false }, "null", "varchar"),
-        (253, Value::Empty { none: true }, "null", "varchar"),
+        (253, Value::Empty { none: false }, "null", "unknown"),
+        (253, Value::Empty { none: true }, "null", "unknown"),
     ] {
         let datum = [insert_of(number, value)];
         let row = format!(r#"10 insert shop.t [1] {{"id":1,"v":{json}}}"#);

@@ -71,6 +71,23 @@ fn rows_from_before_a_column_was_dropped_are_landed_without_it() {
 }
 
 #[test]
+fn a_database_that_is_dropped_is_warned_of() {
+    for server in ["MYSQL_URL", "MARIADB_URL"] {
+        let mut source = Source::new(server, "dropped");
+        let gone = format!("{}_gone", source.name);
+        source.run(&[&format!("CREATE DATABASE {gone}"), "CREATE TABLE t (id int PRIMARY KEY)"]);
+        let tables = format!("\"{}*.*\"", source.name);
+        let job = source.job(server, &tables);
+        source.run(&[&format!("DROP DATABASE {gone}"), "INSERT INTO t VALUES (1)"]);
+        let output = job.try_run("publish");
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        let warning =
+            format!("what becomes of the rows of {gone}.* is not in the binlog, run verify: DROP DATABASE {gone}");
+        assert!(output.status.success() && said.contains(&warning), "{server}: {said}");
+    }
+}
+
+#[test]
 fn a_key_that_becomes_another_stops_publish_by_name() {
     for alter in [
         "ALTER TABLE a DROP PRIMARY KEY, ADD PRIMARY KEY (y, x)",

@@ -64,7 +64,7 @@ fn a_record_that_is_none_of_ours_is_refused_with_its_place() {
 fn a_broken_line_is_refused_with_its_place_and_goes_to_the_dead_letters_if_told() {
     let other = KEYED.replace("\"id\":1", "\"id\":2");
     let broken = KEYED.replace("\"row\":{\"id\":1}", "\"types\":{\"id\":\"int\"},\"row\":{\"id\":\"x\"}");
-    let mut job = Job::of_lines("broken", &[KEYED.into(), broken, other]);
+    let mut job = Job::of_lines("broken", &[KEYED.into(), broken, "this is no JSON".into(), other]);
     job.refused("publish", &["changes.jsonl:2", "shop.good", "column id"]);
     let letters = job.file("letters.jsonl");
     job.configure(&format!("[publish]\ndead_letter = \"{}\"", letters.display()));
@@ -72,5 +72,10 @@ fn a_broken_line_is_refused_with_its_place_and_goes_to_the_dead_letters_if_told(
     job.run("land");
     assert_eq!(job.count("good", "true"), 2);
     let letters = std::fs::read_to_string(letters).unwrap();
-    assert!(letters.lines().count() == 1 && letters.contains("changes.jsonl:2"), "{letters}");
+    let letters: Vec<&str> = letters.lines().collect();
+    assert!(letters.len() == 2 && letters[0].contains("changes.jsonl:2"), "{letters:?}");
+    assert!(
+        letters[1].contains("changes.jsonl:3") && letters[1].contains("no change in tidegate's JSON"),
+        "{letters:?}"
+    );
 }

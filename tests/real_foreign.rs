@@ -124,6 +124,55 @@ fn land_killed_at_any_moment_goes_on_and_no_row_steps_back() {
 }
 
 #[test]
+fn after_a_backlog_longer_than_any_lateness_no_row_goes_back() {
+    let (mut job, topic) = canal("foreign_backlog");
+    topic.send(0, &message("INSERT", 4, 1, START));
+    topic.flush();
+    job.run("land");
+    topic.send(0, &message("UPDATE", 4, 2, START + 3_000));
+    for second in 4..1_000 {
+        topic.send(0, &message("UPDATE", 8, second, START + 1_000 * second as u64));
+    }
+    topic.flush();
+    job.run("land");
+    assert_eq!(landed(&mut job), Rows::from([(4, 2), (8, 999)]));
+    job.run("land");
+    assert_eq!(landed(&mut job), Rows::from([(4, 2), (8, 999)]));
+}
+
+#[test]
+fn what_a_partition_had_before_it_stalled_is_not_forgotten_while_others_go_on() {
+    let (mut job, topic) = canal("foreign_stalled");
+    job.start("land");
+    topic.send(1, &message("INSERT", 5, 2, START + 30_000));
+    topic.flush();
+    job.wait("the row", |job| landed(job) == Rows::from([(5, 2)]));
+    for second in 0..1_000 {
+        topic.send(0, &message("UPDATE", 8, second, START + 1_000 * second as u64));
+    }
+    topic.flush();
+    job.wait("the other partition", |job| landed(job) == Rows::from([(5, 2), (8, 999)]));
+    topic.send(1, &message("UPDATE", 5, 1, START + 10_000));
+    topic.send(1, &message("INSERT", 9, 1, START + 31_000));
+    topic.flush();
+    job.wait("what came last", |job| landed(job).contains_key(&9));
+    assert_eq!(landed(&mut job), Rows::from([(5, 2), (8, 999), (9, 1)]));
+    job.stop_all();
+}
+
+#[test]
+fn tables_that_are_not_wanted_stop_nothing_and_zero_is_a_time() {
+    let (mut job, topic) = canal("foreign_unwanted");
+    job.configure(&format!("{SETTINGS}tables = [\"shop.t\"]"));
+    topic.send(0, &message("INSERT", 4, 7, 0));
+    topic.send(0, &message("INSERT", 8, 1, 0).replace("\"t\"", "\"log\"").replace("[\"id\"]", "null"));
+    topic.send(0, &message("TRUNCATE", 8, 1, 0).replace("\"t\"", "\"log\""));
+    topic.flush();
+    job.run("land");
+    assert_eq!(landed(&mut job), Rows::from([(4, 7)]));
+}
+
+#[test]
 fn what_is_too_late_or_no_message_is_a_dead_letter() {
     let (mut job, topic) = canal("foreign_letters");
     topic.send(0, &message("INSERT", 4, 1, START + 100_000));

@@ -20,6 +20,8 @@ use mysql::prelude::Queryable;
 #[derive(Clone, Default)]
 struct Way {
     cut: Arc<AtomicBool>,
+    /// Where it leads to instead, if anywhere.
+    elsewhere: Arc<Mutex<Option<String>>>,
     open: Arc<Mutex<Vec<TcpStream>>>,
 }
 
@@ -31,7 +33,8 @@ impl Way {
         let way = self.clone();
         std::thread::spawn(move || {
             for client in listener.incoming() {
-                let (client, server) = (client.unwrap(), TcpStream::connect(&address).unwrap());
+                let to = way.elsewhere.lock().unwrap().clone().unwrap_or_else(|| address.clone());
+                let (client, server) = (client.unwrap(), TcpStream::connect(&to).unwrap());
                 if way.cut.load(Ordering::SeqCst) {
                     continue;
                 }
@@ -65,13 +68,47 @@ impl Way {
     }
 }
 
+/// `host:port` of the server that a variable names.
+fn address_of(server: &str) -> String {
+    let options = mysql::Opts::from_url(&env(server)).unwrap();
+    format!("{}:{}", options.get_ip_or_hostname(), options.get_tcp_port())
+}
+
+#[test]
+fn another_server_behind_the_same_address_is_not_read_on_from() {
+    let name = format!("failover_{}", std::process::id());
+    let mut source = mysql::Conn::new(mysql::Opts::from_url(&env("MYSQL_URL")).unwrap()).unwrap();
+    source.query_drop(format!("CREATE DATABASE {name}")).unwrap();
+    source.query_drop(format!("CREATE TABLE {name}.t (id int PRIMARY KEY)")).unwrap();
+    let (way, address) = (Way::default(), address_of("MYSQL_URL"));
+    let url = env("MYSQL_URL").replace(&address, &format!("127.0.0.1:{}", way.to(address.clone())));
+    let mut job = Job::new(&name, &format!("kind = \"mysql\"\nurl = \"{url}\"\ntables = [\"{name}.*\"]"));
+    let words = ["is another server (server_id ", "let the url lead to the old one", "copied anew"];
+    let out = job.file("publish.out");
+    let stdout = File::create(&out).unwrap();
+    let publish = job.command("publish", &[]).stdout(stdout).stderr(Stdio::piped()).spawn().unwrap();
+    job.wait("publish to begin", |_| std::fs::read_to_string(&out).unwrap().contains(": reads "));
+    *way.elsewhere.lock().unwrap() = Some(address_of("MARIADB_URL"));
+    way.cut();
+    way.mend();
+    let ended = publish.wait_with_output().unwrap();
+    let said = String::from_utf8_lossy(&ended.stderr).into_owned();
+    assert!(ended.status.code() == Some(3) && words.iter().all(|word| said.contains(word)), "{said}");
+    job.refused("publish", &words);
+    *way.elsewhere.lock().unwrap() = None;
+    source.query_drop(format!("INSERT INTO {name}.t VALUES (1)")).unwrap();
+    job.run("publish");
+    job.run("land");
+    assert_eq!(job.count("t", "true"), 1, "with the old one it goes on where it was");
+    source.query_drop(format!("DROP DATABASE {name}")).unwrap();
+}
+
 #[test]
 fn an_outage_of_the_source_is_said_and_loses_nothing() {
     for server in ["MYSQL_URL", "MARIADB_URL"] {
         let name = format!("outage_{}", std::process::id());
-        let options = mysql::Opts::from_url(&env(server)).unwrap();
-        let address = format!("{}:{}", options.get_ip_or_hostname(), options.get_tcp_port());
-        let mut source = mysql::Conn::new(options).unwrap();
+        let mut source = mysql::Conn::new(mysql::Opts::from_url(&env(server)).unwrap()).unwrap();
+        let address = address_of(server);
         source.query_drop(format!("CREATE DATABASE {name}")).unwrap();
         source.query_drop(format!("CREATE TABLE {name}.t (id int PRIMARY KEY)")).unwrap();
         let way = Way::default();

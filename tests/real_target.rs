@@ -264,6 +264,8 @@ fn what_a_column_can_not_hold_is_refused_by_table_key_and_column() {
         ("char(3)", "varchar(9)", r#""äöüß""#, "4 characters"),
         ("text", "varchar(9)", r#""a\u0000b""#, "NUL"),
         ("bytea", "blob", r#""not base64!""#, "not base64"),
+        ("text", "blob", r#""AP8=""#, "make it bytea"),
+        ("bigint", "bigint unsigned", "18446744073709551615", "such as numeric(20,0)"),
         ("boolean", "tinyint", "2", "neither 0 nor 1"),
         ("date", "datetime", r#""2026-02-03 04:05:06""#, "time of day"),
         ("date", "date", r#""2026-02-30""#, "no day of the calendar"),
@@ -320,6 +322,28 @@ fn zero_dates_become_null_where_that_is_the_policy_and_not_in_a_key() {
 
 fn is_zero_date(error: &TargetError) -> bool {
     matches!(error, TargetError::Rows(rows) if rows[0].zero_date)
+}
+
+#[test]
+fn a_column_of_which_nothing_but_null_is_known_is_made_with_its_first_value() {
+    let mut place = Place::new();
+    let of = |ty| schema("t", &[("id", "bigint"), ("v", ty)], &["id"]);
+    let schemas = Schemas::of(&[of("unknown")]);
+    let mut lane = place.run(&schemas);
+    let rows = [r#"{"id":1,"v":null}"#, r#"{"id":2,"v":"AP8="}"#, r#"{"id":3,"v":null}"#];
+    lane.apply(&step(1, &[(Insert, "t", "1", rows[0]), (Insert, "t", "2", r#"{"id":2,"v":null}"#)])).unwrap();
+    assert_eq!(place.query("SELECT * FROM t ORDER BY id"), ["1", "2"]);
+    // The row is here before the announcement.
+    let late = thread::spawn(move || {
+        thread::sleep(Duration::from_millis(300));
+        schemas.set(of("blob"));
+    });
+    lane.apply(&step(2, &[(Update, "t", "1", rows[0]), (Update, "t", "2", rows[1]), (Insert, "t", "3", rows[2])]))
+        .unwrap();
+    late.join().unwrap();
+    assert_eq!(place.query("SELECT * FROM t ORDER BY id"), ["1|NULL", "2|\\x00ff", "3|NULL"]);
+    lane.apply(&step(3, &[(Update, "t", "2", r#"{"id":2,"v":null}"#), (Delete, "t", "3", rows[2])])).unwrap();
+    assert_eq!(place.query("SELECT * FROM t ORDER BY id"), ["1|NULL", "2|NULL"]);
 }
 
 #[test]

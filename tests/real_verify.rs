@@ -191,6 +191,25 @@ fn damage_between_and_beyond_the_keys_of_the_source_is_found() {
 }
 
 #[test]
+fn names_that_differ_in_case_alone_are_found_as_land_finds_them() {
+    for mut place in pairs() {
+        place.at_source(
+            "CREATE TABLE cased (OrderId bigint NOT NULL PRIMARY KEY, Note varchar(20));\n\
+             INSERT INTO cased VALUES (1, 'a'), (2, 'b')",
+        );
+        // Of SQLite's tables the names do not count either.
+        let table = if matches!(place.kind, Kind::Sqlite) { "Cased" } else { "cased" };
+        place.at_target(&format!(
+            "CREATE TABLE {table} (orderid bigint NOT NULL PRIMARY KEY, note varchar(20)); \
+             INSERT INTO {table} VALUES (1, 'a'), (2, 'b')"
+        ));
+        place.is_identical(2);
+        place.at_target(&format!("UPDATE {table} SET note = 'c' WHERE orderid = 2"));
+        place.finds_and_mends(&[("cased", "changed", "OrderId=2", "Note")]);
+    }
+}
+
+#[test]
 fn keys_that_are_text_at_the_target_are_compared_to_the_letter() {
     for mut place in pairs() {
         place.at_source(

@@ -67,6 +67,29 @@ fn orders() -> Schemas {
 }
 
 #[test]
+fn a_column_of_which_nothing_but_null_is_known_is_made_with_its_first_value() {
+    let scratch = Scratch::new();
+    let of = |ty| schema("t", &[("id", "bigint"), ("v", ty)], &["id"]);
+    let schemas = Schemas::of(&[of("unknown")]);
+    let mut lane = scratch.run(&schemas);
+    lane.apply(&step(1, &[(Insert, "t", "1", r#"{"id":1,"v":null}"#), (Insert, "t", "2", r#"{"id":2,"v":null}"#)]))
+        .unwrap();
+    assert_eq!(scratch.query("SELECT * FROM t"), ["1", "2"]);
+    // The row may be here before the statement of its table's new schema.
+    let later = std::thread::spawn(move || {
+        std::thread::sleep(std::time::Duration::from_millis(300));
+        schemas.set(of("blob"));
+    });
+    let rows = [r#"{"id":1,"v":null}"#, r#"{"id":2,"v":"AP8="}"#, r#"{"id":3,"v":null}"#];
+    lane.apply(&step(2, &[(Insert, "t", "1", rows[0]), (Insert, "t", "2", rows[1]), (Insert, "t", "3", rows[2])]))
+        .unwrap();
+    later.join().unwrap();
+    assert_eq!(scratch.query("SELECT * FROM t ORDER BY id"), ["1|NULL", "2|x[00, ff]", "3|NULL"]);
+    lane.apply(&step(3, &[(Update, "t", "2", r#"{"id":2,"v":null}"#), (Delete, "t", "3", rows[2])])).unwrap();
+    assert_eq!(scratch.query("SELECT * FROM t ORDER BY id"), ["1|NULL", "2|NULL"]);
+}
+
+#[test]
 fn a_step_inserts_updates_and_deletes_and_applying_it_again_changes_nothing() {
     let scratch = Scratch::new();
     let mut lane = scratch.run(&orders());

@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use super::ColumnType;
+use super::{ColumnType, Form};
 
 /// A table's full name. Prints as `database.table`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -40,6 +40,13 @@ pub struct Column {
     pub nullable: bool,
 }
 
+impl Column {
+    /// Whether its type is known.
+    pub fn is_known(&self) -> bool {
+        self.ty != ColumnType::Unknown
+    }
+}
+
 /// The columns, types and key of a source table, valid from a seq on.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TableSchema {
@@ -61,6 +68,23 @@ impl TableSchema {
     /// The column of that name.
     pub fn column(&self, name: &str) -> Option<&Column> {
         self.columns.iter().find(|column| column.name == name)
+    }
+
+    /// How values of the column of that name are written, where that is known.
+    pub fn form(&self, name: &str) -> Option<Form> {
+        self.column(name).filter(|column| column.is_known()).map(|column| column.ty.form())
+    }
+
+    /// Whether nothing but NULL has come in the column of that name: a target needs no column for it.
+    pub fn is_all_null(&self, name: &str) -> bool {
+        self.column(name).is_some_and(|column| !column.is_known())
+    }
+
+    /// Takes over types that `before` knows and this does not: values tell types, and not everyone has seen all values.
+    pub fn keep_types(&mut self, before: &TableSchema) {
+        for column in self.columns.iter_mut().filter(|column| !column.is_known()) {
+            column.ty = before.column(&column.name).map_or(column.ty, |known| known.ty);
+        }
     }
 
     /// Whether the table had a column of that name at `seq` and has it no longer: an older change has it, and there is
@@ -114,6 +138,16 @@ mod tests {
         assert!(!moved(&[], &[("a", "int")]), "a table without a key is refused elsewhere");
         let before = schema(&["c"], &[("c", "decimal(9,2)")]);
         assert!(schema(&["c"], &[("c", "decimal(9,3)")]).has_moved_keys(&before), "another scale");
+    }
+
+    #[test]
+    fn a_type_that_was_known_stays_known_until_there_is_another() {
+        let before = schema(&["a"], &[("a", "int"), ("b", "blob"), ("c", "unknown")]);
+        let mut now = schema(&["a"], &[("a", "bigint"), ("b", "unknown"), ("c", "unknown"), ("d", "unknown")]);
+        now.keep_types(&before);
+        assert_eq!(now, schema(&["a"], &[("a", "bigint"), ("b", "blob"), ("c", "unknown"), ("d", "unknown")]));
+        assert!(now.is_all_null("d") && !now.is_all_null("b") && !now.is_all_null("e"));
+        assert_eq!((now.form("d"), now.form("b")), (None, Some(Form::Bytes)));
     }
 
     #[test]

@@ -35,7 +35,8 @@ pub enum Verdict {
 
 #[derive(Clone, Copy, Debug)]
 struct Partition {
-    newest_ms: u64,
+    /// None before the first record.
+    newest_ms: Option<u64>,
     seen_at_ms: u64,
 }
 
@@ -77,13 +78,17 @@ impl Settler {
     /// Takes note of a partition that is going to have records: it holds everything open until it has one, or until it
     /// has been idle for long enough.
     pub fn expect(&mut self, partition: u32, now_ms: u64) {
-        self.partitions.entry(partition).or_insert(Partition { newest_ms: 0, seen_at_ms: now_ms });
+        self.partitions.entry(partition).or_insert(Partition { newest_ms: None, seen_at_ms: now_ms });
     }
 
     /// Declares everything seen complete, as if all partitions were idle. Returns the first epoch that is not.
     pub fn complete(&mut self) -> u64 {
-        let newest_ms = self.partitions.values().map(|p| p.newest_ms).max().filter(|newest_ms| *newest_ms > 0);
-        let newest = newest_ms.map(|newest_ms| epoch_of(newest_ms, self.policy.epoch));
+        let newest = self
+            .partitions
+            .values()
+            .filter_map(|p| p.newest_ms)
+            .max()
+            .map(|newest_ms| epoch_of(newest_ms, self.policy.epoch));
         if let Some(newest) = newest.max(self.taken) {
             self.epoch = self.epoch.max(newest + 1);
         }
@@ -99,14 +104,14 @@ impl Settler {
 
     /// The newest event time (ms) of a partition.
     pub fn newest(&self, partition: u32) -> u64 {
-        self.partitions.get(&partition).map_or(0, |p| p.newest_ms)
+        self.partitions.get(&partition).and_then(|p| p.newest_ms).unwrap_or(0)
     }
 
     /// Takes note of a record of `partition` with event time `time_ms`, seen at `now_ms`.
     pub fn see(&mut self, partition: u32, time_ms: u64, now_ms: u64) -> Verdict {
-        let state = self.partitions.entry(partition).or_insert(Partition { newest_ms: 0, seen_at_ms: now_ms });
+        let state = self.partitions.entry(partition).or_insert(Partition { newest_ms: None, seen_at_ms: now_ms });
         state.seen_at_ms = now_ms;
-        state.newest_ms = state.newest_ms.max(time_ms);
+        state.newest_ms = state.newest_ms.max(Some(time_ms));
         if epoch_of(time_ms, self.policy.epoch) < self.epoch(now_ms) { Verdict::Late } else { Verdict::OnTime }
     }
 
@@ -115,7 +120,7 @@ impl Settler {
         let bound = self.policy.out_of_orderness.as_millis() as u64;
         let idle = self.policy.idle_timeout.as_millis() as u64;
         let active = self.partitions.values().filter(|p| now_ms.saturating_sub(p.seen_at_ms) < idle);
-        let first_open = match active.map(|p| p.newest_ms.saturating_sub(bound)).min() {
+        let first_open = match active.map(|p| p.newest_ms.unwrap_or(0).saturating_sub(bound)).min() {
             Some(watermark_ms) => epoch_of(watermark_ms, self.policy.epoch),
             None => self.complete(),
         };
@@ -193,5 +198,9 @@ mod tests {
         assert_eq!(settler.epoch(250), 495, "the idle one is left out");
         assert_eq!(settler.epoch(400), 501, "all idle: the last change is complete");
         assert_eq!(settler.see(0, 4_000, 401), Verdict::Late, "what comes then is late, not lost");
+        let mut settler = Settler::new(policy());
+        assert_eq!(settler.complete(), 0, "nothing was seen");
+        assert_eq!(settler.see(0, 0, 0), Verdict::OnTime);
+        assert_eq!(settler.complete(), 1, "zero is a time");
     }
 }

@@ -24,7 +24,7 @@ pub enum ColumnType {
     Float,
     /// DOUBLE, eight bytes.
     Double,
-    /// DECIMAL. Precision 0: the source did not say (DTS before the first value).
+    /// DECIMAL. Precision 0: the source does not say how many digits its values have.
     Decimal {
         /// Digits in all, up to 65.
         precision: u8,
@@ -59,6 +59,8 @@ pub enum ColumnType {
     Set,
     /// GEOMETRY and its kinds, as the bytes that MySQL stores (SRID and WKB).
     Geometry,
+    /// Not known yet: values tell the type (DTS), and none but NULL has come. A target has no column for it.
+    Unknown,
 }
 
 /// How a value of a type is written in a row's JSON, and with it how two values are compared.
@@ -105,7 +107,9 @@ impl ColumnType {
             ColumnType::Time(_) => Form::Time,
             ColumnType::DateTime(_) => Form::DateTime,
             ColumnType::Timestamp(_) => Form::Instant,
-            ColumnType::Varchar | ColumnType::Text | ColumnType::Enum | ColumnType::Set => Form::Text,
+            ColumnType::Varchar | ColumnType::Text | ColumnType::Enum | ColumnType::Set | ColumnType::Unknown => {
+                Form::Text
+            }
             ColumnType::Varbinary | ColumnType::Blob | ColumnType::Geometry => Form::Bytes,
             ColumnType::Json => Form::Json,
         }
@@ -146,7 +150,9 @@ impl ColumnType {
             ColumnType::Time(_) => "text".into(),
             ColumnType::DateTime(_) => "timestamp".into(),
             ColumnType::Timestamp(_) => "timestamptz".into(),
-            ColumnType::Varchar | ColumnType::Text | ColumnType::Enum | ColumnType::Set => "text".into(),
+            ColumnType::Varchar | ColumnType::Text | ColumnType::Enum | ColumnType::Set | ColumnType::Unknown => {
+                "text".into()
+            }
             ColumnType::Varbinary | ColumnType::Blob | ColumnType::Geometry => "bytea".into(),
             // json keeps the text; jsonb would reorder keys and drop repeated ones.
             ColumnType::Json => "json".into(),
@@ -202,6 +208,7 @@ impl fmt::Display for ColumnType {
             ColumnType::Enum => f.write_str("enum"),
             ColumnType::Set => f.write_str("set"),
             ColumnType::Geometry => f.write_str("geometry"),
+            ColumnType::Unknown => f.write_str("unknown"),
         }
     }
 }
@@ -250,6 +257,7 @@ impl FromStr for ColumnType {
             "set" => ColumnType::Set,
             "geometry" | "point" | "linestring" | "polygon" | "multipoint" | "multilinestring" | "multipolygon"
             | "geometrycollection" | "geomcollection" => ColumnType::Geometry,
+            "unknown" => ColumnType::Unknown,
             _ => return Err(error()),
         })
     }
@@ -306,6 +314,7 @@ mod tests {
         "enum",
         "set",
         "geometry",
+        "unknown",
     ];
 
     #[test]

@@ -1,12 +1,16 @@
-//! From text to a checked configuration: variables first, then the types, then what a type can't say.
+//! From text to a checked configuration: variables and types first, then what a type can't say, then the secrets in files.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use super::document::Document;
 use super::{Config, ConfigError, KafkaConfig, SourceConfig, TargetConfig, ZeroDates};
 
 /// Nobody waits longer for a row, and numbers of epochs stay small.
 const EPOCH_MAX: Duration = Duration::from_secs(3600);
+
+/// Kafka takes 249 bytes, and the companion's name is longer by `.meta`.
+const TOPIC_MAX: usize = 240;
 
 impl Config {
     /// Reads and checks a configuration file.
@@ -25,99 +29,97 @@ impl Config {
     /// # Errors
     /// [`ConfigError`] with file and line.
     pub fn parse(text: &str, file: &str, variable: &dyn Fn(&str) -> Option<String>) -> Result<Config, ConfigError> {
-        let text = substitute(text, file, variable)?;
-        let mut config: Config = toml::from_str(&text).map_err(|e| {
-            let line = e.span().map_or(0, |span| text[..span.start].matches('\n').count() + 1);
-            ConfigError(format!("{file}:{line}: {}", e.message().replace('\n', " ")))
-        })?;
-        config.check(&text, file)?;
-        config.read_secrets(file)?;
+        let document = Document::parse(text, file, variable)?;
+        let mut config: Config = document.read()?;
+        config.check(&document)?;
+        config.read_secrets(&document)?;
         Ok(config)
     }
 
-    fn check(&self, text: &str, file: &str) -> Result<(), ConfigError> {
-        let at = |setting: &str, problem: String| {
-            let line = text.lines().position(|l| l.trim_start().starts_with(setting)).map_or(1, |n| n + 1);
-            Err(ConfigError(format!("{file}:{line}: {problem}")))
-        };
-        let name_ok = |name: &str| {
-            !name.is_empty()
-                && name.len() <= 60
+    fn check(&self, document: &Document) -> Result<(), ConfigError> {
+        let at = |setting: &str, problem: String| Err(document.problem(setting, problem));
+        let name_ok = |name: &str, longest: usize| {
+            (1..=longest).contains(&name.len())
                 && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b))
         };
-        if !name_ok(&self.job) {
+        if !name_ok(&self.job, 60) {
             return at("job", format!("job = '{}': 1 to 60 letters, digits, '-', '_' or '.'", self.job));
         }
         if self.land.lanes == 0 || self.land.lanes > 64 {
-            return at("lanes", format!("lanes = {}: 1 to 64", self.land.lanes));
+            return at("land.lanes", format!("lanes = {}: 1 to 64", self.land.lanes));
         }
         if self.land.epoch > EPOCH_MAX {
-            return at("epoch", format!("epoch = {:?}: at most an hour", self.land.epoch));
-        }
-        if let Some(TargetConfig::Postgres(postgres)) = &self.target
-            && postgres.schema.is_empty()
-        {
-            return at("schema", "schema is empty: name one, or leave the setting out for public".into());
+            return at("land.epoch", format!("epoch = {:?}: at most an hour", self.land.epoch));
         }
         if self.land.epochs_in_flight == 0 {
-            return at("epochs_in_flight", "epochs_in_flight = 0: at least 1".into());
+            return at("land.epochs_in_flight", "epochs_in_flight = 0: at least 1".into());
         }
-        if let Some(TargetConfig::Postgres(postgres)) = &self.target
-            && postgres.zero_dates == ZeroDates::DeadLetter
-            && self.land.dead_letter.is_none()
-        {
-            return at("zero_dates", "zero_dates = \"dead-letter\" needs a file: set dead_letter in [land]".into());
+        if let Some(TargetConfig::Postgres(postgres)) = &self.target {
+            if postgres.schema.is_empty() {
+                return at("target.schema", "schema is empty: name one, or leave the setting out for public".into());
+            }
+            if postgres.zero_dates == ZeroDates::DeadLetter && self.land.dead_letter.is_none() {
+                let problem = "zero_dates = \"dead-letter\" needs a file: set dead_letter in [land]";
+                return at("target.zero_dates", problem.into());
+            }
         }
         if self.verify.chunk_rows == 0 {
-            return at("chunk_rows", "chunk_rows = 0: at least 1".into());
+            return at("verify.chunk_rows", "chunk_rows = 0: at least 1".into());
         }
         if let Some(kafka) = &self.kafka {
             if kafka.partitions == 0 || kafka.partitions > 10_000 {
-                return at("partitions", format!("partitions = {}: 1 to 10000", kafka.partitions));
+                return at("kafka.partitions", format!("partitions = {}: 1 to 10000", kafka.partitions));
             }
-            if kafka.topic.len() > 240 || !name_ok(&kafka.topic[..kafka.topic.len().min(60)]) {
-                return at("topic", format!("topic = '{}': letters, digits, '-', '_' and '.' only", kafka.topic));
+            if !name_ok(&kafka.topic, TOPIC_MAX) {
+                let allowed = format!("1 to {TOPIC_MAX} letters (a to z, A to Z), digits, '-', '_' and '.'");
+                return at("kafka.topic", format!("topic = '{}': {allowed}", kafka.topic));
             }
         }
         let patterns = [
-            Some(&self.land.tables[..]),
-            self.source.as_ref().map(SourceConfig::tables),
-            self.verify.source.as_ref().map(|source| &source.tables[..]),
-            Some(&self.verify.tables[..]),
+            ("land.tables", Some(&self.land.tables[..])),
+            ("source.tables", self.source.as_ref().map(SourceConfig::tables)),
+            ("verify.source.tables", self.verify.source.as_ref().map(|source| &source.tables[..])),
+            ("verify.tables", Some(&self.verify.tables[..])),
         ];
-        for tables in patterns.into_iter().flatten() {
-            if let Err(problem) = crate::source::TableFilter::new(tables) {
-                return at("tables", problem);
+        for (setting, tables) in patterns {
+            if let Err(problem) = crate::source::TableFilter::new(tables.unwrap_or_default()) {
+                return at(setting, problem);
             }
         }
         Ok(())
     }
 
-    fn read_secrets(&mut self, file: &str) -> Result<(), ConfigError> {
-        let read = |path: &Option<PathBuf>| -> Result<Option<String>, ConfigError> {
+    /// Puts the passwords that are in files where clients look for them; this is the only place that reads them.
+    fn read_secrets(&mut self, document: &Document) -> Result<(), ConfigError> {
+        let read = |section: &str, path: &Option<PathBuf>| -> Result<Option<String>, ConfigError> {
             let Some(path) = path else { return Ok(None) };
-            let text = std::fs::read_to_string(path)
-                .map_err(|e| ConfigError(format!("{file}: password_file {}: {e}", path.display())))?;
+            let text = std::fs::read_to_string(path).map_err(|error| {
+                let problem = format!("password_file {} can't be read: {error}", path.display());
+                document.problem(&format!("{section}.password_file"), problem)
+            })?;
             Ok(Some(text.trim_end_matches(['\n', '\r']).to_string()))
         };
         if let Some(SourceConfig::Dts(dts)) = &mut self.source
-            && let Some(password) = read(&dts.password_file)?
+            && let Some(password) = read("source", &dts.password_file)?
         {
             dts.password = Some(password);
         }
-        let source = match &mut self.source {
-            Some(SourceConfig::Mysql(mysql)) => Some(mysql),
-            _ => None,
-        };
-        for mysql in source.into_iter().chain(&mut self.verify.source) {
-            if let Some(password) = read(&mysql.password_file)? {
-                mysql.url = with_password(&mysql.url, &password);
-            }
+        let mut urls = Vec::new();
+        if let Some(SourceConfig::Mysql(mysql)) = &mut self.source {
+            urls.push(("source", &mut mysql.url, &mysql.password_file));
         }
-        if let Some(TargetConfig::Postgres(postgres)) = &mut self.target
-            && let Some(password) = read(&postgres.password_file)?
-        {
-            postgres.url = with_password(&postgres.url, &password);
+        if let Some(mysql) = &mut self.verify.source {
+            urls.push(("verify.source", &mut mysql.url, &mysql.password_file));
+        }
+        if let Some(TargetConfig::Postgres(postgres)) = &mut self.target {
+            urls.push(("target", &mut postgres.url, &postgres.password_file));
+        }
+        for (section, url, file) in urls {
+            let Some(password) = read(section, file)? else { continue };
+            *url = with_password(url, &password).ok_or_else(|| {
+                let problem = "the url names no user, whose password password_file has: write scheme://user@host/";
+                document.problem(&format!("{section}.url"), problem)
+            })?;
         }
         Ok(())
     }
@@ -147,48 +149,17 @@ impl Config {
     }
 }
 
-/// Puts a password into a `scheme://user[:password]@host` URL, percent-encoded.
-fn with_password(url: &str, password: &str) -> String {
-    let Some((scheme, rest)) = url.split_once("://") else { return url.to_string() };
-    let Some((user, host)) = rest.rsplit_once('@') else { return url.to_string() };
-    let user = user.split(':').next().unwrap_or_default();
+/// Puts a password into a `scheme://user[:password]@host` URL, percent-encoded; `None`: it names no user.
+fn with_password(url: &str, password: &str) -> Option<String> {
+    let (scheme, rest) = url.split_once("://")?;
+    let (authority, path) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
+    let (user, host) = authority.rsplit_once('@')?;
+    let user = user.split(':').next().filter(|user| !user.is_empty())?;
     let encoded: String = password
         .bytes()
         .map(|b| if b.is_ascii_alphanumeric() { char::from(b).to_string() } else { format!("%{b:02X}") })
         .collect();
-    format!("{scheme}://{user}:{encoded}@{host}")
-}
-
-/// Replaces every `${VAR}` outside comments.
-fn substitute(text: &str, file: &str, variable: &dyn Fn(&str) -> Option<String>) -> Result<String, ConfigError> {
-    let mut out = String::with_capacity(text.len());
-    for (number, line) in text.split_inclusive('\n').enumerate() {
-        let mut rest = line;
-        if rest.trim_start().starts_with('#') {
-            out.push_str(rest);
-            continue;
-        }
-        while let Some(start) = rest.find("${") {
-            let Some(len) = rest[start..].find('}') else {
-                return Err(ConfigError(format!("{file}:{}: '${{' without '}}': write ${{NAME}}", number + 1)));
-            };
-            let name = &rest[start + 2..start + len];
-            let value = variable(name).ok_or_else(|| {
-                ConfigError(format!("{file}:{}: the environment variable {name} is not set", number + 1))
-            })?;
-            if value.contains(['"', '\\', '\n']) {
-                return Err(ConfigError(format!(
-                    "{file}:{}: the environment variable {name} has a quote, backslash or newline: use a *_file setting",
-                    number + 1
-                )));
-            }
-            out.push_str(&rest[..start]);
-            out.push_str(&value);
-            rest = &rest[start + len + 1..];
-        }
-        out.push_str(rest);
-    }
-    Ok(out)
+    Some(format!("{scheme}://{user}:{encoded}@{host}{path}"))
 }
 
 #[cfg(test)]
@@ -233,7 +204,27 @@ mod tests {
             ("job = \"x\"\n[kafka]\nbrokers = \"${NOPE}\"\n", "t.toml:3: the environment variable NOPE is not set"),
             ("job = 3\n", "t.toml:1: invalid type"),
             ("job = \"x\"\n[kafka]\nbrokers = \"${NOPE\"\n", "t.toml:3: '${' without '}'"),
-            ("job = \"x\"\n[land]\nepoch = \"2h\"\n", "t.toml:3: epoch = 7200s: at most an hour"),
+            ("job = \"x\"\n[land]\nepochs_in_flight = 4\nepoch = \"2h\"\n", "t.toml:4: epoch = 7200s: at most an hour"),
+            ("job = \"x\"\nland.epochs_in_flight = 4\nland.epoch = \"2h\"\n", "t.toml:3: epoch = 7200s"),
+            ("job = \"x\"\nland = { lanes = 4, epoch = \"2h\" }\n", "t.toml:2: epoch = 7200s"),
+            (
+                "job = \"x\"\n[source]\nkind = \"jsonl\"\npath = \"f\"\ntables = [\"a.b\"]\n[land]\ntables = [\"a\"]\n",
+                "t.toml:7: 'a' is no table pattern",
+            ),
+            (
+                "job = \"x\"\n[source]\nkind = \"jsonl\"\npath = \"f\"\ntabels = []\n",
+                "t.toml:5: unknown field `tabels`",
+            ),
+            ("job = \"x\"\n[source]\nkind = \"jsonl\"\npath = 7\n", "t.toml:4: invalid type"),
+            ("job = \"x\"\n[source]\nkind = \"json\"\n", "t.toml:3: unknown variant `json`"),
+            ("job = \"x\"\n\n[source]\nkind = \"jsonl\"\n", "t.toml:3: missing field `path`"),
+            ("job = \"x\"\n\n[source]\npath = \"f\"\n", "t.toml:3: missing field `kind`"),
+            ("job = \"x\"\n[source]\npath = \"f\"\nkind = 7\n", "t.toml:4: kind has to be a string"),
+            ("job = \"x\"\nsource = 7\n", "t.toml:2: source has to be a section"),
+            (
+                "job = \"x\"\n\n[target]\nkind = \"postgres\"\nurl = \"\"\nzero_dates = \"dead-letter\"\n",
+                "t.toml:6: zero_dates",
+            ),
         ] {
             let got = parse(text).unwrap_err().to_string();
             assert!(got.starts_with(want), "{got}");
@@ -242,7 +233,58 @@ mod tests {
 
     #[test]
     fn a_password_is_put_into_the_url_encoded() {
-        assert_eq!(with_password("mysql://root:x@h:1/", "p@ss/"), "mysql://root:p%40ss%2F@h:1/");
-        assert_eq!(with_password("postgres://root@h/db", "a b"), "postgres://root:a%20b@h/db");
+        let put = |url| with_password(url, "p@s s/");
+        assert_eq!(put("mysql://root:x@h:1/").as_deref(), Some("mysql://root:p%40s%20s%2F@h:1/"));
+        assert_eq!(put("postgres://root@h/db?a=@").as_deref(), Some("postgres://root:p%40s%20s%2F@h/db?a=@"));
+        assert_eq!(put("postgres://root@h").as_deref(), Some("postgres://root:p%40s%20s%2F@h"));
+        for nobody in ["mysql://h:3306/", "mysql://@h/", "mysql://:old@h/", "mysql://h/db?mail=a@b", "h"] {
+            assert_eq!(put(nobody), None, "{nobody}");
+        }
+    }
+
+    #[test]
+    fn a_password_in_a_file_is_used_or_refused_with_its_line() {
+        let file = std::env::temp_dir().join(format!("tidegate-password-{}", std::process::id()));
+        std::fs::write(&file, "new\n").unwrap();
+        let text = |url: &str, file: &str| {
+            format!("job = \"x\"\n[source]\nkind = \"mysql\"\nurl = \"{url}\"\npassword_file = \"{file}\"\n")
+        };
+        let path = file.to_str().unwrap();
+        let Some(SourceConfig::Mysql(mysql)) = parse(&text("mysql://u:old@h/", path)).unwrap().source else { panic!() };
+        assert_eq!(mysql.url, "mysql://u:new@h/");
+        let error = parse(&text("mysql://h/", path)).unwrap_err().to_string();
+        assert!(error.starts_with("t.toml:4: the url names no user"), "{error}");
+        std::fs::remove_file(&file).unwrap();
+        let error = parse(&text("mysql://u@h/", path)).unwrap_err().to_string();
+        assert!(error.starts_with("t.toml:5: password_file ") && error.contains("can't be read"), "{error}");
+    }
+
+    #[test]
+    fn variables_are_values_and_comments_are_none() {
+        let text = "job = \"x\" # ${NOPE}\n[land] # '${NOPE}\n[kafka]\n# ${\n\
+                    topic = '${PW}-#${PW}' # \"${NOPE}\"\nbrokers = \"\"\"${ODD}\"\"\"\n";
+        let odd = "a\"\\\n'b";
+        let variable = |name: &str| match name {
+            "PW" => Some("s3cret".to_string()),
+            "ODD" => Some(odd.to_string()),
+            _ => None,
+        };
+        let error = Config::parse(text, "t.toml", &variable).unwrap_err().to_string();
+        assert!(error.starts_with("t.toml:5: topic = 's3cret-#s3cret'"), "{error}");
+        let config =
+            Config::parse(&text.replace('#', "_").replacen('_', "#", 3).replace("' _", "' #"), "t.toml", &variable);
+        let kafka = config.unwrap().kafka.unwrap();
+        assert_eq!((&*kafka.topic, &*kafka.brokers), ("s3cret-_s3cret", odd));
+    }
+
+    #[test]
+    fn a_topic_has_a_name_that_kafka_takes() {
+        let topic = |name: &str| parse(&format!("job = \"x\"\n[kafka]\nbrokers = \"b\"\ntopic = \"{name}\"\n"));
+        let long = "a".repeat(59);
+        for name in [format!("{long}é"), format!("{long}aaaa aaa"), "é".into(), String::new(), "a".repeat(241)] {
+            let error = topic(&name).unwrap_err().to_string();
+            assert!(error.starts_with(&format!("t.toml:4: topic = '{name}': 1 to 240 letters")), "{error}");
+        }
+        assert_eq!(topic(&"a".repeat(240)).unwrap().kafka.unwrap().topic.len(), 240);
     }
 }

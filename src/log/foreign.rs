@@ -7,9 +7,11 @@
 //!
 //! All partitions have one reader: one that only had idle partitions could not say what is complete.
 //!
-//! After a restart the records of epochs that were applied before are read again, and some of them, the late ones, may not
-//! have been applied. They are held back until the partitions have been read to where they ended at the start, and then
-//! go to the first open epoch all together: of each key the newest wins, so no row steps back on the way.
+//! After a restart a partition is read again from so far back that whatever may come late finds all that is newer of its
+//! key ([`Moved`]). What comes again of epochs that were applied may have been applied, or newer of its key may; only all of
+//! it together says what is the newest. So it is held until nothing of those epochs can come any more, because the partition
+//! has moved on so far that it would be too late, or its end at the start is reached; then it goes to the first open epoch.
+//! Until that epoch is durable the next run has to begin where this one did, and checkpoints are made so.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -19,18 +21,27 @@ use rdkafka::message::Headers;
 
 use super::LogError;
 use super::kafka::{Consumer, Kafka, Polled, Record};
+use super::moved::Moved;
 use super::reader::{EpochReader, EpochStart, Fetched, Schemas};
-use crate::change::{BATCH_BYTES, Changes, Moment, SettlePolicy, Settler, Verdict, epoch_of, moment};
-use crate::codec::envelope::{ForeignDecoder, ForeignRecord};
+use crate::change::{BATCH_BYTES, Changes, Head, Moment, SettlePolicy, Settler, Verdict, epoch_of, moment};
+use crate::codec::envelope::{Decoded, ForeignDecoder, ForeignRecord};
 use crate::config::{EnvelopeKind, LandConfig};
 use crate::letter::{DeadLetter, DeadLetters, text_of};
-use crate::source::now_ms;
+use crate::source::{TableFilter, now_ms};
+
+const ASSIGNED: &str = "only assigned partitions are read";
+
+/// Nothing comes so late, unless more lateness is allowed than when the place to read from was chosen.
+const UNJUDGED: &str = "it is older than all that this run has read again, and what an earlier run applied may be newer: apply \
+                        it by hand";
 
 /// How a foreign topic is read.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct ForeignSettings {
     /// Its envelope.
     pub envelope: EnvelopeKind,
+    /// Which of its tables are wanted.
+    pub tables: TableFilter,
     /// How completeness is guessed.
     pub policy: SettlePolicy,
     /// How much later than the policy's out-of-orderness a record may come.
@@ -41,7 +52,7 @@ pub struct ForeignSettings {
 
 impl ForeignSettings {
     /// The settings of `land`; `None`: the topic is tidegate's own.
-    pub fn of(config: &LandConfig, until_caught_up: bool) -> Option<ForeignSettings> {
+    pub fn of(config: &LandConfig, tables: &TableFilter, until_caught_up: bool) -> Option<ForeignSettings> {
         let policy = SettlePolicy {
             out_of_orderness: config.out_of_orderness,
             idle_timeout: config.idle_timeout,
@@ -49,20 +60,16 @@ impl ForeignSettings {
         };
         (config.envelope != EnvelopeKind::Tidegate).then_some(ForeignSettings {
             envelope: config.envelope,
+            tables: tables.clone(),
             policy,
             lateness: config.lateness,
             until_caught_up,
         })
     }
 
-    /// How long before an event time its newest may have been, in ms.
-    fn bound_ms(&self) -> u64 {
-        (self.policy.out_of_orderness + self.lateness).as_millis() as u64
-    }
-
-    /// For so many epochs it matters what went by.
+    /// By how many ms a record may come behind the newest of its partition.
     pub fn horizon(&self) -> u64 {
-        epoch_of(self.bound_ms(), self.policy.epoch) + 4
+        (self.policy.out_of_orderness + self.lateness).as_millis() as u64
     }
 }
 
@@ -70,7 +77,20 @@ impl ForeignSettings {
 struct Partition {
     /// Offset of the next record.
     next: u64,
-    /// The end that was there at the start.
+    /// The end that is aimed at.
+    end: u64,
+    /// Where its event time has moved on.
+    moved: Moved,
+    /// The newest epoch that any of its records was given.
+    given: u64,
+    /// What comes again of applied epochs, until it is let go.
+    held: Option<Held>,
+}
+
+#[derive(Debug)]
+struct Held {
+    changes: Changes,
+    /// The end that was there at the start: no earlier run has read what lies behind it.
     end: u64,
 }
 
@@ -93,8 +113,6 @@ struct Guess {
     letters: DeadLetters,
     /// Every epoch before this one was applied by an earlier run.
     first: u64,
-    /// Records of those epochs, until the end that was there at the start has been read.
-    replayed: Option<Changes>,
     /// The newest epoch given to what is aimed at, plus one.
     wanted: u64,
     /// The newest epoch given to anything, plus one.
@@ -108,7 +126,7 @@ impl ForeignReader {
     /// used to `letters`.
     ///
     /// # Errors
-    /// Settings that the client does not take.
+    /// Settings that the client does not take; a cluster that does not answer.
     pub fn new(
         kafka: Arc<dyn Kafka>,
         topic: &str,
@@ -124,22 +142,26 @@ impl ForeignReader {
         partitions.keys().for_each(|number| settler.expect(*number, now_ms()));
         let begun =
             |(number, (start, _)): (&u32, &(u64, u64))| EpochStart { partition: *number, epoch: 0, offset: *start };
+        let kept = kafka.ends(topic)?;
+        let partition = |(number, (start, end)): (&u32, &(u64, u64))| {
+            // Before where an earlier run began there is nothing, if nothing is kept.
+            let inside = first > 0 && kept.get(*number as usize).is_some_and(|(low, _)| start > low);
+            let held = (first > 0).then(|| Held { changes: Changes::default(), end: *end });
+            let moved = Moved::new(*start, settings.horizon(), settings.policy.epoch, inside);
+            (*number, Partition { next: *start, end: *end, moved, given: 0, held })
+        };
         let guess = Guess {
             topic: topic.to_string(),
-            settings,
-            partitions: partitions
-                .iter()
-                .map(|(n, (start, end))| (*n, Partition { next: *start, end: *end }))
-                .collect(),
+            partitions: partitions.iter().map(partition).collect(),
             settler,
-            decoder: ForeignDecoder::new(settings.envelope),
+            decoder: ForeignDecoder::new(settings.envelope, settings.tables.clone()),
             schemas,
             letters,
             first,
-            replayed: (first > 0).then(Changes::default),
             wanted: 0,
             newest: 0,
             scratch: Changes::default(),
+            settings,
         };
         Ok(ForeignReader { kafka, consumer, guess, begun: partitions.iter().map(begun).collect() })
     }
@@ -164,49 +186,111 @@ impl Guess {
     /// Gives the changes of one record their epochs.
     fn take(&mut self, record: Record<'_>, taken: &mut Taken) -> Result<(), LogError> {
         let Record { partition: number, offset, key, headers, .. } = record;
-        self.partitions.get_mut(&number).expect("only assigned partitions are read").next = offset + 1;
+        self.partition(number).next = offset + 1;
         let Some(value) = record.value else { return Ok(()) }; // a tombstone repeats a delete for compaction
         self.scratch.clear();
         let header = |name: &str| headers?.iter().find(|header| header.key == name).and_then(|header| header.value);
         let foreign = ForeignRecord { key, value, header: &header };
         let schemas = &self.schemas;
-        if let Err(reason) = self.decoder.decode(&foreign, &mut self.scratch, |schema| schemas.announce(schema)) {
-            return self.unusable(record, reason);
-        }
-        let now = now_ms();
+        let decoded = self.decoder.decode(&foreign, &mut self.scratch, |schema| schemas.announce(schema));
+        let oldest = match decoded {
+            Ok(Decoded::Changes) => self.scratch.heads().iter().map(|head| head.time).min(),
+            // Time goes by with tables that are not wanted too: which are may be other ones in the next run.
+            Ok(Decoded::Unwanted(time)) => time,
+            Err(reason) => return self.unusable(record, reason),
+        };
+        let Some(oldest) = oldest else { return Ok(()) };
         let newest = self.settler.newest(number);
-        let times = self.scratch.heads().iter().map(|head| head.time);
-        if let Some(time) = times.min().filter(|time| time.saturating_add(self.settings.bound_ms()) < newest) {
-            let behind = Duration::from_millis(newest - time);
+        if oldest.saturating_add(self.settings.horizon()) < newest {
+            if self.scratch.is_empty() {
+                return Ok(());
+            }
+            let behind = Duration::from_millis(newest - oldest);
             let reason = format!(
-                "it is {behind:?} older than what its partition had before, more than out_of_orderness and lateness allow: apply it by hand, or raise lateness in [land]"
+                "it is {behind:?} older than what its partition had before, more than out_of_orderness and lateness allow: apply it \
+                 by hand, or raise lateness in [land]"
             );
             return self.unusable(record, reason);
+        }
+        if self.scratch.is_empty() {
+            self.see(number, oldest, offset, taken);
         }
         for part in 0..self.scratch.len() {
             let head = &mut self.scratch.heads_mut()[part];
             (head.partition, head.offset, head.part) = (number, offset, part as u32);
-            let (own, before) = (epoch_of(head.time, self.settings.policy.epoch), self.settler.newest(number));
-            let verdict = self.settler.see(number, head.time, now);
-            if head.time > before && own > epoch_of(before, self.settings.policy.epoch) {
-                taken.starts.push(EpochStart { partition: number, epoch: own, offset });
-            }
-            let (head, payload) = self.scratch.get(part);
-            if let Some(replayed) = self.replayed.as_mut().filter(|_| own < self.first) {
-                replayed.push(*head, payload);
-                continue;
-            }
-            let epoch = match verdict {
-                Verdict::OnTime => own,
-                Verdict::Late => self.settler.take(now),
-            };
-            taken.batches.entry(epoch).or_default().push(*head, payload);
-            self.newest = self.newest.max(epoch + 1);
-            if offset < self.partitions[&number].end {
-                self.wanted = self.wanted.max(epoch + 1);
+            if !self.take_part(part, taken) {
+                return self.unusable(record, UNJUDGED.into());
             }
         }
         Ok(())
+    }
+
+    /// Gives a change of the record in hand its epoch. `false`: nobody can tell whether something newer has been applied.
+    fn take_part(&mut self, part: usize, taken: &mut Taken) -> bool {
+        let Head { partition: number, offset, time, .. } = *self.scratch.head(part);
+        let verdict = self.see(number, time, offset, taken);
+        let (head, payload) = self.scratch.get(part);
+        let own = epoch_of(time, self.settings.policy.epoch);
+        let partition = self.partitions.get_mut(&number).expect(ASSIGNED);
+        if partition.moved.was_decided(time) {
+            return offset < partition.end;
+        }
+        if let Some(held) = partition.held.as_mut().filter(|_| own < self.first) {
+            held.changes.push(*head, payload);
+            return true;
+        }
+        let epoch = match verdict {
+            Verdict::OnTime => own,
+            Verdict::Late => self.settler.take(now_ms()),
+        };
+        taken.batches.entry(epoch).or_default().push(*head, payload);
+        self.give(number, epoch, offset, taken);
+        true
+    }
+
+    fn partition(&mut self, number: u32) -> &mut Partition {
+        self.partitions.get_mut(&number).expect(ASSIGNED)
+    }
+
+    /// Takes note of an event time, and lets go what is held if nothing that belongs to it can come any more.
+    fn see(&mut self, number: u32, time: u64, offset: u64, taken: &mut Taken) -> Verdict {
+        let verdict = self.settler.see(number, time, now_ms());
+        let held_until =
+            (self.first * self.settings.policy.epoch.as_millis() as u64).saturating_add(self.settings.horizon());
+        let newest = self.settler.newest(number);
+        let partition = self.partition(number);
+        partition.moved.see(time, offset);
+        if partition.held.is_some() && newest >= held_until {
+            self.let_go(number, taken);
+        }
+        verdict
+    }
+
+    /// Gives what is held of a partition the first open epoch.
+    fn let_go(&mut self, number: u32, taken: &mut Taken) {
+        let Some(held) = self.partition(number).held.take().filter(|held| !held.changes.is_empty()) else { return };
+        let epoch = self.settler.take(now_ms());
+        let batch = taken.batches.entry(epoch).or_default();
+        held.changes.iter().for_each(|(head, payload)| batch.push(*head, payload));
+        let partition = self.partition(number);
+        // The next run has to read it again until this epoch is durable: no start is said before another is given.
+        partition.given = epoch.max(partition.given);
+        (self.wanted, self.newest) = (self.wanted.max(epoch + 1), self.newest.max(epoch + 1));
+    }
+
+    /// Takes note of the epoch that the record at an offset was given.
+    fn give(&mut self, number: u32, epoch: u64, offset: u64, taken: &mut Taken) {
+        self.newest = self.newest.max(epoch + 1);
+        let partition = self.partitions.get_mut(&number).expect(ASSIGNED);
+        if offset < partition.end {
+            self.wanted = self.wanted.max(epoch + 1);
+        }
+        if epoch > partition.given {
+            partition.given = epoch;
+            if partition.held.is_none() {
+                taken.starts.push(EpochStart { partition: number, epoch, offset: partition.moved.look_back() });
+            }
+        }
     }
 }
 
@@ -234,20 +318,18 @@ impl EpochReader for ForeignReader {
                 // Markers of transactions leave gaps: the last offsets may hold no record.
                 Polled::End(number) => {
                     if let Some(partition) = guess.partitions.get_mut(&number) {
-                        partition.next = partition.next.max(partition.end);
+                        let end = partition.held.as_ref().map_or(0, |held| held.end);
+                        partition.next = partition.next.max(partition.end).max(end);
                     }
                 }
                 Polled::Nothing => break,
             }
         }
-        if guess.at_end()
-            && let Some(replayed) = guess.replayed.take().filter(|replayed| !replayed.is_empty())
-        {
-            let epoch = guess.settler.take(now_ms());
-            (guess.wanted, guess.newest) = (guess.wanted.max(epoch + 1), guess.newest.max(epoch + 1));
-            let batch = taken.batches.entry(epoch).or_default();
-            replayed.iter().for_each(|(head, payload)| batch.push(*head, payload));
-        }
+        let read = |(_, partition): &(&u32, &Partition)| {
+            partition.held.as_ref().is_some_and(|held| partition.next >= held.end)
+        };
+        let read: Vec<u32> = guess.partitions.iter().filter(read).map(|(number, _)| *number).collect();
+        read.into_iter().for_each(|number| guess.let_go(number, &mut taken));
         let complete = guess.settings.until_caught_up && guess.at_end();
         let epoch = if complete { guess.settler.complete() } else { guess.settler.epoch(now_ms()) };
         Ok(Fetched {
@@ -268,6 +350,10 @@ impl EpochReader for ForeignReader {
     }
 
     fn caught_up(&self) -> Option<Moment> {
-        (self.guess.at_end() && self.guess.replayed.is_none()).then_some(moment(self.guess.wanted, 0))
+        let all_given = self.guess.partitions.values().all(|partition| partition.held.is_none());
+        (self.guess.at_end() && all_given).then_some(moment(self.guess.wanted, 0))
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -11,6 +11,7 @@ mod foreign;
 mod kafka;
 mod librdkafka;
 mod meta;
+mod moved;
 mod offsets;
 mod partitioner;
 mod reader;

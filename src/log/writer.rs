@@ -212,8 +212,14 @@ impl Writer {
     }
 
     fn write_schema(&mut self, change: &Change) -> Result<(), LogError> {
-        let schema: TableSchema = serde_json::from_slice(change.row()).expect("schemas are made by tidegate itself");
+        let mut schema: TableSchema =
+            serde_json::from_slice(change.row()).expect("schemas are made by tidegate itself");
         if let Some(known) = self.schemas.get(&schema.name) {
+            // What is read again comes in the shapes that it had then, and the companion keeps one: the newest.
+            if schema.since_seq < known.since_seq {
+                return Ok(());
+            }
+            schema.keep_types(known);
             if known.same_shape(&schema) {
                 return Ok(());
             }
@@ -351,5 +357,75 @@ impl Writer {
         }
         self.stated = Some((Instant::now(), mark));
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::change::{Column, NewChange};
+
+    struct Takes;
+
+    impl Producer for Takes {
+        fn send(&mut self, record: NewRecord<'_>, _ticket: u64) -> Result<(), String> {
+            Err(format!("sends {}", String::from_utf8_lossy(record.value)))
+        }
+        fn poll(&mut self, _wait: Duration, _delivered: &mut dyn FnMut(Delivered)) -> Result<(), String> {
+            Ok(())
+        }
+        fn begin(&mut self) -> Result<(), String> {
+            Ok(())
+        }
+        fn commit(&mut self) -> Result<(), String> {
+            Ok(())
+        }
+    }
+
+    fn schema(since_seq: u64, columns: &[(&str, &str)], key: &str) -> TableSchema {
+        let column =
+            |(name, ty): &(&str, &str)| Column { name: (*name).into(), ty: ty.parse().unwrap(), nullable: true };
+        TableSchema {
+            name: TableName::new("shop", "t"),
+            columns: columns.iter().map(column).collect(),
+            key: vec![key.into()],
+            since_seq,
+            partial: false,
+        }
+    }
+
+    #[test]
+    fn a_shape_that_is_read_again_does_not_replace_a_newer_one() {
+        let known = schema(20, &[("id", "bigint"), ("b", "text")], "id");
+        let open = OpenWriter { producer: Box::new(Takes), topic: "t".into(), transactional: false };
+        let starts = BTreeMap::from([(0, PartitionStart::default())]);
+        let mut writer = open.begin(starts, Layout::default(), vec![known.clone()], Duration::ZERO);
+        let mut announce = |ticket, schema: &TableSchema| {
+            let mut batch = Changes::default();
+            let row = serde_json::to_vec(schema).unwrap();
+            batch.push_change(&NewChange {
+                op: Op::Schema,
+                seq: schema.since_seq,
+                time: 0,
+                database: "shop",
+                table: "t",
+                key: b"",
+                position: b"here",
+                before: b"",
+                row: &row,
+            });
+            writer.write(ticket, &batch)
+        };
+        announce(1, &schema(10, &[("id", "bigint"), ("a", "text")], "id")).unwrap();
+        announce(2, &schema(11, &[("id", "bigint"), ("a", "text")], "a")).unwrap(); // a key that is past stops nothing
+        announce(3, &known).unwrap();
+        let newer = announce(4, &schema(30, &[("id", "bigint"), ("c", "text")], "id")).unwrap_err();
+        assert!(newer.to_string().contains("sends"), "{newer}");
+        assert!(
+            announce(5, &schema(31, &[("id", "bigint"), ("a", "text")], "a"))
+                .unwrap_err()
+                .to_string()
+                .contains("the key of table")
+        );
     }
 }

@@ -8,7 +8,7 @@
 
 mod kafka;
 
-use crate::codec::dts::{Front, Operation, SEQS_PER_RECORD, table_of, unknown_operation};
+use crate::codec::dts::{Front, Operation, SEQS_PER_RECORD, table_of};
 use crate::source::{Clock, FIRST_SEQ, Mark, Raws, Resume, SourceError, Start, TableFilter};
 
 pub use kafka::DtsReader;
@@ -68,50 +68,31 @@ impl Records {
     }
 
     /// Takes the record at `place`, read at `now` (ms), and appends it to `out` if it is a wanted row. `show` makes the
-    /// position's text of the source's own.
-    ///
-    /// # Errors
-    /// Why the record can't be used.
-    pub fn take(
-        &mut self,
-        datum: &[u8],
-        place: u64,
-        now: u64,
-        show: impl FnOnce(&str) -> String,
-        out: &mut Raws,
-    ) -> Result<(), SourceError> {
+    /// position's text of the source's own. A record that can't be read is appended too: the decoder fails on it, where
+    /// the configuration says what becomes of such.
+    pub fn take(&mut self, datum: &[u8], place: u64, now: u64, show: impl FnOnce(&str) -> String, out: &mut Raws) {
         let seq = self.seq;
         self.seq += SEQS_PER_RECORD;
         if Front::is_mock(datum) {
-            return Ok(());
+            return;
         }
-        let front = match Front::read(datum) {
-            Ok(front) => front,
-            Err(malformed) => return Err(SourceError::Record { position: show("?"), reason: malformed.to_string() }),
-        };
-        let operation = match front.operation {
-            Ok(operation) => operation,
-            Err(number) => {
-                let position = show(front.source_position);
-                return Err(SourceError::Record { position, reason: unknown_operation(number) });
-            }
-        };
+        let Ok(front) = Front::read(datum) else { return self.hand_on(seq, 0, now, &show("?"), datum, out) };
         let second = u64::try_from(front.source_timestamp).unwrap_or(0);
+        let Ok(operation) = front.operation else {
+            return self.hand_on(seq, second, now, &show(front.source_position), datum, out);
+        };
         if operation.is_row() || operation == Operation::Begin {
             if self.skip_before.is_some_and(|first| front.source_timestamp < first) {
-                return Ok(());
+                return;
             }
             self.skip_before = None;
         }
         match operation {
+            Operation::Insert | Operation::Update | Operation::Delete if self.wants(&front) => {
+                self.hand_on(seq, second, now, &show(front.source_position), datum, out);
+            }
             Operation::Insert | Operation::Update | Operation::Delete => {
-                let time = match self.open {
-                    Some(open) => open.time,
-                    None => self.clock.second(seq, second, now),
-                };
-                if self.wants(&front) {
-                    out.push_raw(seq, time, &show(front.source_position), b"", datum);
-                }
+                self.time(seq, second, now);
             }
             Operation::Begin => self.open = Some(Open { place, seq, time: self.clock.second(seq, second, now) }),
             Operation::Commit | Operation::Rollback | Operation::Abort => self.open = None,
@@ -120,7 +101,19 @@ impl Records {
             }
             _ => {}
         }
-        Ok(())
+    }
+
+    /// The time of a row: its transaction's, or the one of its own.
+    fn time(&mut self, seq: u64, second: u64, now: u64) -> u64 {
+        match self.open {
+            Some(open) => open.time,
+            None => self.clock.second(seq, second, now),
+        }
+    }
+
+    fn hand_on(&mut self, seq: u64, second: u64, now: u64, position: &str, datum: &[u8], out: &mut Raws) {
+        let time = self.time(seq, second, now);
+        out.push_raw(seq, time, position, b"", datum);
     }
 
     /// Notes that the source's end has been reached at `now` (ms) and nothing came.

@@ -60,10 +60,11 @@ impl Input {
             return Ok(false);
         }
         let cut = |input: &Input, error: &std::io::Error| match error.kind() {
-            ErrorKind::UnexpectedEof => SourceError::Record {
-                position: input.position(input.at),
-                reason: "the file ends inside a record; it is cut short, or is no file of DTS records".into(),
-            },
+            // No record comes behind it that could be gone on with.
+            ErrorKind::UnexpectedEof => SourceError::Source(format!(
+                "{}: the file ends inside a record; it is cut short, or is no file of DTS records",
+                input.position(input.at)
+            )),
             _ => input.failed(error),
         };
         let mut len = [0; 4];
@@ -115,7 +116,7 @@ impl Reader for DtsFileReader {
                 return Ok(self.records.mark(at, true));
             }
             let show = |position: &str| format!("{position} {}", self.input.position(at));
-            self.records.take(&self.datum, at, now, show, out)?;
+            self.records.take(&self.datum, at, now, show, out);
         }
         Ok(self.records.mark(self.input.at, false))
     }

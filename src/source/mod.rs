@@ -80,7 +80,7 @@ impl Raws {
 /// transactions, and the state of numbering there. `publish` keeps it in the companion topic.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Resume {
-    /// The source's own name for the place (binlog `file:offset`, DTS Kafka offset, file byte offset).
+    /// The source's own name for the place (binlog `file:offset at server`, DTS Kafka offset, file byte offset).
     pub position: String,
     /// The number of the first record read from there.
     pub seq: u64,
@@ -120,6 +120,9 @@ pub trait Reader: Send {
 
     /// Appends what is there to `out`, at most about [`BATCH_BYTES`](crate::change::BATCH_BYTES), waiting at most about
     /// ten milliseconds for the first record (but everything at hand is taken at once). Returns what is true now.
+    ///
+    /// A record that can't be used is handed on, with its number: its [`Decoder`] fails on it, and what becomes of it is
+    /// decided there. So an error here is one that nothing comes behind.
     ///
     /// # Errors
     /// [`SourceError`], after which the reader is done for. Records appended by the failing call are not to be used.
@@ -189,6 +192,16 @@ impl TableFilter {
         self.patterns.iter().filter(|pattern| !matches(pattern)).map(|(d, t)| format!("{d}.{t}")).collect()
     }
 
+    /// Whether any table of the database may be wanted.
+    pub fn may_want_of(&self, database: &str) -> bool {
+        let of = |(d, _): &(String, String)| glob(d.as_bytes(), database.as_bytes());
+        let wanted = match self.patterns.is_empty() {
+            true => !is_servers_own(database),
+            false => self.patterns.iter().any(of),
+        };
+        wanted && !self.without.iter().any(|pattern| of(pattern) && pattern.1 == "*")
+    }
+
     /// Whether the table is wanted.
     pub fn wants(&self, database: &str, table: &str) -> bool {
         let matches = |patterns: &[(String, String)]| {
@@ -198,11 +211,15 @@ impl TableFilter {
             patterns.iter().any(one)
         };
         let wanted = match self.patterns.is_empty() {
-            true => !matches!(database, "mysql" | "information_schema" | "performance_schema" | "sys"),
+            true => !is_servers_own(database),
             false => matches(&self.patterns),
         };
         wanted && !matches(&self.without)
     }
+}
+
+fn is_servers_own(database: &str) -> bool {
+    matches!(database, "mysql" | "information_schema" | "performance_schema" | "sys")
 }
 
 /// Whether `pattern`, with `*` for any run of bytes, matches the whole of `text`.
@@ -256,6 +273,9 @@ mod tests {
         assert!(filter.wants("shop", "orders") && !filter.wants("shop", "log_2026"));
         let filter = TableFilter::new(&["!*.log".into()]).unwrap();
         assert!(filter.wants("shop", "orders") && !filter.wants("shop", "log") && !filter.wants("mysql", "user"));
+        assert!(filter.may_want_of("shop") && !filter.may_want_of("mysql"));
+        let filter = TableFilter::new(&["shop*.*".into(), "!shop_2.*".into(), "!shop.log".into()]).unwrap();
+        assert!(filter.may_want_of("shop") && !filter.may_want_of("shop_2") && !filter.may_want_of("crm"));
         assert!(TableFilter::new(&["!log".into()]).unwrap_err().contains("'log'"));
         assert!(TableFilter::new(&["orders".into()]).unwrap_err().contains("'orders'"));
         assert!(!TableFilter::default().wants("mysql", "user") && TableFilter::default().wants("shop", "x"));

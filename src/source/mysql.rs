@@ -9,6 +9,7 @@
 //! The time of a transaction is what MySQL's GTID event says in microseconds; MariaDB says whole seconds, which the
 //! [`Clock`](crate::source::Clock) refines, and believes neither where they lie in the future. While the server has nothing to send it sends heartbeats, and time moves on.
 
+mod ahead;
 mod events;
 mod feed;
 mod outage;

@@ -41,6 +41,11 @@ impl Seqs {
         self.0[place] = self.0[place].max(seq);
     }
 
+    /// Takes note of all seqs of `other`.
+    pub fn raise_to(&mut self, other: &Seqs) {
+        (0..).zip(&other.0).for_each(|(partition, seq)| self.raise(partition, *seq));
+    }
+
     /// Whether no partition is behind `other`.
     pub fn covers(&self, other: &Seqs) -> bool {
         (0..).zip(&other.0).all(|(partition, seq)| self.at(partition) >= *seq)
@@ -67,7 +72,8 @@ pub struct Progress {
     pub epoch: u64,
     /// Of each partition every change of the lane up to and including this seq is applied, and no later one. Not one seq
     /// for all: a publisher that died may have committed more to one partition than to another, and what it reads again
-    /// then comes in a later epoch than what is there.
+    /// then comes in a later epoch than what is there. On topics of others a seq is an event time, and this says no more
+    /// than that none of what is applied is newer.
     pub seqs: Seqs,
 }
 
@@ -98,6 +104,17 @@ pub struct JobState {
     pub through: BTreeMap<u32, Seqs>,
     /// The newest checkpoint, if there is one.
     pub checkpoint: Option<Checkpoint>,
+}
+
+impl JobState {
+    /// Counts what may be half written as reached. For topics of others, where seqs are event times: no step is made of the
+    /// same changes again, so that none need be refused; their reader holds everything back that is not newer than what any
+    /// lane has written, and for that each step has to go on saying how far that is.
+    pub fn count_half_written(&mut self) {
+        for (lane, through) in std::mem::take(&mut self.through) {
+            self.lanes.entry(lane).or_default().seqs.raise_to(&through);
+        }
+    }
 }
 
 /// What one or several closed epochs did to the keys of one lane: one net change per key, each batch sorted by table and

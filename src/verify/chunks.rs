@@ -62,8 +62,10 @@ impl KeyRange {
 /// A column that is compared.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PlanColumn {
-    /// Its name on both sides.
+    /// Its name at the source.
     pub name: String,
+    /// Its name at the target: the same, or the only one there that differs in case alone.
+    pub target_name: String,
     /// What its values mean.
     pub ty: ColumnType,
     /// The target's name of its type; empty if the target has no such table.
@@ -113,6 +115,7 @@ impl TablePlan {
             let Some(target) = target else {
                 plan.columns.push(PlanColumn {
                     name: column.name.clone(),
+                    target_name: column.name.clone(),
                     ty: column.ty,
                     target_type: String::new(),
                     target_text: false,
@@ -120,7 +123,7 @@ impl TablePlan {
                 });
                 continue;
             };
-            let Some(found) = target.iter().find(|found| found.name == column.name) else {
+            let Some(found) = column_for(target, &column.name) else {
                 plan.missing_columns.push(column.name.clone());
                 continue;
             };
@@ -134,6 +137,7 @@ impl TablePlan {
             }
             plan.columns.push(PlanColumn {
                 name: column.name.clone(),
+                target_name: found.name.clone(),
                 ty,
                 target_type: found.type_name.clone(),
                 target_text: matches!(found.type_name.as_str(), "text" | "varchar" | "bpchar"),
@@ -141,7 +145,7 @@ impl TablePlan {
             });
         }
         if let Some(target) = target {
-            let unknown = |column: &&TargetColumn| schema.column(&column.name).is_none();
+            let unknown = |column: &&TargetColumn| !plan.columns.iter().any(|known| known.target_name == column.name);
             plan.extra_columns = target.iter().filter(unknown).map(|column| column.name.clone()).collect();
         }
         plan.key = schema.key.iter().filter_map(|name| plan.columns.iter().position(|c| c.name == *name)).collect();
@@ -161,6 +165,15 @@ impl TablePlan {
     pub fn leading(&self) -> &PlanColumn {
         &self.columns[self.key[0]]
     }
+}
+
+/// The target's column for one of the source, as `land` finds it: of the same name, or of the only name that differs in case
+/// alone.
+fn column_for<'t>(target: &'t [TargetColumn], name: &str) -> Option<&'t TargetColumn> {
+    target.iter().find(|column| column.name == name).or_else(|| {
+        let mut alike = target.iter().filter(|column| column.name.eq_ignore_ascii_case(name));
+        alike.next().filter(|_| alike.next().is_none())
+    })
 }
 
 /// A chunk of a table: what one reader reads from both sides.
@@ -283,6 +296,16 @@ mod tests {
         assert_eq!((plan.missing_columns, plan.extra_columns), (vec!["gone".to_string()], vec!["more".to_string()]));
         assert_eq!(plan.columns[1].ty, ColumnType::Json);
         assert!(plan.ranges && plan.key == [0]);
+    }
+
+    #[test]
+    fn a_column_is_found_by_the_only_name_that_differs_in_case_alone() {
+        let source = table(&[("OrderId", "bigint"), ("Note", "text"), ("Both", "int")], &["OrderId"]);
+        let targets = ["orderid", "note", "BOTH", "both"].map(|name| target(name, "int8"));
+        let plan = TablePlan::new(&source, Some(&targets));
+        assert!(plan.comparable());
+        assert_eq!(plan.columns.iter().map(|column| &*column.target_name).collect::<Vec<_>>(), ["orderid", "note"]);
+        assert_eq!((plan.missing_columns.join(","), plan.extra_columns.join(",")), ("Both".into(), "BOTH,both".into()));
     }
 
     #[test]

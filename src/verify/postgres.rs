@@ -311,14 +311,14 @@ impl Session for PostgresSession {
             .columns
             .iter()
             .zip(&decoders)
-            .map(|(column, decoder)| decoder.expression(&quoted(&column.name)))
+            .map(|(column, decoder)| decoder.expression(&quoted(&column.target_name)))
             .collect();
         let leading = plan.leading();
         let sql = format!(
             "SELECT {} FROM {}{}",
             expressions.join(", "),
             self.dialect.table(&plan.name),
-            keys.condition(&quoted(&leading.name), leading.target_nullable)
+            keys.condition(&quoted(&leading.target_name), leading.target_nullable)
         );
         let (name, table) = (self.name.clone(), &plan.name);
         let failed = |error: postgres::Error| VerifyError(format!("{name}: table {table}: {}", said(&error)));
@@ -334,7 +334,7 @@ impl Session for PostgresSession {
                             let column = &plan.columns[index];
                             return Err(VerifyError(format!(
                                 "{name}: table {table}, column {}: {} bytes are no {}",
-                                column.name,
+                                column.target_name,
                                 bytes.len(),
                                 column.target_type
                             )));

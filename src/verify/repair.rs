@@ -66,7 +66,7 @@ impl Dialect {
 
     fn delete(&self, plan: &TablePlan, row: &Row) -> String {
         let part = |&column: &usize| {
-            let name = quoted(&plan.columns[column].name);
+            let name = quoted(&plan.columns[column].target_name);
             match self.literal(plan.columns[column].ty, row.get(column)) {
                 null if null == "NULL" => format!("{name} IS NULL"),
                 literal => format!("{name} = {literal}"),
@@ -77,7 +77,7 @@ impl Dialect {
     }
 
     fn upsert(&self, plan: &TablePlan, row: &Row) -> String {
-        let names: Vec<String> = plan.columns.iter().map(|column| quoted(&column.name)).collect();
+        let names: Vec<String> = plan.columns.iter().map(|column| quoted(&column.target_name)).collect();
         let values: Vec<String> =
             plan.columns.iter().zip(row.values()).map(|(column, value)| self.literal(column.ty, value)).collect();
         let key: Vec<&str> = plan.key.iter().map(|&column| names[column].as_str()).collect();
@@ -120,6 +120,7 @@ mod tests {
     fn plan() -> TablePlan {
         let column = |name: &str, ty: &str| PlanColumn {
             name: name.into(),
+            target_name: name.into(),
             ty: ty.parse().unwrap(),
             target_type: String::new(),
             target_text: false,

@@ -55,7 +55,11 @@ impl SqliteSession {
     fn describe(&self, table: &str) -> rusqlite::Result<Option<Vec<TargetColumn>>> {
         let known = self
             .connection
-            .query_row("SELECT 1 FROM sqlite_master WHERE type IN ('table', 'view') AND name = ?1", [table], |_| Ok(()))
+            .query_row(
+                "SELECT 1 FROM sqlite_master WHERE type IN ('table', 'view') AND name = ?1 COLLATE NOCASE",
+                [table],
+                |_| Ok(()),
+            )
             .optional()?;
         if known.is_none() {
             return Ok(None);
@@ -87,13 +91,13 @@ impl Session for SqliteSession {
 
     fn read(&mut self, plan: &TablePlan, keys: &Keys, sink: &mut dyn RowSink) -> Result<(), VerifyError> {
         let failed = |error: rusqlite::Error| VerifyError(format!("{}: table {}: {error}", self.name, plan.name));
-        let columns: Vec<String> = plan.columns.iter().map(|column| quoted(&column.name)).collect();
+        let columns: Vec<String> = plan.columns.iter().map(|column| quoted(&column.target_name)).collect();
         let leading = plan.leading();
         let sql = format!(
             "SELECT {} FROM {}{}",
             columns.join(", "),
             quoted(&plan.name.table),
-            keys.condition(&quoted(&leading.name), leading.target_nullable)
+            keys.condition(&quoted(&leading.target_name), leading.target_nullable)
         );
         let mut statement = self.connection.prepare_cached(&sql).map_err(failed)?;
         let mut rows = statement.query([]).map_err(failed)?;

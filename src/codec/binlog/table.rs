@@ -362,6 +362,7 @@ fn layout(column: &Physical, ty: ColumnType, charset: Option<String>, members: &
         ColumnType::Set => {
             Layout::Set { bytes: choice_bytes, members: members.iter().map(|member| member.as_str().into()).collect() }
         }
+        ColumnType::Unknown => return Err("its type is not known".into()),
     })
 }
 

@@ -7,8 +7,11 @@
 //! - an integer is the narrowest signed type that holds the signed and the unsigned reading of its number (SMALLINT is
 //!   announced as MEDIUMINT, INT as BIGINT); a value above the signed 64 bits makes it BIGINT UNSIGNED;
 //! - a time has six digits of a second, and a value is written with six, or with none when it has no fraction;
-//! - a decimal has the digits of the widest value so far; precision 0 before the first. Its values keep their own scale;
+//! - a decimal has the precision that its values state; where one states none it is not known, and stays so. Its values keep
+//!   their own scale;
 //! - a BIT is 64 bits wide; TEXT or BLOB, CHAR or BINARY is what the values are.
+//!
+//! Before the first value a text, a BLOB and a decimal are of no known type: nothing is made of a guess.
 //!
 //! A value's text depends on the value alone, never on what the column has learned.
 
@@ -96,7 +99,14 @@ pub struct Column {
 impl Column {
     /// A column of which only name and number are known.
     pub fn new(name: String, number: i32) -> Self {
-        Column { prefix: column_prefix(&name), name, number, ty: type_of_number(number) }
+        let ty = match type_of_number(number) {
+            // One number for texts and bytes, and for geometry in both forms; decimals of all digits.
+            ColumnType::Varchar | ColumnType::Text | ColumnType::Geometry | ColumnType::Decimal { .. } => {
+                ColumnType::Unknown
+            }
+            ty => ty,
+        };
+        Column { prefix: column_prefix(&name), name, number, ty }
     }
 
     /// Appends `value` as one JSON value. Returns whether the column's type has changed.
@@ -149,7 +159,8 @@ impl Column {
             (ColumnType::Integer { bytes: a, unsigned: u }, ColumnType::Integer { bytes: b, unsigned: v }) => {
                 ColumnType::Integer { bytes: a.max(b), unsigned: u || v }
             }
-            (ColumnType::Decimal { precision: 0, .. }, _) => ty,
+            (known @ ColumnType::Decimal { precision: 0, .. }, ColumnType::Decimal { .. }) => known,
+            (ColumnType::Decimal { .. }, unstated @ ColumnType::Decimal { precision: 0, .. }) => unstated,
             (ColumnType::Decimal { precision: p, scale: s }, ColumnType::Decimal { precision: q, scale: t }) => {
                 let scale = s.max(t);
                 let whole = p.saturating_sub(s).max(q.saturating_sub(t));
@@ -255,8 +266,12 @@ impl Column {
             out.resize(out.len() + after - fraction.len(), b'0');
         }
         out.push(b'"');
+        let Some(precision) = usize::try_from(precision).ok().filter(|&precision| precision > 0) else {
+            // The next value may have more digits, before the point or behind it.
+            return Ok(ColumnType::Decimal { precision: 0, scale: 0 });
+        };
         let before = whole.iter().position(|&byte| byte != b'0').map_or(0, |start| whole.len() - start);
-        let precision = usize::try_from(precision).unwrap_or(0).max(before + after).max(1);
+        let precision = precision.max(before + after).max(1);
         Ok(ColumnType::Decimal { precision: precision.min(255) as u8, scale: after as u8 })
     }
 
@@ -421,7 +436,7 @@ mod tests {
         assert_eq!(c.ty.to_string(), "bigint unsigned");
 
         let mut d = Column::new("d".into(), 246);
-        assert_eq!(d.ty.to_string(), "decimal(0,0)");
+        assert_eq!(d.ty.to_string(), "unknown");
         decimal(&mut d, "123.4", 4, 1).unwrap();
         assert_eq!(d.ty.to_string(), "decimal(4,1)");
         decimal(&mut d, "1.234", 4, 3).unwrap();

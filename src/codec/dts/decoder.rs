@@ -109,7 +109,7 @@ impl Decoder for DtsDecoder {
 }
 
 /// The sentence about an operation that the known schema does not have.
-pub fn unknown_operation(number: i64) -> String {
+fn unknown_operation(number: i64) -> String {
     format!("the record's operation is number {number}, which this tidegate does not know; it needs a newer one")
 }
 

@@ -19,7 +19,7 @@ mod encode;
 mod layout;
 
 pub use avro::{Front, Malformed};
-pub use decoder::{DtsDecoder, SEQS_PER_RECORD, unknown_operation};
+pub use decoder::{DtsDecoder, SEQS_PER_RECORD};
 pub use encode::{Images, NewRecord, encode};
 pub use layout::table_of;
 

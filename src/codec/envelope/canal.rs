@@ -5,9 +5,10 @@ use std::collections::HashMap;
 
 use serde::Deserialize;
 
-use super::{Event, ForeignRecord, LooseRow, not_rows, parse};
+use super::{Event, Events, ForeignRecord, LooseRow, not_rows, parse};
 use crate::change::{ColumnType, Form, Op};
 use crate::codec::row::write_bytes;
+use crate::source::TableFilter;
 
 #[derive(Deserialize)]
 struct Message<'a> {
@@ -31,8 +32,12 @@ struct Message<'a> {
     old: Option<Vec<Option<LooseRow<'a>>>>,
 }
 
-pub(super) fn events<'a>(record: &ForeignRecord<'a>) -> Result<Vec<Event<'a>>, String> {
+pub(super) fn events<'a>(record: &ForeignRecord<'a>, tables: &TableFilter) -> Result<Events<'a>, String> {
     let message: Message = parse(record.value, "a flat message of Canal")?;
+    let time = message.es.or(message.ts);
+    if !tables.wants(&message.database, &message.table) {
+        return Ok(Events::Unwanted(time));
+    }
     let op = match &*message.kind {
         "INSERT" => Op::Insert,
         "UPDATE" => Op::Update,
@@ -41,11 +46,11 @@ pub(super) fn events<'a>(record: &ForeignRecord<'a>) -> Result<Vec<Event<'a>>, S
         _ if message.is_ddl
             || matches!(&*message.kind, "QUERY" | "CREATE" | "ALTER" | "CINDEX" | "DINDEX" | "RENAME") =>
         {
-            return Ok(Vec::new());
+            return Ok(Events::Rows(Vec::new()));
         }
         other => return Err(format!("its type is '{other}', which Canal's flat messages don't have")),
     };
-    let time = message.es.or(message.ts).ok_or("it has neither es nor ts: when was it?")?;
+    let time = time.ok_or("it has neither es nor ts: when was it?")?;
     let types: HashMap<String, ColumnType> = message
         .types
         .unwrap_or_default()
@@ -79,7 +84,7 @@ pub(super) fn events<'a>(record: &ForeignRecord<'a>) -> Result<Vec<Event<'a>>, S
             before,
         });
     }
-    Ok(events)
+    Ok(Events::Rows(events))
 }
 
 fn converted<'a>(row: LooseRow<'a>, types: &HashMap<String, ColumnType>) -> Result<LooseRow<'a>, String> {

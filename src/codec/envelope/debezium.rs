@@ -14,9 +14,10 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 use xxhash_rust::xxh3::xxh3_128;
 
-use super::{Event, ForeignRecord, LooseRow, not_rows, parse};
+use super::{Event, Events, ForeignRecord, LooseRow, not_rows, parse};
 use crate::change::{ColumnType, Op};
 use crate::codec::row::{Civil, civil_from_unix, write_date, write_datetime, write_time};
+use crate::source::TableFilter;
 
 /// A message with schema; both halves are missing without one.
 #[derive(Deserialize)]
@@ -150,15 +151,24 @@ fn type_of(column: &Field) -> Result<(ColumnType, Encoding), String> {
     })
 }
 
-pub(super) fn events<'a>(record: &ForeignRecord<'a>, schemas: &mut Schemas) -> Result<Vec<Event<'a>>, String> {
+pub(super) fn events<'a>(
+    record: &ForeignRecord<'a>,
+    tables: &TableFilter,
+    schemas: &mut Schemas,
+) -> Result<Events<'a>, String> {
     const WHAT: &str = "a change event of Debezium";
     let wrapped: Wrapped = parse(record.value, WHAT)?;
     let value = wrapped.payload.map_or(record.value, |payload| payload.get().as_bytes());
-    let columns = wrapped.schema.map(|schema| schemas.of(schema.get())).transpose()?.unwrap_or_default();
     if value == b"null" {
-        return Ok(Vec::new());
+        return Ok(Events::Rows(Vec::new()));
     }
     let payload: Payload = parse(value, WHAT)?;
+    let time = payload.source.as_ref().and_then(|source| source.ts_ms).filter(|ms| *ms > 0).or(payload.ts_ms);
+    let names = payload.source.as_ref().map(|source| (&*source.db, source.table.as_deref().unwrap_or_default()));
+    if names.is_some_and(|(database, table)| !tables.wants(database, table)) {
+        return Ok(Events::Unwanted(time));
+    }
+    let columns = wrapped.schema.map(|schema| schemas.of(schema.get())).transpose()?.unwrap_or_default();
     let Some(op) = payload.op else {
         return Err(
             "it has no op: transforms such as ExtractNewRecordState throw away what was done; leave them out".into()
@@ -171,7 +181,7 @@ pub(super) fn events<'a>(record: &ForeignRecord<'a>, schemas: &mut Schemas) -> R
         "u" => Op::Update,
         "d" => Op::Delete,
         "t" => return Err(not_rows("TRUNCATE", &source.db, &table)),
-        "m" => return Ok(Vec::new()),
+        "m" => return Ok(Events::Rows(Vec::new())),
         other => return Err(format!("its op is '{other}', which Debezium does not have")),
     };
     let (row, before) = match op {
@@ -185,16 +195,16 @@ pub(super) fn events<'a>(record: &ForeignRecord<'a>, schemas: &mut Schemas) -> R
             source.db
         ));
     }
-    Ok(vec![Event {
+    Ok(Events::Rows(vec![Event {
         op,
-        time: source.ts_ms.filter(|ms| *ms > 0).or(payload.ts_ms).ok_or("it has no ts_ms: when was it?")?,
+        time: time.ok_or("it has no ts_ms: when was it?")?,
         database: source.db,
         table,
         key,
         types: columns.iter().map(|(name, (ty, _))| (name.clone(), *ty)).collect(),
         row: decoded(row, &columns)?,
         before: before.map(|before| decoded(before, &columns)).transpose()?,
-    }])
+    }]))
 }
 
 /// From `{"id":1}`, with or without a schema around it.

@@ -5,8 +5,9 @@ use std::collections::HashMap;
 
 use serde::Deserialize;
 
-use super::{Event, ForeignRecord, LooseRow, not_rows, parse};
+use super::{Event, Events, ForeignRecord, LooseRow, not_rows, parse};
 use crate::change::Op;
+use crate::source::TableFilter;
 
 #[derive(Deserialize)]
 struct Message<'a> {
@@ -25,15 +26,19 @@ struct Message<'a> {
     old: Option<LooseRow<'a>>,
 }
 
-pub(super) fn events<'a>(record: &ForeignRecord<'a>) -> Result<Vec<Event<'a>>, String> {
+pub(super) fn events<'a>(record: &ForeignRecord<'a>, tables: &TableFilter) -> Result<Events<'a>, String> {
     let message: Message = parse(record.value, "a message of Maxwell")?;
+    let time = message.ts.map(|seconds| seconds.saturating_mul(1000));
+    if !tables.wants(&message.database, &message.table) {
+        return Ok(Events::Unwanted(time));
+    }
     let op = match &*message.kind {
         "insert" | "bootstrap-insert" => Op::Insert,
         "update" => Op::Update,
         "delete" => Op::Delete,
         "table-drop" => return Err(not_rows("DROP TABLE", &message.database, &message.table)),
         kind if kind.starts_with("bootstrap-") || kind.starts_with("table-") || kind.starts_with("database-") => {
-            return Ok(Vec::new());
+            return Ok(Events::Rows(Vec::new()));
         }
         other => return Err(format!("its type is '{other}', which Maxwell's messages don't have")),
     };
@@ -49,16 +54,16 @@ pub(super) fn events<'a>(record: &ForeignRecord<'a>) -> Result<Vec<Event<'a>>, S
         ));
     }
     let before = message.old.filter(|_| op == Op::Update).map(|old| row.overlaid(&old));
-    Ok(vec![Event {
+    Ok(Events::Rows(vec![Event {
         op,
-        time: message.ts.ok_or("it has no ts: when was it?")?.saturating_mul(1000),
+        time: time.ok_or("it has no ts: when was it?")?,
         database: message.database,
         table: message.table,
         key,
         types: HashMap::new(),
         row,
         before,
-    }])
+    }]))
 }
 
 /// From `{"database":"d","table":"t","pk.id":1}` or `["d","t",[{"id":1}]]`.

@@ -14,6 +14,7 @@ use std::collections::HashMap;
 use super::loose::{LooseImage, LooseRow};
 use crate::change::{Changes, ColumnType, NewChange, Op, TableName, TableSchema};
 use crate::config::EnvelopeKind;
+use crate::source::TableFilter;
 
 /// One row event of an envelope.
 #[derive(Debug)]
@@ -31,6 +32,22 @@ struct Event<'a> {
     before: Option<LooseRow<'a>>,
 }
 
+/// What an envelope holds.
+enum Events<'a> {
+    Rows(Vec<Event<'a>>),
+    /// Something of a table that is not wanted, of which only the time is looked at.
+    Unwanted(Option<u64>),
+}
+
+/// What became of a record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Decoded {
+    /// Its changes, if it has any, were appended.
+    Changes,
+    /// It is of a table that is not wanted; its time in ms, if it says one.
+    Unwanted(Option<u64>),
+}
+
 /// A record of a foreign topic.
 #[derive(Clone, Copy)]
 pub struct ForeignRecord<'a> {
@@ -45,6 +62,7 @@ pub struct ForeignRecord<'a> {
 /// Turns records of one kind of envelope into changes.
 pub struct ForeignDecoder {
     kind: EnvelopeKind,
+    tables: TableFilter,
     schemas: debezium::Schemas,
     guessed: HashMap<TableName, HashMap<String, ColumnType>>,
     announced: HashMap<TableName, TableSchema>,
@@ -53,10 +71,11 @@ pub struct ForeignDecoder {
 }
 
 impl ForeignDecoder {
-    /// A decoder of that kind of envelope.
-    pub fn new(kind: EnvelopeKind) -> Self {
+    /// A decoder of that kind of envelope, for the tables that are wanted.
+    pub fn new(kind: EnvelopeKind, tables: TableFilter) -> Self {
         ForeignDecoder {
             kind,
+            tables,
             schemas: debezium::Schemas::default(),
             guessed: HashMap::new(),
             announced: HashMap::new(),
@@ -66,7 +85,8 @@ impl ForeignDecoder {
     }
 
     /// Appends the changes of a record to `out`; their seq is their time. A table's schema that is new goes to `announce`
-    /// where the envelope says what the key is.
+    /// where the envelope says what the key is. Of a table that is not wanted nothing but the time is asked: it may have no
+    /// key, types that nobody knows, and be truncated.
     ///
     /// # Errors
     /// What is wrong with the record; nothing is appended then.
@@ -75,13 +95,18 @@ impl ForeignDecoder {
         record: &ForeignRecord,
         out: &mut Changes,
         mut announce: impl FnMut(TableSchema),
-    ) -> Result<(), String> {
+    ) -> Result<Decoded, String> {
+        let tables = &self.tables;
         let events = match self.kind {
             EnvelopeKind::Tidegate => unreachable!("tidegate's own topics have a reader of their own"),
-            EnvelopeKind::BinlogHeaders => headers_event(record)?,
-            EnvelopeKind::CanalJson => canal::events(record)?,
-            EnvelopeKind::DebeziumJson => debezium::events(record, &mut self.schemas)?,
-            EnvelopeKind::MaxwellJson => maxwell::events(record)?,
+            EnvelopeKind::BinlogHeaders => headers_event(record, tables)?,
+            EnvelopeKind::CanalJson => canal::events(record, tables)?,
+            EnvelopeKind::DebeziumJson => debezium::events(record, tables, &mut self.schemas)?,
+            EnvelopeKind::MaxwellJson => maxwell::events(record, tables)?,
+        };
+        let events = match events {
+            Events::Rows(events) => events,
+            Events::Unwanted(time) => return Ok(Decoded::Unwanted(time)),
         };
         let had = out.len();
         for event in events {
@@ -92,7 +117,7 @@ impl ForeignDecoder {
                 return Err(format!("table {}.{}{reason}", event.database, event.table));
             }
         }
-        Ok(())
+        Ok(Decoded::Changes)
     }
 
     fn push(
@@ -145,24 +170,28 @@ impl ForeignDecoder {
 }
 
 /// A row beside headers that say what was done: `binlog.type`, `binlog.database`, `binlog.table`, `timestamp` (ms).
-fn headers_event<'a>(record: &ForeignRecord<'a>) -> Result<Vec<Event<'a>>, String> {
+fn headers_event<'a>(record: &ForeignRecord<'a>, tables: &TableFilter) -> Result<Events<'a>, String> {
     let header = |name: &str| {
         let bytes = (record.header)(name).ok_or_else(|| format!("the header '{name}' is missing"))?;
         std::str::from_utf8(bytes).map_err(|_| format!("the header '{name}' is no text"))
     };
-    let op = header("binlog.type")?;
-    let time = header("timestamp")?;
-    Ok(vec![Event {
+    let (database, table) = (header("binlog.database")?, header("binlog.table")?);
+    let time = header("timestamp");
+    if !tables.wants(database, table) {
+        return Ok(Events::Unwanted(time.ok().and_then(|time| time.parse().ok())));
+    }
+    let (op, time) = (header("binlog.type")?, time?);
+    Ok(Events::Rows(vec![Event {
         op: Op::from_name(&op.to_ascii_lowercase())
             .ok_or_else(|| format!("the header 'binlog.type' is '{op}', which is none of insert, update and delete"))?,
         time: time.parse().map_err(|_| format!("the header 'timestamp' is '{time}', which is no time in ms"))?,
-        database: header("binlog.database")?.into(),
-        table: header("binlog.table")?.into(),
+        database: database.into(),
+        table: table.into(),
         key: Vec::new(),
         types: HashMap::new(),
         row: parse(record.value, "a row as a JSON object")?,
         before: None,
-    }])
+    }]))
 }
 
 /// Reads JSON, or says that it is not what it should be.

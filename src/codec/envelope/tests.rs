@@ -17,7 +17,7 @@ fn decode_with<'a>(
     let mut out = Changes::default();
     let mut schemas = Vec::new();
     let record = ForeignRecord { key: key.map(str::as_bytes), value: value.as_bytes(), header };
-    ForeignDecoder::new(kind).decode(&record, &mut out, |schema| schemas.push(schema))?;
+    ForeignDecoder::new(kind, TableFilter::default()).decode(&record, &mut out, |schema| schemas.push(schema))?;
     let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
     let seen = out.changes().map(|change| {
         (change.op().name(), change.head.time, change.table_name().to_string(), text(change.key()), text(change.row()))
@@ -152,7 +152,7 @@ fn a_row_beside_headers_keeps_the_records_key() {
     assert_eq!(changes, [seen("delete", 99, "7", r#"{"id":7}"#)]);
     assert!(schemas.is_empty(), "the key's columns are not known");
     let error = decode(EnvelopeKind::BinlogHeaders, Some("7"), "{}").unwrap_err();
-    assert_eq!(error, "the header 'binlog.type' is missing");
+    assert_eq!(error, "the header 'binlog.database' is missing");
 }
 
 #[test]
@@ -165,6 +165,47 @@ fn what_is_something_else_is_refused_and_leaves_nothing() {
     let half = r#"{"data":[{"id":"2"},{"id":"x"}],"database":"shop","table":"t","es":7,"type":"INSERT","pkNames":["id"],"mysqlType":{"id":"int"}}"#;
     let mut out = Changes::default();
     let record = ForeignRecord { key: None, value: half.as_bytes(), header: &|_| None };
-    let error = ForeignDecoder::new(EnvelopeKind::CanalJson).decode(&record, &mut out, |_| {}).unwrap_err();
+    let error = ForeignDecoder::new(EnvelopeKind::CanalJson, TableFilter::default())
+        .decode(&record, &mut out, |_| {})
+        .unwrap_err();
     assert!(error.contains("table shop.t, column id") && out.is_empty(), "{error}");
+}
+
+#[test]
+fn of_a_table_that_is_not_wanted_nothing_but_the_time_is_asked() {
+    let tables = TableFilter::new(&["shop.*".to_string(), "!shop.log".to_string()]).unwrap();
+    let messages = [
+        (
+            EnvelopeKind::CanalJson,
+            r#"{"type":"TRUNCATE","isDdl":true,"database":"shop","table":"log","es":7000,"pkNames":null}"#,
+        ),
+        (
+            EnvelopeKind::CanalJson,
+            r#"{"type":"INSERT","database":"shop","table":"log","es":7000,"pkNames":null,"mysqlType":{"a":"frob"},"data":[{"a":"1"}]}"#,
+        ),
+        (EnvelopeKind::MaxwellJson, r#"{"type":"insert","database":"shop","table":"log","ts":7,"data":{"a":1}}"#),
+        (EnvelopeKind::MaxwellJson, r#"{"type":"table-drop","database":"shop","table":"log","ts":7}"#),
+        (EnvelopeKind::DebeziumJson, r#"{"op":"t","source":{"db":"shop","table":"log","ts_ms":7000}}"#),
+        (
+            EnvelopeKind::DebeziumJson,
+            r#"{"schema":{"type":"struct","fields":[{"field":"after","type":"struct","fields":[{"field":"a","type":"frob"}]}]},
+               "payload":{"op":"c","after":{"a":1},"source":{"db":"shop","table":"log","ts_ms":7000}}}"#,
+        ),
+        (EnvelopeKind::BinlogHeaders, "no row"),
+    ];
+    fn header(name: &str) -> Option<&'static [u8]> {
+        [("binlog.database", "shop"), ("binlog.table", "log"), ("timestamp", "7000"), ("binlog.type", "frob")]
+            .into_iter()
+            .find_map(|(known, value)| (known == name).then_some(value.as_bytes()))
+    }
+    for (kind, message) in messages {
+        let record = ForeignRecord { key: None, value: message.as_bytes(), header: &header };
+        let decode = |tables: &TableFilter| {
+            let mut out = Changes::default();
+            let decoded = ForeignDecoder::new(kind, tables.clone()).decode(&record, &mut out, |_| panic!("{message}"));
+            decoded.map(|decoded| (decoded, out.len()))
+        };
+        assert_eq!(decode(&tables), Ok((Decoded::Unwanted(Some(7000)), 0)), "{kind:?} {message}");
+        assert!(decode(&TableFilter::default()).is_err(), "{kind:?} {message}");
+    }
 }

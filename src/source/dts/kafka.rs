@@ -122,7 +122,7 @@ impl DtsReader {
                 let _ = write!(text, "{position} {}/{PARTITION}/{offset}", self.topic); // a String takes everything
                 text
             };
-            self.records.take(datum, offset, now, show, out)?;
+            self.records.take(datum, offset, now, show, out);
             self.consumed.fetch_add(datum.len() as u64, Ordering::Relaxed);
             self.next = offset + 1;
             self.at_end = false;
@@ -183,28 +183,19 @@ fn client_config(config: &DtsConfig) -> Result<ClientConfig, SourceError> {
         let sid = config.sid.as_deref().ok_or_else(|| {
             SourceError::Source("source: a DTS 'user' needs the 'sid' of the consumer group beside it".into())
         })?;
+        let password = config.password.as_deref().ok_or_else(|| {
+            SourceError::Source("source: a DTS 'user' needs a 'password' or a 'password_file' beside it".into())
+        })?;
         client
             .set("security.protocol", "SASL_PLAINTEXT")
             .set("sasl.mechanism", "PLAIN")
             .set("sasl.username", format!("{user}-{sid}"))
-            .set("sasl.password", password(config)?);
+            .set("sasl.password", password);
     }
     for (name, value) in &config.properties {
         client.set(name, value);
     }
     Ok(client)
-}
-
-fn password(config: &DtsConfig) -> Result<String, SourceError> {
-    match (&config.password, &config.password_file) {
-        (Some(password), _) => Ok(password.clone()),
-        (None, Some(path)) => std::fs::read_to_string(path)
-            .map(|text| text.trim_end_matches(['\r', '\n']).to_string())
-            .map_err(|error| SourceError::Source(format!("password_file {} can't be read: {error}", path.display()))),
-        (None, None) => {
-            Err(SourceError::Source("source: a DTS 'user' needs a 'password' or a 'password_file' beside it".into()))
-        }
-    }
 }
 
 /// Keeps the last thing that librdkafka complained of: its error codes alone do not say why.

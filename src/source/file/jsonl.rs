@@ -85,10 +85,10 @@ impl Reader for JsonlReader {
             if line.is_empty() {
                 continue;
             }
-            let time = match serde_json::from_slice::<Front>(line) {
-                Ok(Front { time }) => self.clock.exact(seq, time.unwrap_or_else(now_ms), now_ms()),
-                Err(error) => return Err(SourceError::Record { position, reason: not_a_line(&error) }),
-            };
+            // A line that can't be read has the time of the one before; the decoder fails on it, where the configuration
+            // says what becomes of such.
+            let stamp = serde_json::from_slice::<Front>(line).map_or(0, |front| front.time.unwrap_or_else(now_ms));
+            let time = self.clock.exact(seq, stamp, now_ms());
             out.push_raw(seq, time, &position, b"", line);
         }
         Ok(self.mark(false))

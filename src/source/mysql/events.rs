@@ -13,7 +13,7 @@ use crate::change::TableName;
 use crate::codec::binlog::{Described, Flavor, TableMap, event, pack_context};
 use crate::source::{Clock, Mark, Raws, Resume, SourceError, TableFilter};
 
-use super::place::Place;
+use super::place::{Identity, Place, kept_as};
 use super::server::versioned;
 use super::statement::{Named, Statement, classify};
 
@@ -36,23 +36,43 @@ mod mariadb {
 /// MySQL's heartbeat with a position of more than 32 bits.
 const HEARTBEAT_V2: u8 = 0x29;
 
-/// Asks the server how a table looks; `None`: it has no such table.
-pub(super) type Describe<'a> = dyn FnMut(&TableName) -> Result<Option<Described>, SourceError> + 'a;
+/// Asks the server how the table of the rows at a place looks.
+pub(super) type Describe<'a> = dyn FnMut(&TableName, &Place) -> Result<Shown, SourceError> + 'a;
+
+/// What the server shows of a table.
+pub(super) struct Shown {
+    /// How it looks now; `None`: there is no such table.
+    pub described: Option<Described>,
+    /// Where it was given that look, if that is behind the place that was asked about.
+    pub reshaped: Option<Place>,
+}
+
+/// What is to be done with a table's rows.
+#[derive(Clone)]
+enum Context {
+    Unwanted,
+    /// They are handed on with what their decoder needs.
+    Rows(Arc<[u8]>),
+    /// They can't be decoded, for that reason.
+    Unusable(Arc<str>),
+}
 
 /// Follows the events of a binlog.
 pub(super) struct Follower {
     flavor: Flavor,
     filter: TableFilter,
     clock: Clock,
+    /// Whose binlog it is.
+    identity: Identity,
     /// The end of what has been taken.
     place: Place,
     /// The number of the next event.
     seq: u64,
     open: Option<Transaction>,
-    /// Contexts of the tables of the open transaction, by table number; `None`: not wanted.
-    tables: HashMap<u64, Option<Arc<[u8]>>>,
-    /// Contexts by the table map's bytes.
-    contexts: HashMap<Box<[u8]>, Option<Arc<[u8]>>>,
+    /// Contexts of the tables of the open transaction, by table number.
+    tables: HashMap<u64, Context>,
+    /// Contexts by the table map's bytes, until a table is altered.
+    contexts: HashMap<Box<[u8]>, Context>,
     /// The transaction that was open when the connection broke: what is taken of it again has the time that it had.
     broken: Option<Transaction>,
     /// Events with lower numbers have been handed on before the connection broke.
@@ -76,11 +96,12 @@ struct Transaction {
 }
 
 impl Follower {
-    pub fn new(flavor: Flavor, filter: TableFilter, place: Place, seq: u64, clock: Clock) -> Self {
+    pub fn new(flavor: Flavor, filter: TableFilter, identity: Identity, place: Place, seq: u64, clock: Clock) -> Self {
         Follower {
             flavor,
             filter,
             clock,
+            identity,
             place,
             seq,
             open: None,
@@ -122,7 +143,8 @@ impl Follower {
     pub fn mark(&self, end: bool) -> Mark {
         let seq = self.seq.max(self.handed);
         let (place, from) = self.open.as_ref().map_or((&self.place, self.seq), |open| (&open.place, open.seq));
-        Mark { seq, time: self.clock.time(), resume: Resume { position: place.to_string(), seq: from }, end }
+        let resume = Resume { position: kept_as(place, &self.identity), seq: from };
+        Mark { seq, time: self.clock.time(), resume, end }
     }
 
     /// Takes an event, read at `now` (ms), and appends it to `out` if it changes rows of a wanted table.
@@ -224,6 +246,8 @@ impl Follower {
                 self.statement(&query.query(), &query.schema(), second, now, out)?;
             }
             Ok(EventType::XID_EVENT) => self.open = None,
+            // LOAD DATA, whose file was logged before it.
+            Ok(EventType::EXECUTE_LOAD_QUERY_EVENT) => return Err(self.as_text()),
             Ok(EventType::XA_PREPARE_LOG_EVENT) => return Err(self.distributed()),
             Ok(EventType::PARTIAL_UPDATE_ROWS_EVENT) => {
                 return Err(self.refused(
@@ -295,12 +319,15 @@ impl Follower {
             Statement::Rollback => {}
             Statement::End => self.open = None,
             Statement::Xa => return Err(self.distributed()),
-            Statement::RowsAsText => {
-                return Err(self.refused(
-                    "the rows that a statement changed are not in the binlog: set binlog_format=ROW on the server, for all \
-                     sessions, and copy the tables anew",
-                ));
-            }
+            Statement::RowsAsText { tables } => match self.wanted(&tables, default_database) {
+                None if !tables.is_empty() => tracing::warn!(
+                    "{}: a statement about a table that is not wanted is logged as text; if triggers or foreign keys make it \
+                     change wanted ones too, run verify: {}",
+                    self.place,
+                    shortened(sql)
+                ),
+                _ => return Err(self.as_text()),
+            },
             Statement::Unlogged { what, tables } => match self.wanted(&tables, default_database) {
                 None => self.seq += 1,
                 Some(wanted) => {
@@ -313,13 +340,16 @@ impl Follower {
                     self.hand_on(&[&[event::UNUSABLE], reason.as_bytes()], &[], 1, time, out);
                 }
             },
-            Statement::Alter { tables } => {
+            Statement::Alter { tables, .. } => {
+                self.contexts.clear(); // a table may be another under the same map
                 if let Some(wanted) = self.wanted(&tables, default_database) {
-                    let short: String = sql.chars().take(200).collect();
-                    tracing::warn!(
-                        "{}: what becomes of the rows of {wanted} is not in the binlog, run verify: {short}",
-                        self.place
-                    );
+                    self.warn_of_rows(&wanted, sql);
+                }
+            }
+            Statement::DropDatabase { database } => {
+                self.contexts.clear();
+                if self.filter.may_want_of(&database) {
+                    self.warn_of_rows(&format!("{database}.*"), sql);
                 }
             }
             Statement::Other => {}
@@ -328,6 +358,11 @@ impl Follower {
             self.open = None;
         }
         Ok(())
+    }
+
+    fn warn_of_rows(&self, tables: &str, sql: &str) {
+        let (place, sql) = (&self.place, shortened(sql));
+        tracing::warn!("{place}: what becomes of the rows of {tables} is not in the binlog, run verify: {sql}");
     }
 
     /// The names of those tables that are wanted; `None`: none is.
@@ -345,13 +380,12 @@ impl Follower {
             Some(context) => context.clone(),
             None => {
                 let context = match self.filter.wants(map.database, map.table) {
-                    false => None,
-                    true => Some(self.context(body, &map, describe)?),
+                    false => Context::Unwanted,
+                    true => self.context(body, &map, describe)?,
                 };
                 if self.contexts.len() == CONTEXTS_MAX {
                     self.contexts.clear();
                 }
-                let context: Option<Arc<[u8]>> = context.map(Arc::from);
                 self.contexts.insert(body.into(), context.clone());
                 context
             }
@@ -361,15 +395,15 @@ impl Follower {
     }
 
     /// The context of a wanted table's rows. The server is asked what its map leaves open.
-    fn context(&self, body: &[u8], map: &TableMap, describe: &mut Describe) -> Result<Vec<u8>, SourceError> {
+    fn context(&self, body: &[u8], map: &TableMap, describe: &mut Describe) -> Result<Context, SourceError> {
         let malformed = |error| self.broken_event(&error);
         let full = map.is_full(self.flavor).map_err(malformed)?;
         let doubtful = map.may_be_versioned(self.flavor).map_err(malformed)?;
         if full && !doubtful {
-            return Ok(pack_context(self.flavor, body, None));
+            return Ok(Context::Rows(pack_context(self.flavor, body, None).into()));
         }
         let table = TableName::new(map.database, map.table);
-        let described = describe(&table)?;
+        let Shown { described, reshaped } = describe(&table, &self.place)?;
         let shown = described.as_ref().map_or(&[][..], |described| &described.columns);
         if doubtful
             && (described.as_ref().is_some_and(|described| described.versioned)
@@ -383,7 +417,16 @@ impl Follower {
                  how it looked: set binlog_row_metadata=FULL there, or leave the table out"
             )));
         }
-        Ok(pack_context(self.flavor, body, described.as_ref().filter(|_| !full)))
+        if let Some(reshaped) = reshaped.filter(|_| !full) {
+            let reason = format!(
+                "table {table} was altered at binlog {reshaped}, behind these rows, and the binlog does not say how their columns \
+                 were named: copy the table anew and publish to another topic from behind that place, or let [publish] \
+                 dead_letter name a file that such rows may go to and let verify --repair mend the table; \
+                 binlog_row_metadata=FULL at the source keeps this from happening again"
+            );
+            return Ok(Context::Unusable(reason.into()));
+        }
+        Ok(Context::Rows(pack_context(self.flavor, body, described.as_ref().filter(|_| !full)).into()))
     }
 
     fn rows(&mut self, kind: u8, data: &[u8], second: u64, now: u64, out: &mut Raws) -> Result<(), SourceError> {
@@ -397,15 +440,18 @@ impl Follower {
             }
         };
         let (numbers, time) = (data.len() as u64, self.time(second, now));
-        match context {
-            Some(context) => {
-                if let Some(open) = &mut self.open {
-                    open.rows = true;
-                }
-                self.hand_on(&[&[kind], data], &context, numbers, time, out);
+        let (body, context): ([&[u8]; 2], &[u8]) = match &context {
+            Context::Rows(context) => ([&[kind], data], context),
+            Context::Unusable(reason) => ([&[event::UNUSABLE], reason.as_bytes()], &[]),
+            Context::Unwanted => {
+                self.seq += numbers;
+                return Ok(());
             }
-            None => self.seq += numbers,
+        };
+        if let Some(open) = &mut self.open {
+            open.rows = true;
         }
+        self.hand_on(&body, context, numbers, time, out);
         Ok(())
     }
 
@@ -440,9 +486,20 @@ impl Follower {
         )
     }
 
+    fn as_text(&self) -> SourceError {
+        self.refused(
+            "the rows that a statement changed are not in the binlog: set binlog_format=ROW on the server, for all sessions, and \
+             copy the tables anew",
+        )
+    }
+
     fn refused(&self, reason: &str) -> SourceError {
         SourceError::Source(format!("binlog {}: {reason}", self.place))
     }
+}
+
+fn shortened(sql: &str) -> String {
+    sql.chars().take(200).collect()
 }
 
 /// When a transaction was committed, as exactly as the server says.

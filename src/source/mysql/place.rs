@@ -1,9 +1,34 @@
-//! A place in the binlog.
+//! A place in the binlog, and whose binlog it is.
+//!
+//! Files of one name are in the binlogs of all servers, and a place in one says nothing about another: after a fail-over
+//! reading would go on somewhere. So a place that is kept has the server's identity beside it.
 
 use std::fmt;
 use std::str::FromStr;
 
 use crate::source::SourceError;
+
+/// Which server it is: MySQL's `server_uuid`; of MariaDB, which has none, the `server_id`, which no two servers that
+/// replicate to each other share.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Identity(pub String);
+
+/// A place that is kept, as text: `file:offset at identity`.
+pub fn kept_as(place: &Place, identity: &Identity) -> String {
+    format!("{place} at {}", identity.0)
+}
+
+/// The place and the identity in the text of a place that was kept; those of old have no identity, nor have those that
+/// people write.
+///
+/// # Errors
+/// It is no place in a binlog.
+pub fn kept_in(text: &str) -> Result<(Place, Option<Identity>), SourceError> {
+    match text.split_once(" at ") {
+        Some((place, identity)) => Ok((place.parse()?, Some(Identity(identity.into())))),
+        None => Ok((text.parse()?, None)),
+    }
+}
 
 /// A byte in a binlog file. Prints as `file:offset`. Places of one server are ordered: its files are numbered.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -74,6 +99,16 @@ mod tests {
         assert!(!place("b.000009:899").reaches(&place("b.000009:900")));
         assert_eq!(place("a:b.000001:4").to_string(), "a:b.000001:4");
         assert!("b.000001".parse::<Place>().is_err() && ":4".parse::<Place>().is_err());
+    }
+
+    #[test]
+    fn a_place_that_is_kept_says_whose_it_is() {
+        let (place, identity) = (Place::new("b.000001", 4), Identity("0ab-1".into()));
+        let text = kept_as(&place, &identity);
+        assert_eq!(text, "b.000001:4 at 0ab-1");
+        assert_eq!(kept_in(&text).unwrap(), (place.clone(), Some(identity)));
+        assert_eq!(kept_in("b.000001:4").unwrap(), (place, None));
+        assert!(kept_in("17 line 3").is_err() && kept_in("b.000001 at x").is_err());
     }
 
     #[test]

@@ -6,14 +6,14 @@ use std::time::{Duration, Instant};
 use mysql::Conn;
 
 use crate::change::{BATCH_BYTES, BATCH_ROWS, TableName};
-use crate::codec::binlog::Described;
 use crate::config::MysqlConfig;
 use crate::source::{Clock, Mark, Raws, Reader, SourceError, Start, TableFilter, now_ms};
 
-use super::events::Follower;
+use super::ahead::Ahead;
+use super::events::{Follower, Shown};
 use super::feed::Feed;
 use super::outage::{Next, Outage, PATIENCE};
-use super::place::Place;
+use super::place::{Place, kept_in};
 use super::server::{Server, Trouble};
 
 /// How long a read waits for the first event.
@@ -32,6 +32,8 @@ pub struct MysqlReader {
     outage: Option<Outage>,
     /// A connection for questions about tables.
     asking: Option<Conn>,
+    /// What is known of the binlog ahead.
+    ahead: Ahead,
     /// With `until_end`: where to stop.
     end: Option<Place>,
 }
@@ -44,7 +46,7 @@ impl MysqlReader {
     /// One sentence: what in the configuration or at the server has to be changed.
     pub fn open(config: &MysqlConfig, job: &str, start: &Start, until_end: bool) -> Result<MysqlReader, SourceError> {
         let filter = TableFilter::new(&config.tables).map_err(SourceError::Source)?;
-        let server = Server::new(config, job)?;
+        let mut server = Server::new(config, job)?;
         let mut conn = server.connect_once()?;
         server.check(&mut conn)?;
         let flavor = server.flavor(&mut conn)?;
@@ -53,16 +55,17 @@ impl MysqlReader {
         if !matches!(config.start.as_str(), "latest" | "earliest") {
             config.start.parse::<Place>()?; // a mistake is said when it is made, and not when it first counts
         }
-        let (place, seq, clock) = match start {
+        let (identity, place, seq, clock) = match start {
             Start::Resume { resume, clock } => {
-                let place = resume.position.parse().map_err(|_| {
+                let (place, known) = kept_in(&resume.position).map_err(|_| {
                     SourceError::Source(format!(
                         "the recorded position '{}' is of another kind of source; give the job another topic, or the source \
                          that it had",
                         resume.position
                     ))
                 })?;
-                (server.kept(&mut conn, place)?, resume.seq, clock.clone())
+                let identity = server.identify(&mut conn, known.as_ref())?;
+                (identity, server.kept(&mut conn, place)?, resume.seq, clock.clone())
             }
             Start::Configured => {
                 let place = match config.start.as_str() {
@@ -70,15 +73,16 @@ impl MysqlReader {
                     "earliest" => server.earliest(&mut conn)?,
                     place => server.event_at(&mut conn, place.parse()?)?,
                 };
-                (place, crate::source::FIRST_SEQ, Clock::from(0))
+                (server.identify(&mut conn, None)?, place, crate::source::FIRST_SEQ, Clock::from(0))
             }
         };
         let feed = Feed::start(&server, &place).map_err(|trouble| server.give_up(trouble))?;
         Ok(MysqlReader {
-            follower: Follower::new(flavor, filter, place, seq, clock),
+            follower: Follower::new(flavor, filter, identity, place, seq, clock),
             feed: Some(feed),
             outage: None,
             asking: Some(conn),
+            ahead: Ahead::default(),
             end: until_end.then_some(end),
             server,
         })
@@ -120,9 +124,10 @@ impl MysqlReader {
                         let lasted = outage.lasted(Instant::now()).as_secs_f64();
                         tracing::warn!("the source at {} is back after {lasted:.1} s", self.server.address);
                     }
-                    let (server, asking, mut unanswered) = (&self.server, &mut self.asking, None);
-                    let mut describe = |table: &TableName| {
-                        describe(server, asking, table).map_err(|trouble| match trouble {
+                    let (server, asking, ahead, mut unanswered) =
+                        (&self.server, &mut self.asking, &mut self.ahead, None);
+                    let mut describe = |table: &TableName, place: &Place| {
+                        describe(server, asking, ahead, table, place).map_err(|trouble| match trouble {
                             Trouble::Lasting(error) => error,
                             Trouble::Passing(reason) => SourceError::Source(unanswered.insert(reason).clone()),
                         })
@@ -190,8 +195,14 @@ impl MysqlReader {
     }
 }
 
-/// Asks about a table, on a new connection if the old one is gone.
-fn describe(server: &Server, asking: &mut Option<Conn>, table: &TableName) -> Result<Option<Described>, Trouble> {
+/// Asks about the table of the rows at a place, on a new connection if the old one is gone.
+fn describe(
+    server: &Server,
+    asking: &mut Option<Conn>,
+    ahead: &mut Ahead,
+    table: &TableName,
+    place: &Place,
+) -> Result<Shown, Trouble> {
     if let Some(conn) = asking
         && conn.ping().is_err()
     {
@@ -201,7 +212,10 @@ fn describe(server: &Server, asking: &mut Option<Conn>, table: &TableName) -> Re
         Some(conn) => conn,
         None => asking.insert(server.connect()?),
     };
-    server.describe(conn, table)
+    let described = server.describe(conn, table)?;
+    // What was altered before it was described is before this end.
+    let end = server.try_end(conn)?;
+    Ok(Shown { described, reshaped: ahead.reshaped(server, table, place, &end)? })
 }
 
 impl Reader for MysqlReader {

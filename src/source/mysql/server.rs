@@ -13,7 +13,7 @@ use crate::codec::binlog::{Described, DescribedColumn, Flavor};
 use crate::config::MysqlConfig;
 use crate::source::{SourceError, TableFilter};
 
-use super::place::{FILE_START, Place};
+use super::place::{FILE_START, Identity, Place};
 
 /// How long the server may be silent: while it has nothing to send it sends heartbeats, far more often.
 const SILENCE_MAX: Duration = Duration::from_secs(30);
@@ -42,6 +42,8 @@ pub(super) struct Server {
     pub address: String,
     user: String,
     pub server_id: u32,
+    /// Which server it has to be, once that is known: what answers at the address may become another.
+    identity: Option<Identity>,
 }
 
 /// What kind of error it is to the one who reads.
@@ -56,7 +58,7 @@ impl Server {
     /// Where the configuration says; `job` gives the replica id where the configuration does not.
     ///
     /// # Errors
-    /// The URL or the password file can't be used.
+    /// The URL can't be used.
     pub fn new(config: &MysqlConfig, job: &str) -> Result<Server, SourceError> {
         let options = Opts::from_url(&config.url).map_err(|error| {
             let what = "the url of the source can't be used, it looks like mysql://user:password@host:3306/";
@@ -64,27 +66,64 @@ impl Server {
         })?;
         let address = format!("{}:{}", options.get_ip_or_hostname(), options.get_tcp_port());
         let user = options.get_user().unwrap_or_default().to_string();
-        let mut builder = OptsBuilder::from_opts(options)
+        let builder = OptsBuilder::from_opts(options)
             // Over its socket a server may say other things: another account, no time-outs.
             .prefer_socket(false)
             .tcp_connect_timeout(Some(CONNECT_MAX))
             .read_timeout(Some(SILENCE_MAX))
             .write_timeout(Some(SILENCE_MAX))
             .max_allowed_packet(Some(1 << 30));
-        if let Some(file) = &config.password_file {
-            let password = std::fs::read_to_string(file).map_err(|error| {
-                SourceError::Source(format!("password_file {} can't be read: {error}", file.display()))
-            })?;
-            builder = builder.pass(Some(password.trim_end_matches(['\r', '\n'])));
-        }
         // Small numbers are what people give their replicas.
         let derived = xxh3_64(job.as_bytes()) as u32 | 1 << 30;
-        Ok(Server { options: builder.into(), address, user, server_id: config.server_id.unwrap_or(derived) })
+        Ok(Server {
+            options: builder.into(),
+            address,
+            user,
+            server_id: config.server_id.unwrap_or(derived),
+            identity: None,
+        })
     }
 
     pub fn connect(&self) -> Result<Conn, Trouble> {
         self.hear_greeting().map_err(|reason| Trouble::Passing(format!("{CONNECTING}: {reason}")))?;
-        Conn::new(self.options.clone()).map_err(|error| self.trouble(CONNECTING, &error))
+        let mut conn = Conn::new(self.options.clone()).map_err(|error| self.trouble(CONNECTING, &error))?;
+        if let Some(known) = &self.identity {
+            self.refuse_other(known, &self.identity_of(&mut conn)?)?;
+        }
+        Ok(conn)
+    }
+
+    /// From now on it has to be the server of `conn`, which has to be the one of an earlier run, if that is `known`.
+    pub fn identify(&mut self, conn: &mut Conn, known: Option<&Identity>) -> Result<Identity, SourceError> {
+        let identity = self.identity_of(conn).map_err(|trouble| self.give_up(trouble))?;
+        if let Some(known) = known {
+            self.refuse_other(known, &identity).map_err(|trouble| self.give_up(trouble))?;
+        }
+        Ok(self.identity.insert(identity).clone())
+    }
+
+    fn identity_of(&self, conn: &mut Conn) -> Result<Identity, Trouble> {
+        let question = "SHOW GLOBAL VARIABLES WHERE Variable_name IN ('server_uuid', 'server_id')";
+        let said: Vec<(String, String)> = conn.query(question).map_err(|error| self.trouble("a question", &error))?;
+        let value = |name: &str| said.iter().find(|(variable, _)| variable == name).map(|(_, value)| value.clone());
+        let identity = value("server_uuid").or_else(|| value("server_id").map(|id| format!("server_id {id}")));
+        identity.map(Identity).ok_or_else(|| {
+            let said =
+                format!("the source at {} does not say its server_id: is it a MySQL or MariaDB server?", self.address);
+            Trouble::Lasting(SourceError::Source(said))
+        })
+    }
+
+    fn refuse_other(&self, known: &Identity, found: &Identity) -> Result<(), Trouble> {
+        if known == found {
+            return Ok(());
+        }
+        Err(Trouble::Lasting(SourceError::Source(format!(
+            "the source at {} is another server ({}) than the one whose binlog has been read ({}), and a place in the one's says \
+             nothing about the other's: let the url lead to the old one, or publish to another topic, with [source] start at \
+             the place in the new one's binlog up to which the tables are right, or with the tables copied anew",
+            self.address, found.0, known.0
+        ))))
     }
 
     /// That something greets there, as a MySQL server does before anything else; another kind of server would have the
@@ -120,6 +159,11 @@ impl Server {
             Trouble::Lasting(error) => error,
             Trouble::Passing(reason) => SourceError::Source(format!("the source at {}: {reason}", self.address)),
         }
+    }
+
+    /// The replica id of a connection that looks ahead, beside the one that reads.
+    pub fn looking_id(&self) -> u32 {
+        self.server_id ^ 1 << 29
     }
 
     /// A connection on which events are asked for next.
@@ -180,15 +224,21 @@ impl Server {
 
     /// The end of the binlog.
     pub fn end(&self, conn: &mut Conn) -> Result<Place, SourceError> {
+        self.try_end(conn).map_err(|trouble| self.give_up(trouble))
+    }
+
+    /// The same, where a lost server is waited for.
+    pub fn try_end(&self, conn: &mut Conn) -> Result<Place, Trouble> {
         // MySQL 8.4 has only the new words for it, MariaDB 10.5 and MySQL 5.7 only the old.
         let mut said: Result<Option<mysql::Row>, _> = conn.query_first("SHOW BINARY LOG STATUS");
         if matches!(&said, Err(mysql::Error::MySqlError(error)) if error.code == SYNTAX_ERROR) {
             said = conn.query_first("SHOW MASTER STATUS");
         }
-        let row = said.map_err(|error| self.error("SHOW MASTER STATUS", &error))?;
+        let row = said.map_err(|error| self.trouble("SHOW MASTER STATUS", &error))?;
         let place = row.and_then(|row| Some(Place::new(row.get::<String, _>(0)?, row.get::<u64, _>(1)?)));
         place.ok_or_else(|| {
-            SourceError::Source(format!("the source at {} has no binlog: set log_bin there", self.address))
+            let said = format!("the source at {} has no binlog: set log_bin there", self.address);
+            Trouble::Lasting(SourceError::Source(said))
         })
     }
 

@@ -22,9 +22,19 @@ pub enum Statement {
     Alter {
         /// The tables.
         tables: Vec<Named>,
+        /// Whether their columns may be others afterwards, or have other names, types or character sets.
+        reshapes: bool,
+    },
+    /// All tables of a database go.
+    DropDatabase {
+        /// The database.
+        database: String,
     },
     /// Rows change without being logged as rows.
-    RowsAsText,
+    RowsAsText {
+        /// The tables; none where that can't be told from the statement's first words.
+        tables: Vec<Named>,
+    },
     /// CREATE TABLE … SELECT: rows follow, and an end.
     CreateWithRows,
     /// Anything else: it changes no row.
@@ -49,10 +59,12 @@ pub fn classify(sql: &str) -> Statement {
         "COMMIT" => Statement::End,
         "ROLLBACK" => Statement::Rollback,
         "XA" => Statement::Xa,
-        "INSERT" | "UPDATE" | "DELETE" | "REPLACE" | "LOAD" | "WITH" => Statement::RowsAsText,
+        verb @ ("INSERT" | "UPDATE" | "DELETE" | "REPLACE" | "LOAD" | "WITH") => {
+            Statement::RowsAsText { tables: written_to(verb, &mut words).into_iter().collect() }
+        }
         "TRUNCATE" => truncate(&mut words).unwrap_or(Statement::Other),
         "ALTER" => partition(&mut Words(words.0)).or_else(|| alter(&mut words)).unwrap_or(Statement::Other),
-        "DROP" => alter(&mut words).unwrap_or(Statement::Other),
+        "DROP" => drop_database(&mut Words(words.0)).or_else(|| drop_tables(&mut words)).unwrap_or(Statement::Other),
         "RENAME" => rename(&mut words).unwrap_or(Statement::Other),
         "CREATE" if sql.trim_end().to_ascii_uppercase().ends_with("START TRANSACTION") => {
             let what = words.find(|word| {
@@ -66,6 +78,41 @@ pub fn classify(sql: &str) -> Statement {
         "CREATE" => replace(&mut words).unwrap_or(Statement::Other),
         _ => Statement::Other,
     }
+}
+
+/// The one table that a statement writes to, if its first words leave no doubt.
+fn written_to(verb: &str, words: &mut Words) -> Option<Named> {
+    let modifier = |word: &str| {
+        ["LOW_PRIORITY", "HIGH_PRIORITY", "DELAYED", "IGNORE", "QUICK"].iter().any(|m| word.eq_ignore_ascii_case(m))
+    };
+    let mut word = words.find(|word| !modifier(word))?;
+    match verb {
+        "INSERT" | "REPLACE" if word.eq_ignore_ascii_case("INTO") => word = words.next()?,
+        "INSERT" | "REPLACE" | "UPDATE" => {}
+        "DELETE" if word.eq_ignore_ascii_case("FROM") => word = words.next()?,
+        "LOAD" => {
+            words.find(|word| word.eq_ignore_ascii_case("INTO"))?;
+            words.next().filter(|word| word.eq_ignore_ascii_case("TABLE"))?;
+            word = words.next()?;
+        }
+        _ => return None,
+    }
+    let table = named(word, words)?;
+    // Behind a list or a join of tables the one that is written to may be another.
+    let listed = words.0.trim_start().starts_with(',');
+    let next = words.next().unwrap_or_default().to_ascii_uppercase();
+    let alone = match verb {
+        "UPDATE" => next == "SET",
+        "DELETE" => ["", "WHERE", "ORDER", "LIMIT", "RETURNING"].contains(&&*next),
+        _ => true,
+    };
+    (alone && !listed).then_some(table)
+}
+
+/// DROP DATABASE or DROP SCHEMA.
+fn drop_database(words: &mut Words) -> Option<Statement> {
+    words.next().filter(|what| ["DATABASE", "SCHEMA"].iter().any(|w| what.eq_ignore_ascii_case(w)))?;
+    Some(Statement::DropDatabase { database: past_if_exists(words)? })
 }
 
 fn truncate(words: &mut Words) -> Option<Statement> {
@@ -125,8 +172,26 @@ fn about_tables(words: &mut Words) -> Option<()> {
     word.starts_with("TABLE").then_some(())
 }
 
-/// ALTER TABLE, with the new name if it has one, and DROP TABLE, with all tables.
-fn alter(words: &mut Words) -> Option<Statement> {
+/// Whether what stands behind the table's name in ALTER TABLE may give it other columns, or other names, types or character
+/// sets of columns. A word in doubt may.
+fn reshapes(words: &mut Words) -> bool {
+    let one_of = |word: &str, list: &[&str]| list.iter().any(|other| word.eq_ignore_ascii_case(other));
+    while let Some(word) = words.next() {
+        let clause =
+            ["RENAME", "CHANGE", "DROP", "MODIFY", "CONVERT", "CHARACTER", "CHARSET", "COLLATE", "FIRST", "AFTER"];
+        if one_of(&word, &clause) {
+            return true;
+        }
+        let beside_columns = ["INDEX", "KEY", "FULLTEXT", "SPATIAL", "FOREIGN", "PARTITION"];
+        if one_of(&word, &["ADD"]) && !words.next().is_some_and(|what| one_of(&what, &beside_columns)) {
+            return true;
+        }
+    }
+    false
+}
+
+/// DROP TABLE, with all tables.
+fn drop_tables(words: &mut Words) -> Option<Statement> {
     about_tables(words)?;
     let name = past_if_exists(words)?;
     let mut tables = vec![named(name, words)?];
@@ -134,6 +199,15 @@ fn alter(words: &mut Words) -> Option<Statement> {
         let name = words.next()?;
         tables.push(named(name, words)?);
     }
+    Some(Statement::Alter { tables, reshapes: true })
+}
+
+/// ALTER TABLE, with the new name if it has one.
+fn alter(words: &mut Words) -> Option<Statement> {
+    about_tables(words)?;
+    let name = past_if_exists(words)?;
+    let mut tables = vec![named(name, words)?];
+    let reshapes = reshapes(&mut Words(words.0));
     while words.find(|word| word.eq_ignore_ascii_case("RENAME")).is_some() {
         let to = |word: &String| !["TO", "AS"].iter().any(|to| word.eq_ignore_ascii_case(to));
         let Some(name) = words.find(to) else { break };
@@ -141,7 +215,7 @@ fn alter(words: &mut Words) -> Option<Statement> {
             tables.push(named(name, words)?);
         }
     }
-    Some(Statement::Alter { tables })
+    Some(Statement::Alter { tables, reshapes })
 }
 
 /// RENAME TABLE a TO b, c TO d: all of them.
@@ -157,7 +231,7 @@ fn rename(words: &mut Words) -> Option<Statement> {
         }
         name = words.next();
     }
-    Some(Statement::Alter { tables })
+    Some(Statement::Alter { tables, reshapes: true })
 }
 
 /// MariaDB's CREATE OR REPLACE TABLE, which drops the table that is there.
@@ -167,7 +241,7 @@ fn replace(words: &mut Words) -> Option<Statement> {
         return None; // a TEMPORARY one is another table
     }
     let name = words.next()?;
-    Some(Statement::Alter { tables: vec![named(name, words)?] })
+    Some(Statement::Alter { tables: vec![named(name, words)?], reshapes: true })
 }
 
 /// The table that begins with `first`: a name, or a database's and behind a dot a table's.
@@ -295,10 +369,13 @@ mod tests {
             ("RENAME TABLE IF EXISTS a WAIT 5 TO b", &["a", "b"]),
             ("CREATE OR REPLACE TABLE a.b (c int)", &["a/b"]),
         ] {
-            assert_eq!(classify(sql), Statement::Alter { tables: tables(expected) }, "{sql}");
+            let Statement::Alter { tables: seen, .. } = classify(sql) else { panic!("{sql}") };
+            assert_eq!(seen, tables(expected), "{sql}");
+        }
+        for sql in ["DROP DATABASE d", "drop schema if exists `d` /* generated by server */"] {
+            assert_eq!(classify(sql), Statement::DropDatabase { database: "d".into() }, "{sql}");
         }
         for sql in [
-            "DROP DATABASE d",
             "ALTER VIEW v AS SELECT 1",
             "DROP INDEX i ON t",
             "ALTER USER u ACCOUNT LOCK",
@@ -311,9 +388,54 @@ mod tests {
     }
 
     #[test]
+    fn what_leaves_columns_as_they_are_is_told_from_what_may_not() {
+        let reshapes = |sql: &str| matches!(classify(sql), Statement::Alter { reshapes: true, .. });
+        for sql in [
+            "ALTER TABLE t RENAME COLUMN a TO b",
+            "ALTER TABLE t CHANGE a b int, CHANGE b a int",
+            "ALTER TABLE t ADD INDEX (a), DROP c, ADD c int",
+            "ALTER TABLE t ADD (c int)",
+            "ALTER TABLE t ADD c int FIRST",
+            "ALTER TABLE t MODIFY a int AFTER b",
+            "ALTER TABLE t CONVERT TO CHARACTER SET latin1",
+            "ALTER TABLE t RENAME TO u",
+            "ALTER TABLE t ADD UNIQUE (a)",
+            "DROP TABLE t",
+            "RENAME TABLE t TO u",
+            "CREATE OR REPLACE TABLE t (a int)",
+        ] {
+            assert!(reshapes(sql), "{sql}");
+        }
+        for sql in [
+            "ALTER TABLE t ADD INDEX (a), ADD FULLTEXT KEY f (b)",
+            "ALTER TABLE t ENGINE=InnoDB, COMMENT 'x'",
+            "ALTER TABLE t ADD PARTITION (PARTITION p1 VALUES LESS THAN (3))",
+            "ALTER TABLE t AUTO_INCREMENT = 7",
+            "ALTER TABLE t ALTER COLUMN a SET DEFAULT 7",
+        ] {
+            assert!(!reshapes(sql), "{sql}");
+        }
+    }
+
+    #[test]
     fn rows_that_are_logged_as_text_are_seen() {
-        for sql in ["insert into t values (1)", "REPLACE t SELECT 1", " /* x */ delete from t", "UPDATE t SET a=1"] {
-            assert_eq!(classify(sql), Statement::RowsAsText, "{sql}");
+        for (sql, expected) in [
+            ("insert into t values (1)", &["t"][..]),
+            ("INSERT DELAYED IGNORE INTO a.t SELECT * FROM u", &["a/t"]),
+            ("REPLACE t SELECT 1", &["t"]),
+            (" /* x */ delete from t", &["t"]),
+            ("DELETE LOW_PRIORITY QUICK FROM `a`.`t` WHERE x", &["a/t"]),
+            ("UPDATE t SET a=1", &["t"]),
+            ("LOAD DATA LOCAL INFILE '/t' REPLACE INTO TABLE `t` FIELDS TERMINATED BY ','", &["t"]),
+            ("UPDATE t, u SET u.a=1", &[]),
+            ("UPDATE t JOIN u USING (a) SET u.a=1", &[]),
+            ("UPDATE t AS x SET a=1", &[]),
+            ("DELETE t FROM t JOIN u USING (a)", &[]),
+            ("DELETE FROM t, u USING t JOIN u USING (a)", &[]),
+            ("DELETE FROM t USING t JOIN u USING (a)", &[]),
+            ("WITH x AS (SELECT 1) DELETE FROM t", &[]),
+        ] {
+            assert_eq!(classify(sql), Statement::RowsAsText { tables: tables(expected) }, "{sql}");
         }
         for sql in ["CREATE TABLE t (a int)", "GRANT ALL ON x.* TO y", "FLUSH LOGS", ""] {
             assert_eq!(classify(sql), Statement::Other, "{sql}");

@@ -61,10 +61,21 @@ pub(super) enum Unfit {
     },
 }
 
+/// Where a field's values go.
+#[derive(Clone, Copy)]
+enum Slot {
+    /// To that array.
+    Array(usize),
+    /// Nowhere: a delete's column outside the key, or one that was dropped.
+    Nowhere,
+    /// There is no column, and only NULL may come.
+    Null,
+}
+
 /// A list of fields, the arrays of their columns, and the statements for them.
 pub(super) struct Shape {
-    /// Each field and the array it goes to; none for a delete's columns outside the key, and for dropped ones.
-    fields: Vec<(Box<str>, Option<usize>)>,
+    /// Each field and where it goes.
+    fields: Vec<(Box<str>, Slot)>,
     by_name: HashMap<Box<str>, usize>,
     arrays: Vec<ColumnArray>,
     /// The table's column of each array.
@@ -90,10 +101,15 @@ impl Shape {
             rows: 0,
             statements: Vec::new(),
         };
-        let dropped = |name: &str| table.source.as_ref().is_some_and(|s| s.has_dropped(name, change.head.seq));
-        let add = |name: &str, _: &_| {
-            let may_lack = sink == Sink::Delete || dropped(name);
-            shape.add_field(name, table, sink, may_lack, zero_date_null)
+        let source = table.source.as_ref();
+        let dropped = |name: &str| source.is_some_and(|s| s.has_dropped(name, change.head.seq));
+        let add = |name: &str, raw: &str| {
+            let without = match sink == Sink::Delete || dropped(name) {
+                true => Some(Slot::Nowhere),
+                false if raw == "null" && source.is_some_and(|s| s.is_all_null(name)) => Some(Slot::Null),
+                false => None,
+            };
+            shape.add_field(name, table, sink, without, zero_date_null)
         };
         each_field(change.row(), add).map_err(|stop| match stop {
             Stop::Field(unmatched) => unmatched,
@@ -112,21 +128,21 @@ impl Shape {
         name: &str,
         table: &Table,
         sink: Sink,
-        may_lack: bool,
+        without: Option<Slot>,
         zero_date_null: bool,
     ) -> Result<(), Box<Unmatched>> {
-        let column = match table.column(name) {
-            Some(column) => Some(column).filter(|&c| sink != Sink::Delete || table.columns[c].in_key),
-            None if may_lack => None,
-            None => return Err(Box::new(Unmatched::Column(name.to_string()))),
+        let slot = match (table.column(name), without) {
+            (Some(column), _) if sink != Sink::Delete || table.columns[column].in_key => {
+                let form = table.source.as_ref().and_then(|schema| schema.form(name));
+                let target = &table.columns[column];
+                self.arrays.push(ColumnArray::new(target.kind, form, zero_date_null && !target.in_key));
+                self.columns.push(column);
+                Slot::Array(self.arrays.len() - 1)
+            }
+            (Some(_), _) => Slot::Nowhere,
+            (None, Some(slot)) => slot,
+            (None, None) => return Err(Box::new(Unmatched::Column(name.to_string()))),
         };
-        let slot = column.map(|column| {
-            let form = table.source.as_ref().and_then(|schema| schema.column(name)).map(|column| column.ty.form());
-            let target = &table.columns[column];
-            self.arrays.push(ColumnArray::new(target.kind, form, zero_date_null && !target.in_key));
-            self.columns.push(column);
-            self.arrays.len() - 1
-        });
         if self.by_name.insert(name.into(), self.fields.len()).is_some() {
             return Err(Box::new(Unmatched::Row(Bad::new(format!("the row has the column {name} twice")))));
         }
@@ -164,7 +180,11 @@ impl Shape {
                 _ => *self.by_name.get(name).ok_or(Unfit::OtherShape)?,
             };
             place += 1;
-            let Some(slot) = self.fields[index].1 else { return Ok(()) };
+            let slot = match self.fields[index].1 {
+                Slot::Array(slot) => slot,
+                Slot::Null if raw != "null" => return Err(Unfit::OtherShape),
+                Slot::Nowhere | Slot::Null => return Ok(()),
+            };
             let array = &mut arrays[slot];
             if array.len() > rows {
                 let bad = Bad::new("the row has the column twice");

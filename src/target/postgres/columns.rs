@@ -211,6 +211,9 @@ impl ColumnArray {
             Kind::Float4 => out.put_f32(float4(&value, self.form)?),
             Kind::Float8 => out.put_f64(float8(&value)?),
             Kind::Numeric(limits) => scalars::numeric(number(&value, "a number")?, limits, out).map_err(Bad::new)?,
+            Kind::Text(_) | Kind::Varchar(_) | Kind::Char(_) | Kind::Other if self.form == Some(Form::Bytes) => {
+                return Err(Bad::new("the source's column holds bytes, and the target's does not: make it bytea"));
+            }
             Kind::Text(limit) | Kind::Varchar(limit) | Kind::Char(limit) => {
                 let text = text(&value, raw, self.form);
                 refuse_long(text, limit)?;
@@ -343,7 +346,9 @@ fn integer<T: TryFrom<i128>>(value: &Value, type_name: &str) -> Result<T, Bad> {
         }
     };
     T::try_from(whole).map_err(|_| {
-        Bad::new(format!("{whole} is out of range for the column's type {type_name}: give it a wider type"))
+        Bad::new(format!(
+            "{whole} is out of range for the column's type {type_name}: give it a wider one, such as numeric(20,0)"
+        ))
     })
 }
 

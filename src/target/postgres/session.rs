@@ -153,7 +153,7 @@ impl Session for PostgresSession {
         let schema = now.source.filter(|_| self.policy.create_tables);
         let schema = schema.ok_or_else(|| missing_column(table.clone(), column))?;
         // The row may be here before the statement of its table's new schema.
-        if schema.column(column).is_none() {
+        if schema.form(column).is_none() {
             return Err(Failure::Stale(missing_column(table.clone(), column).to_string()));
         }
         add_column(&mut self.server, table, column, &schema, &self.policy)

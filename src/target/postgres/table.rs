@@ -215,7 +215,7 @@ impl<'a> Place<'a> {
     fn create_sql(&self, schema: &TableSchema, dialect: Dialect) -> Result<String, TargetError> {
         let in_key = |name: &str| schema.key.iter().any(|key| key == name);
         let mut lines = Vec::new();
-        for column in &schema.columns {
+        for column in schema.columns.iter().filter(|column| column.is_known()) {
             let ty = column.ty.postgres(in_key(&column.name));
             let line = self.definition(&column.name, ty, dialect)?;
             lines.push(if in_key(&column.name) { format!("{line} NOT NULL") } else { line });

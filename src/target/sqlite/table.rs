@@ -32,10 +32,26 @@ struct TargetColumn {
     in_key: bool,
 }
 
-/// The fields of a row in order, each with the parameter that it is and how it is stored.
+/// The fields of a row in order, each with where it goes.
 struct Shape {
-    fields: Vec<(Box<str>, Option<Parameter>)>,
+    fields: Vec<(Box<str>, Slot)>,
     sql: String,
+}
+
+#[derive(Clone, Copy)]
+enum Slot {
+    /// A parameter of the statement.
+    Parameter(Parameter),
+    /// Nowhere: a delete's column outside the key, or one that was dropped.
+    Nowhere,
+    /// There is no column, and only NULL may come.
+    Null,
+}
+
+impl Slot {
+    fn takes(self, raw: &str) -> bool {
+        !matches!(self, Slot::Null) || raw == "null"
+    }
 }
 
 #[derive(Clone, Copy)]
@@ -55,7 +71,7 @@ pub(super) fn schema_with(table: &TableName, column: &str, schemas: &FindSchema)
     loop {
         let schema = schemas(table);
         let known = schema.is_some();
-        if let Some(schema) = schema.filter(|schema| schema.column(column).is_some()) {
+        if let Some(schema) = schema.filter(|schema| schema.form(column).is_some()) {
             return Ok(schema);
         }
         if !known || asked.elapsed() > SCHEMA_PATIENCE {
@@ -119,7 +135,7 @@ impl Table {
             columns = self::columns(connection, &name.table)?;
         }
         if let Some(schema) = &source {
-            for column in &schema.columns {
+            for column in schema.columns.iter().filter(|column| column.is_known()) {
                 if !columns.iter().any(|c| c.name.eq_ignore_ascii_case(&column.name)) {
                     let (table, column, ty) = (quoted(&name.table), quoted(&column.name), column.ty.sqlite());
                     connection.execute_batch(&format!("ALTER TABLE {table} ADD COLUMN {column} {ty}"))?;
@@ -153,9 +169,9 @@ impl Table {
         if self.shapes[0].iter().any(|shape| shape.fits(change.row())) {
             return None;
         }
-        let missing = each_field(change.row(), |name, _| {
-            let dropped = || self.source.as_ref().is_some_and(|s| s.has_dropped(name, change.head.seq));
-            match self.columns.iter().any(|column| column.name.eq_ignore_ascii_case(name)) || dropped() {
+        let missing = each_field(change.row(), |name, raw| {
+            let needless = || self.source.as_ref().is_some_and(|s| needs_none(s, name, raw, change));
+            match self.columns.iter().any(|column| column.name.eq_ignore_ascii_case(name)) || needless() {
                 true => Ok(()),
                 false => Err(name.to_string()),
             }
@@ -192,11 +208,11 @@ impl Table {
             let mut place = 0;
             let bound = each_field(change.row(), |name, raw| {
                 let (expected, parameter) = shape.fields.get(place).ok_or(Unfit::OtherShape)?;
-                if **expected != *name {
+                if **expected != *name || !parameter.takes(raw) {
                     return Err(Unfit::OtherShape);
                 }
                 place += 1;
-                let Some(Parameter { number, affinity, form }) = *parameter else { return Ok(()) };
+                let Slot::Parameter(Parameter { number, affinity, form }) = *parameter else { return Ok(()) };
                 values::bind(&mut statement, number, raw, affinity, form)
                     .map_err(|reason| Unfit::Bad { column: Some(name.to_string()), reason })
             });
@@ -231,8 +247,8 @@ enum Unfit {
 impl Shape {
     fn fits(&self, row: &[u8]) -> bool {
         let mut place = 0;
-        let alike = each_field(row, |name, _| match self.fields.get(place) {
-            Some((expected, _)) if **expected == *name => {
+        let alike = each_field(row, |name, raw| match self.fields.get(place) {
+            Some((expected, slot)) if **expected == *name && slot.takes(raw) => {
                 place += 1;
                 Ok(())
             }
@@ -248,22 +264,23 @@ impl Shape {
         source: Option<&TableSchema>,
         op: Op,
     ) -> Result<Shape, Failure> {
-        let mut fields: Vec<(Box<str>, Option<Parameter>)> = Vec::new();
+        let mut fields: Vec<(Box<str>, Slot)> = Vec::new();
         let mut bound: Vec<&TargetColumn> = Vec::new();
-        let read = each_field(change.row(), |name, _| {
-            let column = columns.iter().find(|column| column.name.eq_ignore_ascii_case(name));
-            let column = match column {
-                None if op != Op::Delete && !source.is_some_and(|s| s.has_dropped(name, change.head.seq)) => {
-                    return Err(format!("the table has no column {name}"));
+        let read = each_field(change.row(), |name, raw| {
+            let slot = match columns.iter().find(|column| column.name.eq_ignore_ascii_case(name)) {
+                Some(column) if op != Op::Delete || column.in_key => {
+                    bound.push(column);
+                    let form = source.and_then(|schema| schema.form(name));
+                    Slot::Parameter(Parameter { number: bound.len(), affinity: column.affinity, form })
                 }
-                other => other.filter(|column| op != Op::Delete || column.in_key),
+                Some(_) => Slot::Nowhere,
+                None if op == Op::Delete || source.is_some_and(|s| s.has_dropped(name, change.head.seq)) => {
+                    Slot::Nowhere
+                }
+                None if source.is_some_and(|s| needs_none(s, name, raw, change)) => Slot::Null,
+                None => return Err(format!("the table has no column {name}")),
             };
-            let parameter = column.map(|column| {
-                bound.push(column);
-                let form = source.and_then(|schema| schema.column(name)).map(|column| column.ty.form());
-                Parameter { number: bound.len(), affinity: column.affinity, form }
-            });
-            fields.push((name.into(), parameter));
+            fields.push((name.into(), slot));
             Ok(())
         });
         match read {
@@ -301,10 +318,16 @@ fn upsert_sql(table: &str, columns: &[&TargetColumn]) -> String {
     format!("INSERT INTO {} ({names}) VALUES ({places}) ON CONFLICT ({key}) DO {action}", quoted(table))
 }
 
+/// Whether a field needs no column: it was dropped, or nothing but NULL has come in it.
+fn needs_none(source: &TableSchema, name: &str, raw: &str, change: &Change) -> bool {
+    source.has_dropped(name, change.head.seq) || (raw == "null" && source.is_all_null(name))
+}
+
 fn create_sql(schema: &TableSchema) -> String {
     let mut lines: Vec<String> = schema
         .columns
         .iter()
+        .filter(|column| column.is_known())
         .map(|column| {
             let not_null = if schema.key.contains(&column.name) { " NOT NULL" } else { "" };
             format!("{} {}{not_null}", quoted(&column.name), column.ty.sqlite())

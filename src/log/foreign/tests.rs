@@ -1,0 +1,332 @@
+//! Any contents, any cut of polls, any stop: no row goes back, and of each key the newest is there in the end.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::{Mutex, MutexGuard};
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::change::epoch_at;
+use crate::log::EpochOffsets;
+use crate::log::kafka::Producer;
+use crate::operators::Newest;
+use crate::target::{JobState, Progress};
+
+const EPOCH: Duration = Duration::from_millis(10);
+const LANES: i64 = 2;
+
+/// Decides what is left open, from a list that comes round again.
+#[derive(Clone)]
+struct Choices(Arc<Mutex<(Vec<u8>, usize)>>);
+
+impl Choices {
+    fn below(&self, limit: usize) -> usize {
+        let mut list = self.0.lock().unwrap();
+        list.1 += 1;
+        // Shifted at each round, so that it is not the same again.
+        let (at, round) = (list.1 % list.0.len(), list.1 / list.0.len());
+        (usize::from(list.0[at]) + round * 31) % limit
+    }
+}
+
+/// A topic that is there at once and is shown bit by bit.
+#[derive(Clone)]
+struct Topic {
+    records: Arc<Vec<Vec<Vec<u8>>>>,
+    shown: Arc<Mutex<Vec<usize>>>,
+    choices: Choices,
+}
+
+struct Reading {
+    topic: Topic,
+    next: Vec<usize>,
+    ended: Vec<bool>,
+}
+
+impl Topic {
+    fn shown(&self) -> MutexGuard<'_, Vec<usize>> {
+        self.shown.lock().unwrap()
+    }
+
+    /// Shows some more of a partition.
+    fn show(&self) {
+        let mut shown = self.shown();
+        let partition = self.choices.below(shown.len());
+        shown[partition] = (shown[partition] + self.choices.below(12)).min(self.records[partition].len());
+    }
+}
+
+impl Consumer for Reading {
+    fn poll(
+        &mut self,
+        _wait: Duration,
+        take: &mut dyn FnMut(Record<'_>) -> Result<(), LogError>,
+    ) -> Result<Polled, LogError> {
+        if self.topic.choices.below(7) == 0 {
+            return Ok(Polled::Nothing);
+        }
+        let first = self.topic.choices.below(self.next.len());
+        for number in (0..self.next.len()).map(|number| (first + number) % self.next.len()) {
+            if self.next[number] < self.topic.shown()[number] {
+                let (partition, offset) = (number as u32, self.next[number] as u64);
+                self.next[number] += 1;
+                self.ended[number] = false;
+                let value = Some(&*self.topic.records[number][offset as usize]);
+                take(Record { partition, offset, key: None, value, headers: None })?;
+                return Ok(Polled::Record);
+            }
+            if !std::mem::replace(&mut self.ended[number], true) {
+                return Ok(Polled::End(number as u32));
+            }
+        }
+        Ok(Polled::Nothing)
+    }
+
+    fn hold(&mut self, _partition: u32, _held: bool) -> Result<(), LogError> {
+        unreachable!("no partition is held back")
+    }
+}
+
+impl Kafka for Topic {
+    fn producer(&self, _id: Option<&str>) -> Result<Box<dyn Producer>, LogError> {
+        unreachable!("nothing is written")
+    }
+    fn consumer(&self, _topic: &str, starts: &[(u32, Option<u64>)]) -> Result<Box<dyn Consumer>, LogError> {
+        let next: Vec<_> = starts.iter().map(|(_, start)| start.unwrap_or(0) as usize).collect();
+        Ok(Box::new(Reading { topic: self.clone(), ended: vec![false; next.len()], next }))
+    }
+    fn offsets_at(&self, _topic: &str, _time: u64) -> Result<Vec<u64>, LogError> {
+        unreachable!("nobody asks")
+    }
+    fn ends(&self, _topic: &str) -> Result<Vec<(u64, u64)>, LogError> {
+        Ok(self.shown().iter().map(|shown| (0, *shown as u64)).collect())
+    }
+}
+
+type Version = (u64, u64, u32);
+type Rows = BTreeMap<i64, Version>;
+
+fn key_of(change: &crate::change::Change) -> i64 {
+    std::str::from_utf8(change.key()).unwrap().parse().unwrap()
+}
+
+/// What is kept of a lane: its progress, and how far a step goes that may be half written.
+#[derive(Clone, Default)]
+struct KeptLane {
+    progress: Progress,
+    through: Option<Progress>,
+}
+
+/// A target without transactions.
+#[derive(Default)]
+struct Warehouse {
+    rows: Rows,
+    lanes: BTreeMap<u32, KeptLane>,
+    checkpoint: Option<crate::target::Checkpoint>,
+}
+
+impl Warehouse {
+    fn state(&self) -> JobState {
+        let mut state = JobState { checkpoint: self.checkpoint.clone(), ..JobState::default() };
+        for (lane, kept) in &self.lanes {
+            if kept.progress != Progress::default() {
+                state.lanes.insert(*lane, kept.progress.clone());
+            }
+            if let Some(through) = &kept.through {
+                state.through.insert(*lane, through.seqs.clone());
+            }
+        }
+        state.count_half_written();
+        state
+    }
+
+    /// Writes the first `most` rows of a step, and its progress if those are all. Whether they are.
+    fn apply(&mut self, lane: u32, step: &Rows, reached: &Progress, most: usize) -> bool {
+        let kept = self.lanes.entry(lane).or_default();
+        if let Some(through) = &kept.through {
+            assert!(reached.seqs.covers(&through.seqs), "a legal step is refused");
+        }
+        kept.through = Some(reached.clone());
+        for (key, version) in step.iter().take(most) {
+            let before = self.rows.insert(*key, *version);
+            assert!(
+                before.is_none_or(|before| before <= *version),
+                "key {key} goes back from {before:?} to {version:?}"
+            );
+        }
+        if most >= step.len() {
+            *kept = KeptLane { progress: reached.clone(), through: None };
+        }
+        most >= step.len()
+    }
+}
+
+/// What `land` does with what a reader gives.
+struct Run {
+    reader: ForeignReader,
+    newest: Newest<Version>,
+    /// Open epochs.
+    open: BTreeMap<u64, Vec<(i64, Head)>>,
+    frontier: u64,
+    /// Of each lane the epochs that it has not applied.
+    steps: BTreeMap<u32, VecDeque<(u64, Rows)>>,
+    reached: BTreeMap<u32, Progress>,
+    heads: BTreeMap<(i64, Version), Head>,
+    offsets: EpochOffsets,
+}
+
+impl Run {
+    fn begin(topic: &Topic, warehouse: &Warehouse, settings: &ForeignSettings) -> Run {
+        let state = warehouse.state();
+        let first = state.lanes.values().map(|progress| epoch_of(progress.seqs.newest(), EPOCH) + 1).max().unwrap_or(0);
+        let from = state.checkpoint.unwrap_or_default().offsets;
+        let partition = |(number, end): (usize, &usize)| {
+            (number as u32, (from.get(&(number as u32)).copied().unwrap_or(0), *end as u64))
+        };
+        let partitions = topic.shown().iter().enumerate().map(partition).collect();
+        let (kafka, schemas) = (Arc::new(topic.clone()), Arc::new(Schemas::default()));
+        let settings = settings.clone();
+        Run {
+            newest: Newest::new(settings.horizon()),
+            reader: ForeignReader::new(kafka, "t", &partitions, settings, first, schemas, DeadLetters::default())
+                .unwrap(),
+            open: BTreeMap::new(),
+            frontier: 0,
+            steps: BTreeMap::new(),
+            reached: state.lanes,
+            heads: BTreeMap::new(),
+            offsets: EpochOffsets::default(),
+        }
+    }
+
+    fn poll(&mut self) {
+        let fetched = self.reader.poll(Duration::ZERO).unwrap();
+        for (at, batch) in fetched.batches {
+            assert!(epoch_at(at) >= self.frontier, "a change comes after its epoch");
+            let heads = batch.changes().map(|change| (key_of(&change), *change.head));
+            self.open.entry(epoch_at(at)).or_default().extend(heads);
+        }
+        fetched.starts.into_iter().for_each(|start| self.offsets.note(start));
+        self.frontier = epoch_at(fetched.frontier.unwrap());
+        let later = self.open.split_off(&self.frontier);
+        for (epoch, mut changes) in std::mem::replace(&mut self.open, later) {
+            changes.sort_by_key(|(key, head)| (*key, head.version()));
+            self.newest.forget();
+            for (key, head) in changes {
+                let admitted = self.newest.admits(epoch, key as u128, head.version(), (head.partition, head.time));
+                if admitted {
+                    self.heads.insert((key, head.version()), head);
+                    let steps = self.steps.entry((key % LANES) as u32).or_default();
+                    if steps.back().is_none_or(|(last, _)| *last != epoch) {
+                        steps.push_back((epoch, BTreeMap::new()));
+                    }
+                    steps.back_mut().unwrap().1.insert(key, head.version());
+                }
+            }
+        }
+    }
+
+    /// Lets a lane apply its next step, `half` of it if it is to be cut off.
+    fn apply(&mut self, lane: u32, warehouse: &mut Warehouse, half: Option<usize>) {
+        let Some((epoch, step)) = self.steps.get_mut(&lane).and_then(VecDeque::pop_front) else { return };
+        let reached = self.reached.entry(lane).or_default();
+        (reached.step, reached.epoch) = (reached.step + 1, epoch.max(reached.epoch));
+        for (key, version) in &step {
+            let head = self.heads[&(*key, *version)];
+            reached.seqs.raise(head.partition, head.seq);
+        }
+        let most = half.map_or(usize::MAX, |half| half % step.len());
+        warehouse.apply(lane, &step, reached, most);
+    }
+
+    fn record(&mut self, warehouse: &mut Warehouse) {
+        let open = self.steps.values().filter_map(|steps| steps.front()).map(|(epoch, _)| *epoch);
+        let durable = open.min().unwrap_or(self.frontier);
+        if durable > 0 {
+            let offsets = self.offsets.from(durable);
+            warehouse.checkpoint =
+                Some(crate::target::Checkpoint { epoch: durable - 1, offsets, ..Default::default() });
+        }
+    }
+}
+
+fn message(key: i64, time: u64) -> Vec<u8> {
+    format!(
+        r#"{{"data":[{{"id":"{key}"}}],"database":"d","table":"t","es":{time},"type":"UPDATE","mysqlType":{{"id":"bigint"}},"pkNames":["id"]}}"#
+    )
+    .into_bytes()
+}
+
+/// Records with their partition, key and time, as far as they are not too late.
+fn topic_of(steps: &[(usize, i64, u64, u64)], horizon: u64) -> (Vec<Vec<Vec<u8>>>, Rows) {
+    let (mut records, mut newest, mut oracle) = (vec![Vec::new(); 3], [0; 3], BTreeMap::new());
+    for (partition, key, ahead, behind) in steps {
+        let key = key * 3 + *partition as i64;
+        let time = (newest[*partition] + ahead).saturating_sub(*behind);
+        if time + horizon < newest[*partition] {
+            continue;
+        }
+        newest[*partition] = time.max(newest[*partition]);
+        let version = (time, records[*partition].len() as u64, 0);
+        oracle.entry(key).and_modify(|known| *known = version.max(*known)).or_insert(version);
+        records[*partition].push(message(key, time));
+    }
+    (records, oracle)
+}
+
+/// How far a partition moves on: mostly little, at times by many horizons.
+fn ahead() -> impl Strategy<Value = u64> {
+    prop_oneof![8 => 0u64..15, 2 => 15u64..120, 1 => 120u64..900]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 2_000, ..ProptestConfig::default() })]
+    #[test]
+    fn no_row_goes_back_and_the_newest_of_each_key_is_there_in_the_end(
+        steps in proptest::collection::vec((0usize..3, 0i64..3, ahead(), 0u64..90), 1..120),
+        choices in proptest::collection::vec(any::<u8>(), 40..200),
+        stops in 1usize..6, idle in any::<bool>(),
+    ) {
+        let policy = SettlePolicy {
+            out_of_orderness: Duration::from_millis(20),
+            // Every partition at once, or none.
+            idle_timeout: if idle { Duration::ZERO } else { Duration::from_secs(3600) },
+            epoch: EPOCH,
+        };
+        let settings = ForeignSettings {
+            envelope: EnvelopeKind::CanalJson,
+            tables: TableFilter::default(),
+            policy,
+            lateness: Duration::from_millis(60),
+            until_caught_up: false,
+        };
+        let (records, oracle) = topic_of(&steps, settings.horizon());
+        let choices = Choices(Arc::new(Mutex::new((choices, 0))));
+        let shown = Arc::new(Mutex::new(vec![0; records.len()]));
+        let topic = Topic { records: Arc::new(records), shown, choices: choices.clone() };
+        let mut warehouse = Warehouse::default();
+        for _ in 0..stops {
+            let mut run = Run::begin(&topic, &warehouse, &settings);
+            for _ in 0..choices.below(40) {
+                match choices.below(6) {
+                    0 => topic.show(),
+                    1 | 2 => run.poll(),
+                    3 | 4 => run.apply(choices.below(LANES as usize) as u32, &mut warehouse, None),
+                    _ => run.record(&mut warehouse),
+                }
+            }
+            if choices.below(2) == 0 {
+                run.apply(choices.below(LANES as usize) as u32, &mut warehouse, Some(choices.below(5)));
+            }
+        }
+        topic.shown().iter_mut().zip(&*topic.records).for_each(|(shown, records)| *shown = records.len());
+        let mut run = Run::begin(&topic, &warehouse, &ForeignSettings { until_caught_up: true, ..settings });
+        while run.reader.caught_up().is_none_or(|wanted| run.frontier < epoch_at(wanted)) || !run.open.is_empty() {
+            run.poll();
+        }
+        while run.steps.values().any(|steps| !steps.is_empty()) {
+            (0..LANES as u32).for_each(|lane| run.apply(lane, &mut warehouse, None));
+        }
+        prop_assert_eq!(&warehouse.rows, &oracle);
+    }
+}

@@ -1,0 +1,122 @@
+//! What the binlog has ahead of the rows that are read: statements that change how tables look.
+//!
+//! With `binlog_row_metadata=MINIMAL` the binlog does not say how the columns of a row are named, and the server is asked. It
+//! says how the table looks *now*. That is how it looked when the rows were written if nothing between there and now has
+//! changed it, and whether something has stands in the binlog itself. So that part of it is looked through, once.
+
+use mysql::binlog::EventType;
+use mysql::binlog::events::EventData;
+use mysql::{BinlogDumpFlags, BinlogRequest};
+
+use crate::change::TableName;
+use crate::source::SourceError;
+
+use super::place::Place;
+use super::server::{Server, Trouble};
+use super::statement::{Named, Statement, classify};
+
+/// What has been seen ahead.
+#[derive(Default)]
+pub(super) struct Ahead {
+    /// Up to where the binlog has been looked through.
+    seen: Option<Place>,
+    /// Where tables, or all of a database, were given another look, oldest first.
+    reshaped: Vec<(Place, Reshaped)>,
+}
+
+#[derive(Debug)]
+enum Reshaped {
+    Table(TableName),
+    Database(String),
+}
+
+impl Reshaped {
+    /// Names are compared without regard to case: statements may write them otherwise than the tables are named.
+    fn concerns(&self, table: &TableName) -> bool {
+        match self {
+            Reshaped::Table(name) => {
+                name.database.eq_ignore_ascii_case(&table.database) && name.table.eq_ignore_ascii_case(&table.table)
+            }
+            Reshaped::Database(name) => name.eq_ignore_ascii_case(&table.database),
+        }
+    }
+}
+
+impl Ahead {
+    /// Where a table that the rows at `place` are of was given another look between there and `end`; `None`: it looks as it
+    /// did then.
+    ///
+    /// # Errors
+    /// The server does not send its binlog.
+    pub fn reshaped(
+        &mut self,
+        server: &Server,
+        table: &TableName,
+        place: &Place,
+        end: &Place,
+    ) -> Result<Option<Place>, Trouble> {
+        self.reshaped.retain(|(at, _)| at.reaches(place));
+        let from = match &self.seen {
+            Some(seen) if seen.reaches(place) => seen.clone(),
+            _ => place.clone(),
+        };
+        if !from.reaches(end) {
+            self.look(server, &from, end)?;
+        }
+        Ok(self.reshaped.iter().find(|(_, reshaped)| reshaped.concerns(table)).map(|(at, _)| at.clone()))
+    }
+
+    fn look(&mut self, server: &Server, from: &Place, end: &Place) -> Result<(), Trouble> {
+        let request = BinlogRequest::new(server.looking_id())
+            .with_filename(from.file.as_bytes())
+            .with_pos(from.offset)
+            .with_flags(BinlogDumpFlags::BINLOG_DUMP_NON_BLOCK);
+        let failed = |error| server.trouble("looking ahead in the binlog (REPLICATION SLAVE)", &error);
+        let (mut place, mut fresh, mut found) = (from.clone(), true, Vec::new());
+        for event in server.replica()?.get_binlog_stream(request).map_err(failed)? {
+            let event = event.map_err(failed)?;
+            let header = event.header();
+            let unread = |error: std::io::Error| {
+                Trouble::Lasting(SourceError::Source(format!("binlog {place}: the event can't be read: {error}")))
+            };
+            let artificial = header.log_pos() == 0 || header.flags_raw() & 0x20 != 0;
+            let kind = header.event_type_raw();
+            if kind == EventType::ROTATE_EVENT as u8 {
+                // The first only names the file that was asked for.
+                if !(std::mem::take(&mut fresh) && artificial)
+                    && let Some(EventData::RotateEvent(rotate)) = event.read_data().map_err(unread)?
+                {
+                    place = Place::new(rotate.name(), rotate.position());
+                }
+                continue;
+            }
+            if kind == EventType::QUERY_EVENT as u8
+                && let Some(EventData::QueryEvent(query)) = event.read_data().map_err(unread)?
+            {
+                found
+                    .extend(reshaped_by(&query.query(), &query.schema()).into_iter().map(|what| (place.clone(), what)));
+            }
+            if !artificial {
+                place.advance(header.log_pos());
+            }
+            if place.reaches(end) {
+                break;
+            }
+        }
+        self.seen = Some(end.clone());
+        self.reshaped.append(&mut found);
+        Ok(())
+    }
+}
+
+fn reshaped_by(sql: &str, default_database: &str) -> Vec<Reshaped> {
+    let table = |named: Named| {
+        let database = named.database.unwrap_or_else(|| default_database.to_string());
+        Reshaped::Table(TableName::new(database, named.table))
+    };
+    match classify(sql) {
+        Statement::Alter { tables, reshapes: true } => tables.into_iter().map(table).collect(),
+        Statement::DropDatabase { database } => vec![Reshaped::Database(database)],
+        _ => Vec::new(),
+    }
+}
