@@ -35,6 +35,11 @@ pub type Client = Box<dyn FnMut(Duration) -> bool + Send>;
 /// How long a client waits for work at a time.
 const WAIT: Duration = Duration::from_millis(5);
 
+/// Lets time pass.
+pub fn pause(time: Duration) {
+    std::thread::sleep(time);
+}
+
 /// Runs a client on a thread of its own, where it may block: workers never do.
 pub fn spawn(name: &str, mut client: Client) {
     let thread = std::thread::Builder::new().name(name.into());

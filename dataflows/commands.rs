@@ -195,6 +195,7 @@ pub fn land(job: &Job) -> anyhow::Result<()> {
                 reader,
                 lanes,
                 applied: state.lanes,
+                through: state.through,
                 horizon,
                 letters: Refused { letters: run.letters.clone(), topic: run.topic.clone(), zero_dates },
                 checkpoint: Box::new(move |checkpoint| {

@@ -281,6 +281,7 @@ impl Flow {
                     )?),
                     lanes: lanes.map(timed).collect::<Result<_, _>>()?,
                     applied: state.lanes.clone(),
+                    through: state.through.clone(),
                     horizon: None,
                     letters: Refused::default(),
                     checkpoint: Box::new(move |checkpoint| {

@@ -46,6 +46,8 @@ pub struct Land {
     pub lanes: Vec<Box<dyn Lane>>,
     /// What each lane of the job had applied at the start.
     pub applied: BTreeMap<u32, Progress>,
+    /// What each lane may have half written.
+    pub through: BTreeMap<u32, Seqs>,
     /// By how many ms a record may come late, where the topic has no statements.
     pub horizon: Option<u64>,
     /// Where rows go that the target refuses.
@@ -96,8 +98,21 @@ impl Landed {
 
 /// Builds the dataflow on a worker.
 pub fn land(worker: &mut Worker, job: Land) -> Landed {
-    let Land { reader, lanes, applied, horizon, letters, checkpoint, settings, tables, report, stop, sealed, read_seq } =
-        job;
+    let Land {
+        reader,
+        lanes,
+        applied,
+        through,
+        horizon,
+        letters,
+        checkpoint,
+        settings,
+        tables,
+        report,
+        stop,
+        sealed,
+        read_seq,
+    } = job;
     let caught_up = Arc::new(Mutex::new(Moment::MAX));
     let (lane_count, peers) = (settings.lanes, worker.peers() as u32);
     let told = Arc::clone(&caught_up);
@@ -121,6 +136,7 @@ pub fn land(worker: &mut Worker, job: Land) -> Landed {
             consume(Consume {
                 reader,
                 applied,
+                through,
                 tables,
                 waker,
                 stop,
@@ -185,6 +201,7 @@ struct Consume {
     reader: Box<dyn EpochReader>,
     /// What each lane has applied; empty where seqs do not say it.
     applied: Vec<Seqs>,
+    through: BTreeMap<u32, Seqs>,
     tables: TableFilter,
     waker: SyncActivator,
     stop: Arc<AtomicBool>,
@@ -194,24 +211,25 @@ struct Consume {
     lanes: u32,
 }
 
-/// Reads Kafka, as a client of its own, and leaves out what the lanes have applied already and what is not wanted. Stopped,
-/// it ends without saying that nothing comes: what is open stays open, so that nothing incomplete is applied.
+/// Reads Kafka, as a client of its own, and leaves out what the lanes have applied already and what is not wanted; of that it
+/// leaves a mark where it may be half written, since only what goes so far repairs that. Stopped, it reads on no more, and
+/// does not say that nothing comes: what is open stays open, so that nothing incomplete is applied.
 fn consume(job: Consume) -> crossbeam_channel::Receiver<Ingested<Moment, Changes, EpochStart>> {
-    let Consume { mut reader, applied, tables, waker, stop, mut sealed, read_seq, caught_up, lanes } = job;
+    let Consume { mut reader, applied, through, tables, waker, stop, mut sealed, read_seq, caught_up, lanes } = job;
     let (sender, receiver) = crossbeam_channel::bounded(8);
     let mut outlet = Outlet::new(sender, waker);
     let mut last = Some(0);
     let mut wanted: HashMap<u64, bool> = HashMap::new();
     let client = move |wait| {
-        match outlet.hand_over(wait) {
-            _ if is_up(&stop) => return false,
-            Handed::Over => {}
-            // There may be no room until a lane goes on, and a lane may wait for a schema that only this client can learn.
-            Handed::Later => {
-                reader.learn().unwrap_or_else(|e| fail(&e));
-                return true;
-            }
+        // There may be no room until a lane goes on, and a lane may wait for a schema that only this client can learn.
+        let learns = match outlet.hand_over(wait) {
             Handed::Never => return false,
+            Handed::Over => is_up(&stop),
+            Handed::Later => true,
+        };
+        if learns {
+            reader.learn(wait).unwrap_or_else(|e| fail(&e));
+            return true;
         }
         let mut fetched = reader.poll(wait).unwrap_or_else(|e| fail(&e));
         if sealed.as_ref().is_some_and(|sealed| is_up(sealed)) {
@@ -226,17 +244,28 @@ fn consume(job: Consume) -> crossbeam_channel::Receiver<Ingested<Moment, Changes
         }
         for (_, batch) in &mut fetched.batches {
             read_seq.fetch_max(batch.heads().iter().map(|head| head.seq).max().unwrap_or(0), Ordering::AcqRel);
-            let mut stays = |change: &Change| {
-                let head = change.head;
+            let mut becomes = |change: &Change| {
+                let (head, lane) = (change.head, change.head.lane(lanes));
+                if applied.get(lane as usize).is_some_and(|seqs| head.seq <= seqs.at(head.partition)) {
+                    return Becomes::Nothing;
+                }
                 let wants = || tables.wants(change.database(), change.table());
-                let applied = applied.get(head.lane(lanes) as usize);
-                applied.is_none_or(|seqs| head.seq > seqs.at(head.partition))
-                    && *wanted.entry(head.table_hash).or_insert_with(wants)
+                match *wanted.entry(head.table_hash).or_insert_with(wants) {
+                    true => Becomes::Itself,
+                    false if through.get(&lane).is_some_and(|seqs| head.seq <= seqs.at(head.partition)) => {
+                        Becomes::Mark
+                    }
+                    false => Becomes::Nothing,
+                }
             };
-            if !batch.changes().all(|change| stays(&change)) {
+            if !batch.changes().all(|change| becomes(&change) == Becomes::Itself) {
                 let mut fresh = Changes::default();
-                for (head, payload) in batch.iter().filter(|(head, payload)| stays(&Change::new(head, payload))) {
-                    fresh.push(*head, payload);
+                for (head, payload) in batch.iter() {
+                    match becomes(&Change::new(head, payload)) {
+                        Becomes::Itself => fresh.push(*head, payload),
+                        Becomes::Mark => fresh.push(head.as_mark(), b""),
+                        Becomes::Nothing => {}
+                    }
                 }
                 *batch = fresh;
             }
@@ -251,6 +280,14 @@ fn consume(job: Consume) -> crossbeam_channel::Receiver<Ingested<Moment, Changes
     };
     spawn("consumer", Box::new(client));
     receiver
+}
+
+/// What becomes of a change that was read.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Becomes {
+    Itself,
+    Mark,
+    Nothing,
 }
 
 /// What becomes of rows that the target refuses.

@@ -21,6 +21,7 @@ use tidegate::log::{
 use tidegate::source::{Clock, Mark, Start, TableFilter};
 use tidegate::target::{FindSchema, JobState, Lane, Seqs, Target};
 
+use crate::cluster::pause;
 use crate::fit::{pass_markers, refuse_gone, refuse_overstated, refuse_unstated};
 
 /// How long the marker of a transaction may take to a partition when it has already come to the companion topic.
@@ -115,7 +116,10 @@ impl Publishing {
         let unstated = (0..self.partitions).filter(|partition| !statements.contains_key(partition)).collect();
         let start_of = |partition| {
             let stated = statements.get(&partition);
-            (partition, stated.map(|s| PartitionStart { seq: s.seq, offset: s.offset }).unwrap_or_default())
+            (
+                partition,
+                stated.map(|s| PartitionStart { seq: s.seq, time: s.time, offset: s.offset }).unwrap_or_default(),
+            )
         };
         let partitions = (0..self.partitions).map(start_of).collect();
         let (start, from) = self.resume(&statements, in_order)?;
@@ -279,7 +283,7 @@ fn companion(kafka: &dyn Kafka, topic: &str) -> anyhow::Result<(Companion, Vec<(
         if asked.elapsed() > MARKER_PATIENCE {
             return Err(refused);
         }
-        std::thread::sleep(MARKER_PATIENCE / 50);
+        pause(MARKER_PATIENCE / 50);
     }
     Ok((companion, ends))
 }

@@ -146,7 +146,7 @@ impl Feeder {
         let kafka = config.kafka().unwrap();
         assert_eq!(Librdkafka::new(kafka).ensure_topics().unwrap(), PARTITIONS);
         let writer = |partition: u32| {
-            let starts = [(partition, PartitionStart { seq: 0, offset: 0 })].into();
+            let starts = [(partition, PartitionStart::default())].into();
             OpenWriter::new(&Librdkafka::new(kafka), &kafka.topic, None).unwrap().begin(
                 starts,
                 Layout { partitions: vec![(0, PARTITIONS)] },

@@ -9,6 +9,9 @@ use super::{Config, ConfigError, KafkaConfig, SourceConfig, TargetConfig, ZeroDa
 /// Nobody waits longer for a row, and numbers of epochs stay small.
 const EPOCH_MAX: Duration = Duration::from_secs(3600);
 
+/// The longest time between two commits.
+const COMMIT_INTERVAL_MAX: Duration = Duration::from_secs(30);
+
 /// Kafka takes 249 bytes, and the companion's name is longer by `.meta`.
 const TOPIC_MAX: usize = 240;
 
@@ -53,6 +56,14 @@ impl Config {
         }
         if self.land.epochs_in_flight == 0 {
             return at("land.epochs_in_flight", "epochs_in_flight = 0: at least 1".into());
+        }
+        if self.publish.commit_interval > COMMIT_INTERVAL_MAX {
+            let problem = format!(
+                "commit_interval = \"{} s\": at most {} s, since Kafka ends a transaction that is open for longer than a minute",
+                self.publish.commit_interval.as_secs(),
+                COMMIT_INTERVAL_MAX.as_secs()
+            );
+            return at("publish.commit_interval", problem);
         }
         if let Some(TargetConfig::Postgres(postgres)) = &self.target {
             if postgres.schema.is_empty() {

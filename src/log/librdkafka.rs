@@ -22,6 +22,9 @@ use crate::config::KafkaConfig;
 /// How long a cluster may take to answer before it counts as unreachable.
 pub(super) const PATIENCE: Duration = Duration::from_secs(15);
 
+/// How long a commit may take: as long as a record that can't be delivered.
+const COMMIT_PATIENCE: Duration = Duration::from_secs(60);
+
 /// Client settings for the cluster of `config`, with the user's own on top.
 pub fn kafka_config(config: &KafkaConfig) -> ClientConfig {
     let mut client = ClientConfig::new();
@@ -177,8 +180,11 @@ impl Kafka for Librdkafka {
             ("message.timeout.ms", patience),
         ];
         set_defaults(&mut client, &defaults);
-        if let Some(id) = transactional_id {
-            client.set("transactional.id", id).set("transaction.timeout.ms", patience);
+        match transactional_id {
+            Some(id) => drop(client.set("transactional.id", id).set("transaction.timeout.ms", patience)),
+            // Else what comes behind a batch that fails is delivered all the same, and readers would take what is sent again
+            // later for repeats.
+            None => drop(client.set("enable.gapless.guarantee", "true")),
         }
         let producer: BaseProducer<Context> = client
             .create_with_context(Context::default())
@@ -321,9 +327,13 @@ impl Context {
 impl ClientContext for Context {
     /// The client says here, and else only to the next commit, that a transaction has failed; its records are held back
     /// until then, without a report.
-    fn log(&self, _level: RDKafkaLogLevel, facility: &str, message: &str) {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
         if facility == "TXNERR" {
             self.fail(refused_because(message));
+        }
+        match level {
+            RDKafkaLogLevel::Info | RDKafkaLogLevel::Debug => tracing::debug!("librdkafka: {facility}: {message}"),
+            _ => tracing::info!("librdkafka: {facility}: {message}"),
         }
     }
 
@@ -345,7 +355,12 @@ impl ProducerContext for Context {
             }
             Ok(record) => {
                 let (ticket, partition) = (ticket as u64, record.partition() as u32);
-                let end = record.offset() as u64 + 1;
+                let Ok(offset) = u64::try_from(record.offset()) else {
+                    let place = format!("{}/{partition}", record.topic());
+                    return self
+                        .fail(format!("{place}: Kafka has a record, and does not say where: start publish again"));
+                };
+                let end = offset + 1;
                 let mut said = self.said();
                 match said.delivered.last_mut() {
                     Some(last) if last.ticket == ticket && last.partition == partition => {
@@ -389,6 +404,10 @@ impl Producer for RdProducer {
         if let Some(headers) = record.headers {
             sending = sending.headers(headers);
         }
+        // Nothing may be delivered behind what was not.
+        if let Some(failure) = self.producer.context().said().failure.take() {
+            return Err(failure);
+        }
         loop {
             match self.producer.send(sending) {
                 Ok(()) => return Ok(()),
@@ -416,10 +435,20 @@ impl Producer for RdProducer {
     }
 
     fn commit(&mut self) -> Result<(), String> {
+        let asked = Instant::now();
         loop {
             match self.producer.commit_transaction(PATIENCE) {
                 Ok(()) => return Ok(()),
-                Err(KafkaError::Transaction(error)) if error.is_retriable() => {}
+                Err(KafkaError::Transaction(error)) if error.is_retriable() => {
+                    let waited = asked.elapsed();
+                    if waited > COMMIT_PATIENCE {
+                        return Err(format!(
+                            "a commit has no answer for {} s: start publish again, it goes on where the last commit was",
+                            waited.as_secs()
+                        ));
+                    }
+                    tracing::warn!("a commit has no answer for {} s: trying again", waited.as_secs());
+                }
                 Err(error) => return Err(self.refused(&error)),
             }
         }

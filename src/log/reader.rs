@@ -73,11 +73,12 @@ pub trait EpochReader: Send {
     fn poll(&mut self, wait: Duration) -> Result<Fetched, LogError>;
 
     /// Takes the schemas that have been announced meanwhile. For while nothing can be polled, because what has been is not
-    /// applied: a lane may wait for one of them.
+    /// applied: a lane may wait for one of them. Waits at most `wait`.
     ///
     /// # Errors
     /// As [`poll`](EpochReader::poll).
-    fn learn(&mut self) -> Result<(), LogError> {
+    fn learn(&mut self, wait: Duration) -> Result<(), LogError> {
+        std::thread::sleep(wait); // there is nothing to be learned
         Ok(())
     }
 
@@ -97,8 +98,10 @@ pub trait EpochReader: Send {
 struct Partition {
     /// Offset of the next record.
     next: u64,
-    /// The end that was there at the start.
+    /// The end that was there at the start, and whether it has been reached: markers of transactions leave gaps, so that
+    /// the last offsets may hold no record.
     end: u64,
+    ended: bool,
     seq: u64,
     /// Everything up to this seq comes as one epoch, the first.
     together: u64,
@@ -207,6 +210,7 @@ impl Reader {
             let state = Partition {
                 next: *start,
                 end: *end,
+                ended: false,
                 seq: 0,
                 together: settings.together,
                 epoch: 0,
@@ -240,7 +244,7 @@ impl Reader {
     }
 
     /// Takes what the companion topic has.
-    fn take_metas(&mut self) -> Result<(), LogError> {
+    fn take_metas(&mut self, mut wait: Duration) -> Result<(), LogError> {
         let Reader { meta, schemas, partitions, topic, of, .. } = self;
         let mut take = |record: Record<'_>| {
             let meta = Meta::from_record(record.key.unwrap_or_default(), record.value.unwrap_or_default())
@@ -259,7 +263,9 @@ impl Reader {
             }
             Ok(())
         };
-        while meta.poll(Duration::ZERO, &mut take)? != Polled::Nothing {}
+        while meta.poll(wait, &mut take)? != Polled::Nothing {
+            wait = Duration::ZERO;
+        }
         Ok(())
     }
 }
@@ -359,16 +365,15 @@ impl EpochReader for Reader {
             };
             match self.consumer.poll(patience, &mut |record| taking.take(record))? {
                 Polled::Record => {}
-                // Markers of transactions leave gaps: the last offsets may hold no record.
                 Polled::End(number) => {
                     if let Some(partition) = taking.partitions.get_mut(&number) {
-                        partition.next = partition.next.max(partition.end);
+                        partition.ended = true;
                     }
                 }
                 Polled::Nothing => break,
             }
         }
-        self.take_metas()?;
+        self.take_metas(Duration::ZERO)?;
         for (number, partition) in &mut self.partitions {
             partition.cut(&mut fetched.batches, false);
             while let Some(statement) = partition.statements.front()
@@ -401,21 +406,25 @@ impl EpochReader for Reader {
         Ok(fetched)
     }
 
-    fn learn(&mut self) -> Result<(), LogError> {
-        self.take_metas()
+    fn learn(&mut self, wait: Duration) -> Result<(), LogError> {
+        self.take_metas(wait)
     }
 
     fn aim_at_end(&mut self) -> Result<(), LogError> {
         let ends = self.kafka.ends(&self.topic)?;
+        let mut starts = Vec::new();
         for (number, partition) in &mut self.partitions {
-            partition.end = ends[*number as usize].1;
+            (partition.end, partition.ended, partition.held) = (ends[*number as usize].1, false, false);
             partition.wanted = partition.newest;
+            starts.push((*number, Some(partition.next)));
         }
+        // What the old consumer still has to say of ends is of older ones.
+        self.consumer = self.kafka.consumer(&self.topic, &starts)?;
         Ok(())
     }
 
     fn caught_up(&self) -> Option<Moment> {
-        let read = self.partitions.values().all(|partition| partition.next >= partition.end);
+        let read = self.partitions.values().all(|partition| partition.ended || partition.next >= partition.end);
         read.then(|| self.partitions.values().map(|partition| partition.wanted).max().unwrap_or(0))
     }
 }

@@ -24,6 +24,8 @@ use crate::source::Mark;
 pub struct PartitionStart {
     /// Changes with a lower seq are in the partition already.
     pub seq: u64,
+    /// Changes with a lower time (ms) are, too.
+    pub time: u64,
     /// They have lower offsets than this.
     pub offset: u64,
 }
@@ -342,7 +344,7 @@ impl Writer {
     fn state(&mut self) -> Result<(), LogError> {
         let Some(mark) = self.mark.clone() else { return Ok(()) };
         for (partition, start) in self.starts.clone() {
-            if mark.seq < start.seq {
+            if mark.seq < start.seq || mark.time < start.time {
                 continue; // still replaying what the partition has: statements only grow
             }
             let offset = self.deliveries.ends.get(&partition).copied().unwrap_or(start.offset);

@@ -14,7 +14,7 @@
 //!
 //! A change that goes under in a net change is implied by it: whoever keeps account of what has been done finds the newer one
 //! of the same log. Where the two are of different logs (the partitions of a topic that has got more of them), what goes
-//! under is kept without its payload, as a *mark* that says so.
+//! under is kept without its payload, as a *mark* that says so. What was left out before may come as a mark, too.
 //!
 //! Because a key has one net change, the inserts, updates and deletes of an epoch touch disjoint keys and can be applied
 //! in any order, by different statements.
@@ -132,6 +132,7 @@ pub fn net_of<B: Netted>(batch: &B) -> B {
         }
         let op = match (batch.op(first), batch.op(last)) {
             (_, Op::Delete) => Op::Delete,
+            (_, Op::Mark) => Op::Mark,
             (Op::Insert, _) => Op::Insert,
             _ => Op::Update,
         };

@@ -40,6 +40,7 @@ pub const AHEAD_MAX_MS: u64 = 1_000;
 /// assert_eq!(clock.exact(8, 11_500, 99_000), 12_000, "of the transaction of 9, or before it");
 /// assert_eq!(clock.idle(10, 99_000), 12_000, "there is more to come of what was there");
 /// assert_eq!(clock.exact(12, 11_500, 99_000), 13_000);
+/// assert_eq!(clock.time(15), 14_000, "what was said is not taken back");
 /// assert_eq!(clock.exact(15, 11_500, 99_000), 14_000);
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -86,9 +87,8 @@ impl Clock {
 
     /// The time of the transaction that begins at `seq` and whose commit time the source gives in ms, read at `now` (ms).
     pub fn exact(&mut self, seq: u64, time: u64, now: u64) -> u64 {
-        while let Some((_, floor)) = self.floors.pop_front_if(|(from, _)| *from <= seq) {
-            self.last = self.last.max(floor);
-        }
+        self.last = self.time(seq);
+        while self.floors.pop_front_if(|(from, _)| *from <= seq).is_some() {}
         let believed = if time > now.saturating_add(AHEAD_MAX_MS) { now } else { time };
         // The transaction may be the one of the next seq whose time is given, or one before it.
         self.last = self.last.max(self.next_given(seq).unwrap_or(believed));
@@ -98,7 +98,7 @@ impl Clock {
     /// Moves on to `now` (ms) while nothing happens, before `seq`; returns the time below which nothing will come.
     pub fn idle(&mut self, seq: u64, now: u64) -> u64 {
         match self.next_given(seq) {
-            Some(_) => self.last,
+            Some(_) => self.time(seq),
             None => self.exact(seq, now, now),
         }
     }
@@ -109,9 +109,10 @@ impl Clock {
         self.given.front().map(|(_, time)| *time)
     }
 
-    /// The time below which nothing will come.
-    pub fn time(&self) -> u64 {
-        self.last
+    /// The time below which nothing at `seq` or behind it will come.
+    pub fn time(&self, seq: u64) -> u64 {
+        let floors = self.floors.iter().take_while(|(from, _)| *from <= seq);
+        floors.map(|(_, floor)| *floor).fold(self.last, u64::max)
     }
 }
 

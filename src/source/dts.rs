@@ -126,7 +126,12 @@ impl Records {
     /// What is true now; `next` is the place of the next record.
     pub fn mark(&self, next: u64, end: bool) -> Mark {
         let (place, seq) = self.open.map_or((next, self.seq), |open| (open.place, open.seq));
-        Mark { seq: self.seq, time: self.clock.time(), resume: Resume { position: place.to_string(), seq }, end }
+        Mark {
+            seq: self.seq,
+            time: self.clock.time(self.seq),
+            resume: Resume { position: place.to_string(), seq },
+            end,
+        }
     }
 
     /// A row whose table can't be told is handed on: the decoder has the words for it.

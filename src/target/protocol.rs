@@ -206,7 +206,10 @@ pub trait Session: Send {
     ) -> Result<(), Failure>;
 
     /// The row of the step that the server refused in [`write`](Session::write).
-    fn blame(&mut self, step: &Step, refused: super::retry::Refused) -> TargetError;
+    ///
+    /// # Errors
+    /// As above, while it is looked for.
+    fn blame(&mut self, step: &Step, refused: super::retry::Refused) -> Result<TargetError, Failure>;
 }
 
 /// The target that a store is.
@@ -318,7 +321,10 @@ impl<S: Store> Lane for StoreLane<S> {
         loop {
             let failure = match (self.attempt(step, attempts.failed() > 0), &mut self.open) {
                 (Ok(()), _) => return Ok(()),
-                (Err(Failure::Data(refused)), Some(open)) => return Err(open.session.blame(step, refused)),
+                (Err(Failure::Data(refused)), Some(open)) => match open.session.blame(step, refused) {
+                    Ok(error) => return Err(error),
+                    Err(failure) => failure,
+                },
                 (Err(Failure::MissingColumn { table, column }), Some(open)) => {
                     match open.session.provide_column(&table, &column, &self.schemas) {
                         Ok(()) => continue,
@@ -417,11 +423,23 @@ fn refuse_lost(job: &str, lane: u32, has: u64, had: u64) -> Result<(), Failure> 
     ))))
 }
 
+/// The sentence for a job of which somebody has deleted a part.
+fn gone(job: &str) -> String {
+    format!(
+        "job '{job}' has progress at the target, but someone deleted it from tidegate.generation, and without that its progress \
+         can't be kept: put the row back, with a generation that is at least that of its rows in tidegate.progress; or delete it \
+         from tidegate.progress and tidegate.checkpoint, too, to land the topic from its beginning"
+    )
+}
+
 /// Takes the next generation of a job.
 fn take_generation(session: &mut impl Session, job: &str, lanes: u32, log: &str) -> Result<u64, Failure> {
     let token = format!("{:016x}", RandomState::new().build_hasher().finish());
     loop {
         let Some(known) = session.job(job)? else {
+            if !session.lanes(job)?.is_empty() || session.checkpoint(job)?.is_some() {
+                return Err(Failure::Final(TargetError::Target(gone(job))));
+            }
             session.add_job(job, &JobRow { generation: 0, lanes, log: log.to_string(), token: String::new() })?;
             continue;
         };
@@ -460,9 +478,7 @@ fn refuse_fenced(session: &mut impl Session, job: &str, generation: u64, hold: b
     match session.generation(job, hold)? {
         Some(newest) if newest == generation => Ok(()),
         Some(newer) => Err(Failure::Final(TargetError::Fenced { job: job.to_string(), ours: generation, newer })),
-        None => Err(Failure::Final(TargetError::Target(format!(
-            "job '{job}' is no longer at the target: someone deleted it from tidegate.generation; start the job again"
-        )))),
+        None => Err(Failure::Final(TargetError::Target(gone(job)))),
     }
 }
 

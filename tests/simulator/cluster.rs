@@ -15,6 +15,11 @@ pub fn is_up(flag: &AtomicBool) -> bool {
     flag.load(Ordering::Relaxed)
 }
 
+/// Lets time pass.
+pub fn pause(_time: std::time::Duration) {
+    super::world::pause();
+}
+
 /// Adds a client to the process; see `dataflows/cluster.rs`.
 pub fn spawn(_name: &str, client: Client) {
     super::world::spawn(client);

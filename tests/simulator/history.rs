@@ -259,7 +259,7 @@ impl History {
         let said = serde_json::to_string(&run.take_stock(announced.as_ref())?)?;
         let mut known: Published = heard(&said)?;
         if let (true, Start::Resume { clock, .. }) = (self.broken.is(Switch::ForgetTimes), &mut known.start) {
-            *clock = Clock::from(clock.time());
+            *clock = Clock::from(clock.time(0));
         }
         let mut reader = Some(Box::new(LogReader::open(&self.log, &known.start, self.setting.whole_seconds)));
         let mut durable = Vec::new();
@@ -320,6 +320,7 @@ impl History {
                 reader,
                 lanes,
                 applied: state.lanes.clone(),
+                through: state.through.clone(),
                 horizon: None,
                 letters: Refused::default(),
                 checkpoint: Box::new(move |checkpoint| {

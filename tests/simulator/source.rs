@@ -71,7 +71,7 @@ impl LogReader {
 
     fn mark(&self) -> Mark {
         let resume = Resume { position: self.transaction.to_string(), seq: self.begun };
-        Mark { seq: self.seq, time: self.clock.time(), resume, end: false }
+        Mark { seq: self.seq, time: self.clock.time(self.seq), resume, end: false }
     }
 }
 
@@ -99,7 +99,7 @@ impl Reader for LogReader {
             let change = transaction.changes[self.change];
             let body =
                 [change.table as u64, change.key, change.op as u64, change.value].map(|n| n.to_string()).join(" ");
-            out.push_raw(self.seq, self.clock.time(), &self.transaction.to_string(), b"", body.as_bytes());
+            out.push_raw(self.seq, self.clock.time(self.seq), &self.transaction.to_string(), b"", body.as_bytes());
             self.seq += SEQS;
             self.change += 1;
             if self.change == transaction.changes.len() {

@@ -509,8 +509,8 @@ impl Session for Client {
         Err(Failure::Final(TargetError::Target(format!("{table} lacks no column"))))
     }
 
-    fn blame(&mut self, _step: &Step, refused: Refused) -> TargetError {
-        TargetError::Target(refused.reason)
+    fn blame(&mut self, _step: &Step, refused: Refused) -> Result<TargetError, Failure> {
+        Ok(TargetError::Target(refused.reason))
     }
 }
 

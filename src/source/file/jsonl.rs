@@ -60,7 +60,7 @@ impl JsonlReader {
 
     fn mark(&self, end: bool) -> Mark {
         let position = format!("{} line {}", self.input.at, self.line);
-        Mark { seq: self.seq, time: self.clock.time(), resume: Resume { position, seq: self.seq }, end }
+        Mark { seq: self.seq, time: self.clock.time(self.seq), resume: Resume { position, seq: self.seq }, end }
     }
 }
 

@@ -144,7 +144,7 @@ impl Follower {
         let seq = self.seq.max(self.handed);
         let (place, from) = self.open.as_ref().map_or((&self.place, self.seq), |open| (&open.place, open.seq));
         let resume = Resume { position: kept_as(place, &self.identity), seq: from };
-        Mark { seq, time: self.clock.time(), resume, end }
+        Mark { seq, time: self.clock.time(seq), resume, end }
     }
 
     /// Takes an event, read at `now` (ms), and appends it to `out` if it changes rows of a wanted table.

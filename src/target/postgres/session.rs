@@ -159,27 +159,31 @@ impl Session for PostgresSession {
         add_column(&mut self.server, table, column, &schema, &self.policy)
     }
 
-    fn blame(&mut self, step: &Step, mut refused: Refused) -> TargetError {
+    fn blame(&mut self, step: &Step, mut refused: Refused) -> Result<TargetError, Failure> {
         let Some((sink, mut range)) = self.sent.take() else {
-            return TargetError::Target(format!("the target refused a value: {}", refused.reason));
+            return Ok(TargetError::Target(format!("the target refused a value: {}", refused.reason)));
         };
         let changes = sinks(step).into_iter().find(|(s, _)| *s == sink).expect("one of the three").1;
         while range.len() > 1 {
             let middle = range.start + range.len() / 2;
-            let halves = [range.start..middle, middle..range.end];
-            let found = halves.into_iter().find_map(|half| Some((self.refused(step, &half, sink)?, half)));
+            let mut found = None;
+            for half in [range.start..middle, middle..range.end] {
+                if found.is_none() {
+                    found = self.refused(step, &half, sink)?.map(|said| (said, half));
+                }
+            }
             match found {
                 Some((said, half)) => (refused, range) = (said, half),
                 // Only together: two rows that a unique index of the target's own does not take.
                 None => {
                     let table = changes.change(range.start).table_name();
                     let reason = format!("the target refused a batch of {} rows: {}", range.len(), refused.reason);
-                    return TargetError::Table { table, reason };
+                    return Ok(TargetError::Table { table, reason });
                 }
             }
         }
         let reason = Bad::new(format!("the target refused it: {}", refused.reason));
-        refused_row(&changes.change(range.start), refused.column, reason).into()
+        Ok(refused_row(&changes.change(range.start), refused.column, reason).into())
     }
 }
 
@@ -191,7 +195,7 @@ impl PostgresSession {
 
     /// Whether the server refuses these rows. They are written for that, where there are transactions behind all that the step
     /// writes before them (a row may be in the way that the step deletes), and taken back.
-    fn refused(&mut self, step: &Step, range: &Range<usize>, sink: Sink) -> Option<Refused> {
+    fn refused(&mut self, step: &Step, range: &Range<usize>, sink: Sink) -> Result<Option<Refused>, Failure> {
         let before = sinks(step).into_iter().take_while(|(earlier, _)| *earlier != sink);
         let changes = sinks(step).into_iter().find(|(s, _)| *s == sink).expect("one of the three").1;
         let write = || {
@@ -210,11 +214,12 @@ impl PostgresSession {
         let written = write();
         self.sent = None;
         if self.is_atomic() {
-            self.rollback().ok()?;
+            self.rollback()?;
         }
         match written {
-            Err(Failure::Data(refused)) => Some(refused),
-            _ => None,
+            Err(Failure::Data(refused)) => Ok(Some(refused)),
+            Err(failure @ (Failure::Transient(_) | Failure::Stale(_))) => Err(failure),
+            _ => Ok(None),
         }
     }
 
