@@ -170,7 +170,12 @@ fn without_transactions_a_step_says_first_how_far_it_goes() {
     lane.apply(&step(2, &deletes)).unwrap();
     assert_eq!(place.query("SELECT count(*), min(a) FROM pairs"), ["143|1357"]);
     // Half of a step is written, then a row can't be.
-    let half = step(
+    let third = |seq: u64, nets: &[Net]| {
+        let mut step = step(seq, nets);
+        step.progress.step = 3;
+        step
+    };
+    let half = third(
         5,
         &[
             (Update, "orders", "1", r#"{"id":1,"note":"new"}"#),
@@ -186,9 +191,9 @@ fn without_transactions_a_step_says_first_how_far_it_goes() {
     // An older run's session is ended, and what it tries again is refused.
     assert!(matches!(lane.apply(&half), Err(TargetError::Fenced { .. })));
     let mut lane = place.run(&schemas);
-    let short = lane.apply(&step(4, &[(Update, "orders", "1", r#"{"id":1,"note":"old"}"#)])).unwrap_err().to_string();
+    let short = lane.apply(&third(4, &[(Update, "orders", "1", r#"{"id":1,"note":"old"}"#)])).unwrap_err().to_string();
     assert!(short.contains("may be half written"), "{short}");
-    lane.apply(&step(6, &[(Update, "orders", "1", r#"{"id":1,"note":"newest"}"#)])).unwrap();
+    lane.apply(&third(6, &[(Update, "orders", "1", r#"{"id":1,"note":"newest"}"#)])).unwrap();
     assert_eq!(place.query("SELECT * FROM orders"), ["1|newest"]);
     let state = place.target().begin(&place.job, 1, "shop").unwrap();
     assert_eq!((state.lanes[&0].epoch, state.through.len()), (6, 0));
