@@ -88,3 +88,26 @@ pub fn refuse_gone(
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tidegate::log::{Meta, Statement};
+    use tidegate::source::Resume;
+
+    #[test]
+    fn markers_that_retention_has_passed_are_no_loss_and_records_are() {
+        let mut companion = Companion::default();
+        for partition in 0..3 {
+            let resume = Resume { position: String::new(), seq: 9 };
+            companion.take(Meta::Statement(Statement { partition, time: 9, seq: 9, offset: 2, resume, last: false }));
+        }
+        // Of each the records 0 and 1 and a marker: of the first two everything is gone, of the third nothing.
+        let ends = [(3, 3), (3, 3), (0, 3)];
+        let mut from = BTreeMap::from([(0, 2), (1, 1), (2, 2)]);
+        pass_markers(&mut from, &ends, &companion);
+        assert_eq!(from, BTreeMap::from([(0, 3), (1, 1), (2, 2)]));
+        let refused = refuse_gone("t", &ends, "job", LandStart::Beginning, &from).unwrap_err().to_string();
+        assert!(refused.starts_with("t/1: the records from offset 1 to 3 are gone"), "{refused}");
+    }
+}
