@@ -100,6 +100,17 @@ fn all_rows_of_a_step_that_do_not_become_what_their_columns_are_are_named_at_onc
 }
 
 #[test]
+fn a_table_whose_first_row_is_unusable_is_refused_by_that_row() {
+    let mut place = Place::new();
+    place.execute("CREATE TABLE orders (id bigint PRIMARY KEY, note text)");
+    let mut lane = place.run(&orders());
+    let nets = [(Insert, "orders", "1", r#"{"note":"a"}"#), (Insert, "orders", "2", r#"{"id":2,"note":"b"}"#)];
+    let [row] = &refused(lane.apply(&step(1, &nets)))[..] else { panic!("more than one is blamed") };
+    assert!(row.key == "1" && row.reason.contains("no key column id"), "{row}");
+    assert_eq!(place.query("SELECT count(*) FROM orders"), ["0"]);
+}
+
+#[test]
 fn a_row_that_takes_the_place_of_a_deleted_one_is_not_blamed_for_another() {
     let mut place = Place::new();
     place.execute("CREATE TABLE orders (id bigint PRIMARY KEY, note text UNIQUE CHECK (note <> 'bad'))");

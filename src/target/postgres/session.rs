@@ -282,7 +282,8 @@ impl PostgresSession {
                 shapes.iter_mut().for_each(Shape::release);
                 return Err(self.give_up());
             }
-            if shapes[0].is_full(limits) {
+            // There is none yet while only refused rows have come.
+            if shapes.first().is_some_and(|shape| shape.is_full(limits)) {
                 send(shapes, server, table, sink, start..index + 1, sent)?;
                 start = index + 1;
             }
