@@ -4,11 +4,14 @@
 //! delays and fences as it is told. Everything that decides about order and exactly-once stands above this trait, in
 //! `writer`, `reader`, `foreign` and `run`, and is the same code over both.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rdkafka::message::{BorrowedHeaders, OwnedHeaders};
 
 use super::LogError;
+
+/// How long a cluster may take to answer before it counts as unreachable.
+pub(super) const PATIENCE: Duration = Duration::from_secs(15);
 
 /// A Kafka cluster.
 pub trait Kafka: Send + Sync {
@@ -148,4 +151,23 @@ pub trait Consumer: Send {
     /// # Errors
     /// The client does not take it.
     fn hold(&mut self, partition: u32, held: bool) -> Result<(), LogError>;
+}
+
+/// Waits for the next record, which is handed to `take`, or the end of a partition, through everything that passes by itself.
+///
+/// # Errors
+/// No answer from `place` for as long as a cluster may take; as [`Consumer::poll`].
+pub(super) fn next(
+    consumer: &mut dyn Consumer,
+    place: &str,
+    take: &mut dyn FnMut(Record<'_>) -> Result<(), LogError>,
+) -> Result<Polled, LogError> {
+    let asked = Instant::now();
+    loop {
+        match consumer.poll(PATIENCE, take)? {
+            Polled::Nothing if asked.elapsed() < PATIENCE => {}
+            Polled::Nothing => return Err(LogError(format!("{place}: no answer for {} s", PATIENCE.as_secs()))),
+            polled => return Ok(polled),
+        }
+    }
 }

@@ -14,13 +14,10 @@ use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use rdkafka::{ClientContext, Message};
 
 use super::LogError;
-use super::kafka::{Consumer, Delivered, Kafka, NewRecord, Polled, Producer, Record};
+use super::kafka::{Consumer, Delivered, Kafka, NewRecord, PATIENCE, Polled, Producer, Record};
 use super::meta::meta_topic;
 use super::run::REPLACED;
 use crate::config::KafkaConfig;
-
-/// How long a cluster may take to answer before it counts as unreachable.
-pub(super) const PATIENCE: Duration = Duration::from_secs(15);
 
 /// How long a commit may take: as long as a record that can't be delivered.
 const COMMIT_PATIENCE: Duration = Duration::from_secs(60);
@@ -379,10 +376,15 @@ struct RdProducer {
 }
 
 impl RdProducer {
+    /// What has gone wrong and nobody has been told yet.
+    fn failure(&self) -> Option<String> {
+        self.producer.context().said().failure.take()
+    }
+
     /// What Kafka says, and what to do about it. What made the client refuse says more than that it does; after a fatal
     /// error the client only says that there was one, and what it was has to be asked for.
     fn refused(&self, error: &KafkaError) -> String {
-        if let Some(failure) = self.producer.context().said().failure.take() {
+        if let Some(failure) = self.failure() {
             return failure;
         }
         match self.producer.client().fatal_error() {
@@ -405,7 +407,7 @@ impl Producer for RdProducer {
             sending = sending.headers(headers);
         }
         // Nothing may be delivered behind what was not.
-        if let Some(failure) = self.producer.context().said().failure.take() {
+        if let Some(failure) = self.failure() {
             return Err(failure);
         }
         loop {

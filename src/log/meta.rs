@@ -1,20 +1,16 @@
 //! The companion topic: statements and schemas, keyed so that compaction keeps the newest of each.
 
 use std::collections::BTreeMap;
-use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
 use super::LogError;
-use super::kafka::{Kafka, Polled};
+use super::kafka::{Kafka, Polled, next};
 use crate::change::{TableName, TableSchema};
 use crate::source::Resume;
 
 /// How often what has been added meanwhile is read, too.
 const ROUNDS_MAX: u32 = 10;
-
-/// How long a companion topic may take to answer.
-const PATIENCE: Duration = Duration::from_secs(15);
 
 /// The name of a topic's companion.
 pub fn meta_topic(topic: &str) -> String {
@@ -175,31 +171,28 @@ pub fn read_to_end(kafka: &dyn Kafka, topic: &str) -> Result<Companion, LogError
         return Ok(companion);
     }
     let mut consumer = kafka.consumer(&topic, &[(0, None)])?;
-    let mut heard = Instant::now();
+    let place = format!("{topic}/0");
     loop {
-        let mut next = 0;
-        let polled = consumer.poll(PATIENCE, &mut |record| {
+        let mut read = 0;
+        let polled = next(&mut *consumer, &place, &mut |record| {
             let meta = Meta::from_record(record.key.unwrap_or_default(), record.value.unwrap_or_default())
-                .map_err(|e| LogError(format!("{topic}/0/{}: {e}", record.offset)))?;
+                .map_err(|e| LogError(format!("{place}/{}: {e}", record.offset)))?;
             companion.take(meta);
-            (next, heard) = (record.offset + 1, Instant::now());
+            read = record.offset + 1;
             Ok(())
         })?;
         match polled {
-            Polled::Record if next < high => {}
+            Polled::Record if read < high => {}
             // A publisher at work goes on writing: its end of partition may never come.
             Polled::Record if rounds < ROUNDS_MAX => {
                 rounds += 1;
                 high = high.max(kafka.ends(&topic)?.first().map_or(0, |(_, end)| *end));
-                if next >= high {
+                if read >= high {
                     return Ok(companion);
                 }
             }
             // Transaction markers leave gaps, so that the last offset may hold no record.
-            Polled::Record | Polled::End(_) => return Ok(companion),
-            // Also for what passes by itself.
-            Polled::Nothing if heard.elapsed() < PATIENCE => {}
-            Polled::Nothing => return Err(LogError(format!("{topic}/0: no answer for {} s", PATIENCE.as_secs()))),
+            _ => return Ok(companion),
         }
     }
 }

@@ -10,23 +10,21 @@
 //!
 //! Without transactions nobody is fenced, and the runs say who they are all the same.
 
-use std::time::Duration;
+use std::fmt::Display;
 
 use super::LogError;
-use super::kafka::{Kafka, NewRecord};
+use super::kafka::{Kafka, NewRecord, PATIENCE};
 use super::meta::{Meta, Run, meta_topic, read_to_end};
-
-/// How long the announcement of a run may take.
-const PATIENCE: Duration = Duration::from_secs(15);
 
 /// What a publisher says that has been replaced.
 /// Kafka answers the same in both cases.
 pub const REPLACED: &str = "a newer publish of this job has begun, or Kafka has ended a transaction of this one that it heard \
     nothing of for too long: run one copy of a job; the only one goes on where it was if it is started again";
 
-/// The transactional id of a writer of a topic: of the topic and not of the job, since that is what has one publisher.
-pub fn transactional_id(topic: &str, writer: u32) -> String {
-    format!("tidegate.{topic}.{writer}")
+/// The transactional id of a writer of a topic, by its number, or of who announces runs: of the topic and not of the job,
+/// since that is what has one publisher.
+pub fn transactional_id(topic: &str, who: impl Display) -> String {
+    format!("tidegate.{topic}.{who}")
 }
 
 /// Announces a run of the publisher of `topic`, with so many writers, of those tables of the source. `id` tells it from all
@@ -43,7 +41,7 @@ pub fn begin_run(
     tables: &[String],
     transactions: bool,
 ) -> Result<Run, LogError> {
-    let announcing = transactions.then(|| format!("tidegate.{topic}.run"));
+    let announcing = transactions.then(|| transactional_id(topic, "run"));
     let mut producer = kafka.producer(announcing.as_deref())?;
     let before = read_to_end(kafka, topic)?.run;
     if let Some(before) = before.as_ref().filter(|before| before.tables != tables) {

@@ -8,15 +8,11 @@
 //! own time, so that of a source that is far behind all that was written meanwhile would be read.
 
 use std::collections::BTreeMap;
-use std::time::{Duration, Instant};
 
 use super::LogError;
-use super::kafka::{Kafka, Polled};
+use super::kafka::{Kafka, Polled, next};
 use super::record::parse_record;
 use crate::change::Changes;
-
-/// How long a cluster may take to answer.
-const PATIENCE: Duration = Duration::from_secs(15);
 
 /// By so much further back each time.
 const WIDEN: u64 = 8;
@@ -37,35 +33,27 @@ pub enum Begin {
 pub fn times_from(kafka: &dyn Kafka, topic: &str, seq: u64, begin: Begin) -> Result<BTreeMap<u64, u64>, LogError> {
     let mut times = BTreeMap::new();
     let ends = kafka.ends(topic)?;
-    let range = |(partition, start): (u32, u64)| (partition, (start, ends[partition as usize].1));
-    let begin_at = |starts: Vec<(u32, u64)>| {
-        starts.into_iter().map(range).filter(|(_, (start, end))| start < end).collect::<BTreeMap<u32, (u64, u64)>>()
-    };
     let mut back = match begin {
         Begin::LookBack(records) => records.max(1),
         Begin::AtTime(time) => {
-            let starts = begin_at((0..).zip(kafka.offsets_at(topic, time)?).collect());
-            read_times(kafka, topic, starts, seq, &mut times)?;
+            let starts = kafka.offsets_at(topic, time)?;
+            let ranges = starts.into_iter().zip(&ends).map(|(start, (_, end))| (start, *end));
+            read_times(kafka, topic, (0..).zip(ranges).collect(), seq, &mut times)?;
             return Ok(times);
         }
     };
-    let mut open: Vec<u32> = (0..ends.len() as u32).collect();
-    loop {
-        let start = |partition: u32| {
-            let (low, end) = ends[partition as usize];
-            end.saturating_sub(back).max(low)
-        };
-        let starts = begin_at(open.iter().map(|partition| (*partition, start(*partition))).collect());
-        if starts.is_empty() {
-            return Ok(times);
-        }
-        let first = read_times(kafka, topic, starts, seq, &mut times)?;
-        open.retain(|partition| {
+    let mut open: BTreeMap<u32, (u64, u64)> = (0..).zip(ends).collect();
+    while !open.is_empty() {
+        let range = |(low, end): (u64, u64)| (end.saturating_sub(back).max(low), end);
+        let ranges = open.iter().map(|(partition, kept)| (*partition, range(*kept))).collect();
+        let first = read_times(kafka, topic, ranges, seq, &mut times)?;
+        open.retain(|partition, kept| {
             let begins_late = first.get(partition).is_none_or(|first| *first > seq);
-            begins_late && start(*partition) > ends[*partition as usize].0
+            begins_late && range(*kept).0 > kept.0
         });
         back = back.saturating_mul(WIDEN);
     }
+    Ok(times)
 }
 
 /// Reads ranges of offsets of partitions, and adds the times of changes from `seq` on. Returns the first seq of each partition.
@@ -76,16 +64,15 @@ fn read_times(
     seq: u64,
     times: &mut BTreeMap<u64, u64>,
 ) -> Result<BTreeMap<u32, u64>, LogError> {
+    ranges.retain(|_, (start, end)| start < end);
     if ranges.is_empty() {
         return Ok(BTreeMap::new());
     }
     let starts: Vec<_> = ranges.iter().map(|(partition, (start, _))| (*partition, Some(*start))).collect();
     let mut consumer = kafka.consumer(topic, &starts)?;
     let (mut scratch, mut first) = (Changes::default(), BTreeMap::new());
-    let mut heard = Instant::now();
     while !ranges.is_empty() {
-        let polled = consumer.poll(PATIENCE, &mut |record| {
-            heard = Instant::now();
+        let polled = next(&mut *consumer, topic, &mut |record| {
             scratch.clear();
             let (partition, offset) = (record.partition, record.offset);
             parse_record(record.headers, record.key, record.value, partition, offset, &mut scratch)
@@ -101,13 +88,9 @@ fn read_times(
             }
             Ok(())
         })?;
-        match polled {
-            Polled::Record => {}
-            // Transaction markers leave gaps, so that the last offset may hold no record.
-            Polled::End(partition) => drop(ranges.remove(&partition)),
-            // Also for what passes by itself.
-            Polled::Nothing if heard.elapsed() < PATIENCE => {}
-            Polled::Nothing => return Err(LogError(format!("{topic}: no answer for {} s", PATIENCE.as_secs()))),
+        // Transaction markers leave gaps, so that the last offset may hold no record.
+        if let Polled::End(partition) = polled {
+            ranges.remove(&partition);
         }
     }
     Ok(first)

@@ -163,6 +163,21 @@ mod tests {
     use timely::dataflow::operators::probe::Handle;
     use timely::dataflow::operators::{Inspect, Probe};
 
+    /// A client that hands over what is in `feed`.
+    fn fed<T: Send + 'static>(
+        feed: Vec<Ingested<T, Vec<u64>, ()>>,
+        waker: SyncActivator,
+    ) -> Receiver<Ingested<T, Vec<u64>, ()>> {
+        let (sender, receiver) = crossbeam_channel::bounded(1);
+        std::thread::spawn(move || {
+            for handed in feed {
+                sender.send(handed).unwrap();
+                waker.activate().ok();
+            }
+        });
+        receiver
+    }
+
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(20))]
 
@@ -186,16 +201,7 @@ mod tests {
                 worker.dataflow::<u64, _, _>(|scope| {
                     let durable = Handle::new();
                     let throttle = Throttle::new(durable.clone(), limit, 2);
-                    let ingest = ingest(scope, "Feed", throttle, |waker| {
-                        let (sender, receiver) = crossbeam_channel::bounded(1);
-                        std::thread::spawn(move || {
-                            for handed in feed {
-                                sender.send(handed).unwrap();
-                                waker.activate().ok();
-                            }
-                        });
-                        receiver
-                    });
+                    let ingest = ingest(scope, "Feed", throttle, |waker| fed(feed, waker));
                     ingest
                         .batches
                         .inspect_core(move |event| {
@@ -238,16 +244,7 @@ mod tests {
                 worker.dataflow::<Moment, _, _>(|scope| {
                     let durable = Handle::new();
                     let throttle = Throttle::new(durable.clone(), limit, epochs_in_flight);
-                    let ingest = ingest(scope, "Feed", throttle, |waker| {
-                        let (sender, receiver) = crossbeam_channel::bounded(1);
-                        std::thread::spawn(move || {
-                            for handed in feed {
-                                sender.send(handed).unwrap();
-                                waker.activate().ok();
-                            }
-                        });
-                        receiver
-                    });
+                    let ingest = ingest(scope, "Feed", throttle, |waker| fed(feed, waker));
                     let gated = ingest.batches.gate_under_pressure("Gate", Natural, 0, ingest.pressure, |at, _, _| *at);
                     let station = |waker: SyncActivator| {
                         let (inbox, deliveries) = crossbeam_channel::unbounded::<Delivery<Moment, Vec<u64>, 1>>();

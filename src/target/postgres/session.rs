@@ -168,8 +168,9 @@ impl Session for PostgresSession {
             let middle = range.start + range.len() / 2;
             let mut found = None;
             for half in [range.start..middle, middle..range.end] {
-                if found.is_none() {
-                    found = self.refused(step, &half, sink)?.map(|said| (said, half));
+                if let Some(said) = self.refused(step, &half, sink)? {
+                    found = Some((said, half));
+                    break;
                 }
             }
             match found {
