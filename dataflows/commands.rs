@@ -10,7 +10,7 @@ use tidegate::config::{Config, Delivery, TargetConfig, ZeroDates};
 use tidegate::letter::DeadLetters;
 use tidegate::log::{ForeignSettings, Librdkafka};
 use tidegate::source::{Start, TableFilter};
-use tidegate::target::{JobState, Target};
+use tidegate::target::Target;
 use tidegate::verify::Outcome;
 use timely::worker::Worker;
 
@@ -20,7 +20,7 @@ use crate::cluster::{
 use crate::land::{Land, Refused, land as build_land};
 use crate::publish::{Publish, publish as build_publish};
 use crate::report::{Report, say};
-use crate::start::{Begun, Landing, Published, Publishing, heard};
+use crate::start::{Begun, Landing, Published, Publishing, Resumed, heard};
 use crate::{Job, VerifyJob, connect, verify};
 
 /// How long a topic that does not exist is waited for.
@@ -177,8 +177,9 @@ pub fn land(job: &Job) -> anyhow::Result<()> {
             0 => Some(serde_json::to_string(&run.begin()?)?),
             _ => None,
         };
-        let state: JobState = heard(&tell_all(worker, said))?;
+        let resumed: Resumed = heard(&tell_all(worker, said))?;
         if index == 0 {
+            let state = &resumed.state;
             let (topic, lanes, generation) = (&run.topic, run.settings.lanes, state.generation);
             let from =
                 state.checkpoint.as_ref().map_or("the beginning".to_string(), |c| format!("epoch {}", c.epoch + 1));
@@ -187,7 +188,8 @@ pub fn land(job: &Job) -> anyhow::Result<()> {
                 run.job
             ));
         }
-        let Begun { reader, lanes } = run.open(&state, (index, peers))?;
+        let Begun { reader, lanes } = run.open(&resumed, (index, peers))?;
+        let state = resumed.state;
         let (checkpoints, job, generation) = (Arc::clone(&run.target), run.job.clone(), state.generation);
         let landing = build_land(
             worker,

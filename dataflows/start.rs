@@ -172,6 +172,15 @@ pub struct Landing {
     pub schema_patience: Duration,
 }
 
+/// Where a run of `land` goes on.
+#[derive(Serialize, Deserialize)]
+pub struct Resumed {
+    /// What earlier runs did.
+    pub state: JobState,
+    /// How many partitions of the topic are written to; `None`: as many as there are.
+    pub partitions: Option<u32>,
+}
+
 /// What a worker of `land` begins with.
 pub struct Begun {
     /// The reader of its partitions.
@@ -182,11 +191,11 @@ pub struct Begun {
 
 impl Landing {
     /// First stage, on one worker: takes a new generation, so that older runs write no more, and learns what they did.
-    pub fn begin(&self) -> anyhow::Result<JobState> {
+    pub fn begin(&self) -> anyhow::Result<Resumed> {
         if self.foreign.is_some() {
             let mut state = self.target.begin(&self.job, self.settings.lanes, &self.topic)?;
             state.count_half_written();
-            return Ok(state);
+            return Ok(Resumed { state, partitions: None });
         }
         let (companion, ends) = companion(&*self.kafka, &self.topic)?;
         self.refuse_keyless(&companion)?;
@@ -198,14 +207,15 @@ impl Landing {
         if let Some(checkpoint) = &mut state.checkpoint {
             pass_markers(&mut checkpoint.offsets, &ends, &companion);
         }
-        Ok(state)
+        Ok(Resumed { state, partitions: companion.partitions() })
     }
 
     /// Second stage, on every worker: its reader and its lanes.
-    pub fn open(&self, state: &JobState, (index, peers): (usize, usize)) -> anyhow::Result<Begun> {
+    pub fn open(&self, resumed: &Resumed, (index, peers): (usize, usize)) -> anyhow::Result<Begun> {
         // What is complete by event time is a guess about all partitions together, so that one worker makes it.
         let readers = if self.foreign.is_some() { 1 } else { peers };
-        let mut partitions = self.partitions(state)?;
+        let Resumed { state, partitions } = resumed;
+        let mut partitions = self.partitions(state, *partitions)?;
         let of = partitions.len() as u32;
         partitions.retain(|partition, _| own(*partition, index, readers));
         let schemas = Arc::new(Schemas::default());
@@ -236,9 +246,11 @@ impl Landing {
     }
 
     /// Of each partition the offset to begin at and the end that is there now.
-    fn partitions(&self, state: &JobState) -> anyhow::Result<BTreeMap<u32, (u64, u64)>> {
+    fn partitions(&self, state: &JobState, written: Option<u32>) -> anyhow::Result<BTreeMap<u32, (u64, u64)>> {
         let from = state.checkpoint.clone().unwrap_or_default().offsets;
-        let ends = self.kafka.ends(&self.topic)?;
+        let mut ends = self.kafka.ends(&self.topic)?;
+        // Of a partition that `publish` does not write to nothing would ever be stated. Once it does, it says so before that.
+        ends.truncate(written.map_or(usize::MAX, |written| written as usize));
         if self.foreign.is_none() {
             refuse_gone(&self.topic, &ends, &self.job, self.settings.start, &from)?;
         }

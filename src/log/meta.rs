@@ -108,6 +108,13 @@ impl Companion {
             Meta::Schema(schema) => drop(self.schemas.insert(schema.name.clone(), schema)),
         }
     }
+
+    /// How many partitions are written to; `None`: nothing says so yet. The topic may have more, which somebody else added.
+    pub fn partitions(&self) -> Option<u32> {
+        let dealt = self.layout.as_ref().and_then(|layout| layout.partitions.last());
+        let stated = self.statements.keys().next_back().map(|partition| partition + 1);
+        dealt.map(|(_, partitions)| *partitions).max(stated)
+    }
 }
 
 /// What compaction keeps one record of.

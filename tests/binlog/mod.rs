@@ -1,5 +1,6 @@
 //! A server to write to, and what its binlog says of it.
 
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use mysql::prelude::Queryable;
@@ -26,7 +27,8 @@ pub struct Database {
 
 impl Database {
     pub fn new(server: &'static str, name: &str) -> Database {
-        let name = format!("{name}_{}", std::process::id());
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let name = format!("{name}_{}_{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
         let mut conn = connect(&url(server));
         conn.query_drop(format!("CREATE DATABASE {name} CHARACTER SET utf8mb4")).unwrap();
         conn.query_drop(format!("USE {name}")).unwrap();

@@ -137,7 +137,7 @@ impl History {
             }
             7 => world.leap(now + self.setting.epoch_ms),
             // The topic gets another partition, for those who begin later.
-            8 if world.alive(Kind::Publish).is_empty() && self.kafka.partitions(TOPIC) < 6 => self.kafka.grow(TOPIC),
+            8 if self.kafka.partitions(TOPIC) < 6 => self.kafka.grow(TOPIC),
             _ => {}
         }
         for kind in [Kind::Publish, Kind::Land] {
@@ -310,11 +310,12 @@ impl History {
             letters: DeadLetters::default(),
             schema_patience: Duration::ZERO,
         };
-        let state = run.begin()?;
+        let resumed = run.begin()?;
+        let state = &resumed.state;
         let peers = workers.len();
         let mut landed = Vec::new();
         for (index, worker) in workers.iter_mut().enumerate() {
-            let Begun { reader, lanes } = run.open(&state, (index, peers))?;
+            let Begun { reader, lanes } = run.open(&resumed, (index, peers))?;
             let (checkpoints, generation) = (Arc::clone(&run.target), state.generation);
             let job = Land {
                 reader,
