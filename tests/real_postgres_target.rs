@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use landing::{Cut, Place, orders, url, way};
 use postgres::{Client, NoTls};
-use steps::{Net, reached, step};
+use steps::{Net, Schemas, reached, schema, step};
 use tidegate::change::Op::{Delete, Insert, Update};
 use tidegate::config::PostgresConfig;
 use tidegate::target::postgres::PostgresTarget;
@@ -287,4 +287,51 @@ fn a_user_without_rights_is_told_which() {
     let error = PostgresTarget::new(&config).unwrap().begin(&place.job, 1, "shop").unwrap_err().to_string();
     place.execute(&format!("DROP OWNED BY {role}; DROP ROLE {role}"));
     assert!(error.contains("permission denied") && error.contains("grant it"), "{error}");
+}
+
+/// A source's type, a target's, a value in JSON, and its key.
+type KeyCase = (&'static str, &'static str, &'static str, &'static str);
+
+#[test]
+fn a_key_column_that_takes_two_keys_of_the_source_for_one_is_refused() {
+    let mut place = Place::new();
+    place.execute(
+        "CREATE EXTENSION IF NOT EXISTS citext SCHEMA public; CREATE TYPE mood AS ENUM ('a', 'b');
+         CREATE COLLATION ci (provider = icu, locale = 'und-u-ks-level2', deterministic = false);
+         CREATE DOMAIN letters AS public.citext",
+    );
+    let coarse: [KeyCase; 9] = [
+        ("varchar(20)", "public.citext", "\"a\"", "a"),
+        ("varchar(20)", "letters", "\"a\"", "a"),
+        ("varchar(20)", "text COLLATE ci", "\"a\"", "a"),
+        ("varchar(20)", "char(20)", "\"a\"", "a"),
+        ("varchar(20)", "integer", "\"1\"", "1"),
+        ("varchar(40)", "uuid", "\"00000000-0000-0000-0000-00000000000a\"", "00000000-0000-0000-0000-00000000000a"),
+        ("varchar(20)", "interval", "\"1 day\"", "1 day"),
+        ("double", "double precision", "0", "0"),
+        ("double", "numeric", "0", "0"),
+    ];
+    let fine: [KeyCase; 6] = [
+        ("varchar(20)", "varchar(20)", "\"a\"", "a"),
+        ("varchar(20)", "text COLLATE \"C\"", "\"a\"", "a"),
+        ("varchar(20)", "mood", "\"a\"", "a"),
+        ("bigint", "numeric(20,0)", "1", "1"),
+        ("datetime(6)", "timestamp", "\"2026-01-01 00:00:00.5\"", "2026-01-01 00:00:00.5"),
+        ("bigint unsigned", "numeric(20,0)", "1", "1"),
+    ];
+    for (n, (source, target, value, key)) in coarse.iter().chain(&fine).enumerate() {
+        let table = format!("t{n}");
+        place.execute(&format!("CREATE TABLE {table} (k {target} PRIMARY KEY, v int)"));
+        let mut lane = place.run(&Schemas::of(&[schema(&table, &[("k", source), ("v", "int")], &["k"])]));
+        let row = format!("{{\"k\":{value},\"v\":1}}");
+        let number = n.saturating_sub(coarse.len()) as u64 + 1;
+        let outcome = lane.apply(&step(number, &[(Insert, &table, key, &row)]));
+        if n < coarse.len() {
+            let said = outcome.unwrap_err().to_string();
+            assert!(said.contains(&format!("shop.{table}")) && said.contains("the key column k"), "{target}: {said}");
+        } else {
+            outcome.unwrap_or_else(|error| panic!("{target}: {error}"));
+        }
+        assert_eq!(place.query(&format!("SELECT count(*) FROM {table}")), [if n < coarse.len() { "0" } else { "1" }]);
+    }
 }

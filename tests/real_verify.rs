@@ -20,7 +20,7 @@ fn type_at(kind: Kind, ty: &str, in_key: bool) -> String {
     let ty: ColumnType = text.parse().unwrap();
     match kind {
         Kind::Postgres => ty.postgres(in_key),
-        Kind::Sqlite => ty.sqlite().into(),
+        Kind::Sqlite => ty.sqlite(in_key).into(),
     }
 }
 

@@ -249,6 +249,35 @@ fn values_keep_their_text_and_their_types() {
 }
 
 #[test]
+fn a_key_column_that_takes_two_keys_of_the_source_for_one_is_refused() {
+    let cases = [
+        ("varchar(9)", "TEXT COLLATE NOCASE", false),
+        ("varchar(9)", "INTEGER", false),
+        ("double", "REAL", false),
+        ("double", "NUMERIC", false),
+        ("varchar(9)", "TEXT", true),
+        ("bigint", "INTEGER", true),
+    ];
+    for (source, ty, fine) in cases {
+        let scratch = Scratch::new();
+        query(&scratch.path(), &format!("CREATE TABLE t (k {ty} PRIMARY KEY, v INTEGER)"));
+        let mut lane = scratch.run(&Schemas::of(&[schema("t", &[("k", source), ("v", "int")], &["k"])]));
+        let row = if source == "varchar(9)" { r#"{"k":"1","v":1}"# } else { r#"{"k":1,"v":1}"# };
+        let outcome = lane.apply(&step(1, &[(Insert, "t", "1", row)]));
+        assert_eq!(outcome.is_ok(), fine, "{source} into {ty}: {outcome:?}");
+        let said = outcome.err().map(|error| error.to_string()).unwrap_or_default();
+        assert!(fine || said.contains("the key column k"), "{said}");
+    }
+    // In a table of tidegate's own -0 and 0 are two.
+    let scratch = Scratch::new();
+    let mut lane = scratch.run(&Schemas::of(&[schema("t", &[("k", "double"), ("v", "int")], &["k"])]));
+    let zeros = [(Insert, "t", "0", r#"{"k":0,"v":1}"#), (Insert, "t", "-0", r#"{"k":-0,"v":1}"#)];
+    lane.apply(&step(1, &zeros)).unwrap();
+    lane.apply(&step(2, &[(Delete, "t", "0", r#"{"k":0,"v":1}"#)])).unwrap();
+    assert_eq!(scratch.query("SELECT * FROM t"), ["'-0'|1"]);
+}
+
+#[test]
 fn rows_of_other_fields_or_order_in_one_step_are_understood() {
     let scratch = Scratch::new();
     let columns = [("a", "int"), ("b", "varchar(9)"), ("c", "int")];

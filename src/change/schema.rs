@@ -65,6 +65,11 @@ pub struct TableSchema {
 }
 
 impl TableSchema {
+    /// The type of a column, whatever case its name has.
+    pub fn type_of(&self, name: &str) -> Option<ColumnType> {
+        self.columns.iter().find(|column| column.name.eq_ignore_ascii_case(name)).map(|column| column.ty)
+    }
+
     /// The column of that name.
     pub fn column(&self, name: &str) -> Option<&Column> {
         self.columns.iter().find(|column| column.name == name)

@@ -159,12 +159,25 @@ impl ColumnType {
         }
     }
 
+    /// Whether different values of it, as texts, may be one number, date or UUID: any text, and -0 and 0.
+    pub fn is_loose(self) -> bool {
+        matches!(
+            self,
+            ColumnType::Varchar
+                | ColumnType::Text
+                | ColumnType::Enum
+                | ColumnType::Set
+                | ColumnType::Float
+                | ColumnType::Double
+        )
+    }
+
     /// The column type for a table that tidegate creates on SQLite. Whatever SQLite would turn into a float or round
-    /// (a BIGINT UNSIGNED, a DECIMAL) is TEXT.
-    pub fn sqlite(self) -> &'static str {
+    /// (a BIGINT UNSIGNED, a DECIMAL) is TEXT; so is a float in a key, where -0 and 0 are two.
+    pub fn sqlite(self, in_key: bool) -> &'static str {
         match self {
             ColumnType::Integer { bytes: 8, unsigned: true } | ColumnType::Bit(64) => "TEXT",
-            ColumnType::Float | ColumnType::Double => "REAL",
+            ColumnType::Float | ColumnType::Double if !in_key => "REAL",
             _ => match self.form() {
                 Form::Integer => "INTEGER",
                 Form::Bytes => "BLOB",

@@ -3,7 +3,7 @@
 use super::columns::Kind;
 use super::connect::{Dialect, Server, quoted};
 use super::progress::{claim, create, create_schema};
-use crate::change::{TableName, TableSchema};
+use crate::change::{ColumnType, TableName, TableSchema};
 use crate::target::retry::missing_column;
 use crate::target::{Failure, FindSchema, TargetError};
 
@@ -26,6 +26,21 @@ pub(super) struct TargetColumn {
     /// What its parameter is cast to.
     pub cast: String,
     pub in_key: bool,
+    /// Whether two texts are never equal in it.
+    exact: bool,
+}
+
+impl TargetColumn {
+    /// Whether it takes two keys of the source, of this type, for one. Keys are dealt to lanes by their text: what two lanes
+    /// write to one row would come in no order.
+    fn confuses(&self, source: Option<ColumnType>) -> bool {
+        match self.kind {
+            Kind::Text(_) | Kind::Varchar(_) | Kind::Other => !self.exact,
+            Kind::Float4 | Kind::Float8 | Kind::Char(_) => true, // -0 is 0, and blanks at the end are nothing
+            Kind::Bytea => false,
+            _ => source.is_some_and(ColumnType::is_loose),
+        }
+    }
 }
 
 /// A target table.
@@ -119,7 +134,22 @@ impl Table {
                 .into());
             }
         }
-        Ok(Table { name: name.clone(), sql: place.sql(), columns, source })
+        let table = Table { name: name.clone(), sql: place.sql(), columns, source };
+        table.refuse_coarse_key().map_err(fault)?;
+        Ok(table)
+    }
+
+    /// That two keys of the source are two at the target.
+    fn refuse_coarse_key(&self) -> Result<(), String> {
+        let ty_of = |column: &TargetColumn| self.source.as_ref().and_then(|schema| schema.type_of(&column.name));
+        match self.columns.iter().find(|column| column.in_key && column.confuses(ty_of(column))) {
+            None => Ok(()),
+            Some(TargetColumn { name, cast, .. }) => Err(format!(
+                "the key column {name} of the target's table {} takes different keys of the source for one, by its type ({cast}) or \
+                 its collation, so that rows would be lost: give it a type that tells all of them apart, as text does",
+                self.sql
+            )),
+        }
     }
 }
 
@@ -180,25 +210,36 @@ impl<'a> Place<'a> {
                      CASE WHEN t.typtype = 'd' THEN t.typtypmod ELSE a.atttypmod END, \
                      pg_catalog.format_type(base.oid, -1), \
                      pg_catalog.format_type(base.oid, CASE WHEN t.typtype = 'd' THEN t.typtypmod ELSE a.atttypmod END), \
-                     i.indexrelid IS NOT NULL, bn.nspname = 'pg_catalog' \
-                   FROM pg_catalog.pg_class c \
+                     i.indexrelid IS NOT NULL, bn.nspname = 'pg_catalog', base.typtype = 'e', ";
+        // Hologres has no collation that takes two texts for one, and its catalog does not know of any.
+        let (deterministic, collation) = match server.dialect {
+            Dialect::Postgres => (
+                "coalesce(co.collisdeterministic, true)",
+                "LEFT JOIN pg_catalog.pg_collation co ON co.oid = a.attcollation ",
+            ),
+            Dialect::Hologres => ("true", ""),
+        };
+        let from = " FROM pg_catalog.pg_class c \
                    JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
                    JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid \
                    JOIN pg_catalog.pg_type t ON t.oid = a.atttypid \
                    JOIN pg_catalog.pg_type base ON base.oid = CASE WHEN t.typtype = 'd' THEN t.typbasetype ELSE t.oid END \
                    JOIN pg_catalog.pg_namespace bn ON bn.oid = base.typnamespace \
-                   LEFT JOIN pg_catalog.pg_index i ON i.indrelid = c.oid AND i.indisprimary AND a.attnum = ANY(i.indkey) \
-                   WHERE n.nspname = $1 AND c.relname = $2 AND c.relkind IN ('r', 'p', 'f') AND a.attnum > 0 \
+                   LEFT JOIN pg_catalog.pg_index i ON i.indrelid = c.oid AND i.indisprimary AND a.attnum = ANY(i.indkey) ";
+        let of = "WHERE n.nspname = $1 AND c.relname = $2 AND c.relkind IN ('r', 'p', 'f') AND a.attnum > 0 \
                      AND NOT a.attisdropped \
                    ORDER BY a.attnum";
-        let rows = server.client.query(sql, &[&self.schema, &self.source.table])?;
+        let sql = [sql, deterministic, from, collation, of].concat();
+        let rows = server.client.query(&sql, &[&self.schema, &self.source.table])?;
         let column = |row: &postgres::Row| {
             let (name, type_name, modifier): (String, String, i32) = (row.get(0), row.get(1), row.get(2));
             let own: bool = row.get(6);
             let kind = if own { Kind::of(&type_name, modifier) } else { Kind::Other };
             // Hologres takes the fast path only where the cast is exactly the column's type. Lengths are checked before.
             let cast = if server.dialect == Dialect::Hologres { row.get(4) } else { row.get(3) };
-            TargetColumn { name, kind, cast, in_key: row.get(5) }
+            let (listed, deterministic): (bool, bool) = (row.get(7), row.get(8));
+            let exact = deterministic && (listed || !matches!(kind, Kind::Other));
+            TargetColumn { name, kind, cast, in_key: row.get(5), exact }
         };
         Ok(rows.iter().map(column).collect())
     }

@@ -8,7 +8,7 @@ use rusqlite::{Connection, ErrorCode, params};
 
 use super::Failure;
 use super::values::{self, Affinity};
-use crate::change::{Change, Changes, Form, Op, TableName, TableSchema};
+use crate::change::{Change, Changes, ColumnType, Form, Op, TableName, TableSchema};
 use crate::target::fields::{Stop, each_field};
 use crate::target::{FindSchema, RefusedRow, TargetError};
 
@@ -30,6 +30,20 @@ struct TargetColumn {
     name: String,
     affinity: Affinity,
     in_key: bool,
+    /// Whether two texts are never equal in it.
+    exact: bool,
+}
+
+impl TargetColumn {
+    /// Whether it takes two keys of the source, of this type, for one: their lanes would write one row in no order.
+    fn confuses(&self, source: Option<ColumnType>) -> bool {
+        let loose = source.is_some_and(ColumnType::is_loose);
+        match self.affinity {
+            Affinity::Text | Affinity::Blob => !self.exact,
+            Affinity::Integer | Affinity::Numeric => loose,
+            Affinity::Real => true,
+        }
+    }
 }
 
 /// The fields of a row in order, each with where it goes.
@@ -137,7 +151,7 @@ impl Table {
         if let Some(schema) = &source {
             for column in schema.columns.iter().filter(|column| column.is_known()) {
                 if !columns.iter().any(|c| c.name.eq_ignore_ascii_case(&column.name)) {
-                    let (table, column, ty) = (quoted(&name.table), quoted(&column.name), column.ty.sqlite());
+                    let (table, column, ty) = (quoted(&name.table), quoted(&column.name), column.ty.sqlite(false));
                     connection.execute_batch(&format!("ALTER TABLE {table} ADD COLUMN {column} {ty}"))?;
                 }
             }
@@ -160,6 +174,14 @@ impl Table {
                     wanted.join(", ")
                 )));
             }
+        }
+        let ty_of = |name: &str| source.as_ref().and_then(|schema| schema.type_of(name));
+        if let Some(coarse) = columns.iter().find(|column| column.in_key && column.confuses(ty_of(&column.name))) {
+            return Err(fault(format!(
+                "the key column {} of the file's table takes different keys of the source for one, by its type or its collation, so \
+                 that rows would be lost: give it a type that tells all of them apart, as TEXT does",
+                coarse.name
+            )));
         }
         Ok(Table { name: name.clone(), columns, source, shapes: Default::default() })
     }
@@ -329,8 +351,9 @@ fn create_sql(schema: &TableSchema) -> String {
         .iter()
         .filter(|column| column.is_known())
         .map(|column| {
-            let not_null = if schema.key.contains(&column.name) { " NOT NULL" } else { "" };
-            format!("{} {}{not_null}", quoted(&column.name), column.ty.sqlite())
+            let in_key = schema.key.contains(&column.name);
+            let not_null = if in_key { " NOT NULL" } else { "" };
+            format!("{} {}{not_null}", quoted(&column.name), column.ty.sqlite(in_key))
         })
         .collect();
     let key: Vec<String> = schema.key.iter().map(|name| quoted(name)).collect();
@@ -340,10 +363,16 @@ fn create_sql(schema: &TableSchema) -> String {
 
 /// The columns of a table; none if there is no such table.
 fn columns(connection: &Connection, table: &str) -> Result<Vec<TargetColumn>, rusqlite::Error> {
-    let mut statement = connection.prepare("SELECT name, type, pk FROM pragma_table_info(?1)")?;
+    // A key of one INTEGER column has no index.
+    let mut statement = connection.prepare(
+        "SELECT t.name, t.type, t.pk, coalesce(k.coll, 'BINARY') = 'BINARY' FROM pragma_table_info(?1) t \
+         LEFT JOIN pragma_index_list(?1) i ON i.origin = 'pk' \
+         LEFT JOIN pragma_index_xinfo(i.name) k ON k.name = t.name AND k.key = 1",
+    )?;
     let rows = statement.query_map([table], |row| {
         let declared: String = row.get(1)?;
-        Ok(TargetColumn { name: row.get(0)?, affinity: Affinity::of(&declared), in_key: row.get::<_, i64>(2)? > 0 })
+        let (name, in_key, exact) = (row.get(0)?, row.get::<_, i64>(2)? > 0, row.get(3)?);
+        Ok(TargetColumn { name, affinity: Affinity::of(&declared), in_key, exact })
     })?;
     rows.collect()
 }
