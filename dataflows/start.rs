@@ -24,7 +24,8 @@ use tidegate::target::{FindSchema, JobState, Lane, Seqs, Target};
 use crate::cluster::pause;
 use crate::fit::{pass_markers, refuse_gone, refuse_overstated, refuse_unstated};
 
-/// How long the marker of a transaction may take to a partition when it has already come to the companion topic.
+/// How long the marker of a transaction may take to a partition: when it has come to another already, or to whoever committed
+/// it an answer.
 const MARKER_PATIENCE: Duration = Duration::from_secs(5);
 
 /// The partitions or lanes of worker `index` of `peers`.
@@ -84,11 +85,16 @@ impl Publishing {
 
     /// Third stage, on the one worker: nobody else writes any more, so that what the companion topic says stays true.
     pub fn take_stock(&self, run: Option<&Run>) -> anyhow::Result<Published> {
-        let (companion, _) = companion(&*self.kafka, &self.topic)?;
-        if let Some(run) = run {
-            refuse_replaced(&self.topic, companion.run.as_ref(), run)?;
+        let asked = Instant::now();
+        loop {
+            let (companion, _) = companion(&*self.kafka, &self.topic)?;
+            match run.map_or(Ok(()), |run| refuse_replaced(&self.topic, companion.run.as_ref(), run)) {
+                Ok(()) => return self.published(companion),
+                // Nor may its own announcement be there to read yet.
+                Err(_) if asked.elapsed() <= MARKER_PATIENCE => pause(MARKER_PATIENCE / 50),
+                Err(replaced) => return Err(replaced.into()),
+            }
         }
-        self.published(companion)
     }
 
     /// Fourth stage, on every worker: its writer. On the one that reads the source `begun` is where that begins.

@@ -81,7 +81,7 @@ pub enum Meta {
     Statement(Statement),
     /// What a table looks like from a seq on.
     Schema(TableSchema),
-    /// How many partitions there are; until there is one, as many as are stated.
+    /// How many partitions are written to.
     Layout(Layout),
 }
 
@@ -112,8 +112,7 @@ impl Companion {
     /// How many partitions are written to; `None`: nothing says so yet. The topic may have more, which somebody else added.
     pub fn partitions(&self) -> Option<u32> {
         let dealt = self.layout.as_ref().and_then(|layout| layout.partitions.last());
-        let stated = self.statements.keys().next_back().map(|partition| partition + 1);
-        dealt.map(|(_, partitions)| *partitions).max(stated)
+        dealt.map(|(_, partitions)| *partitions)
     }
 }
 
