@@ -31,8 +31,16 @@ pub fn refuse_unstated(topic: &str, ends: &Ends, companion: &Companion) -> anyho
 /// That the companion topic speaks of no more than there is; `ends` are from after it was read.
 pub fn refuse_overstated(topic: &str, ends: &Ends, companion: &Companion) -> anyhow::Result<()> {
     for (partition, statement) in &companion.statements {
-        let end = ends.get(*partition as usize).map_or(0, |(_, end)| *end);
-        if statement.offset > end {
+        let Some((_, end)) = ends.get(*partition as usize) else {
+            bail!(
+                "{0}.meta speaks of topic {0}/{partition}, and {0} has {1} partitions: it is another topic's companion, or {0} was \
+                 deleted and made anew: publish to a new topic, with the tables copied anew or from a place in the source that \
+                 they have reached",
+                topic,
+                ends.len()
+            );
+        };
+        if statement.offset > *end {
             bail!(
                 "{0}.meta speaks of offset {1} of topic {0}/{partition}, which ends at {end}: it is another topic's companion, or \
                  {0} was deleted and made anew: publish to a new topic, with the tables copied anew or from a place in the \

@@ -6,8 +6,8 @@
 //! ```
 //!
 //! The timely timestamp is the moment: the epoch, and how far it has been read. The frontier behind the sinks says what is
-//! durable: the throttle at the source and the checkpoint are read off it. A topic that something else wrote has one stage more: behind the gate, `latest` drops
-//! what came late and is older than what has gone by.
+//! durable: the throttle at the source and the checkpoint are read off it. A topic that something else wrote has one stage
+//! more: behind the gate, `latest` drops what came late and is older than what has gone by.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};

@@ -249,6 +249,18 @@ fn values_keep_their_text_and_their_types() {
 }
 
 #[test]
+fn a_job_that_someone_deleted_does_not_go_on_with_its_old_progress() {
+    let scratch = Scratch::new();
+    let mut lane = scratch.run(&orders());
+    lane.apply(&step(1, &[(Insert, "orders", "1", r#"{"id":1,"note":"a"}"#)])).unwrap();
+    query(&scratch.path(), "DELETE FROM tidegate_generation");
+    let refused = scratch.target().begin("j", 1, "another").unwrap_err().to_string();
+    assert!(refused.contains("deleted it from tidegate_generation"), "{refused}");
+    let refused = lane.apply(&step(2, &[])).unwrap_err().to_string();
+    assert!(refused.contains("deleted it from tidegate_generation"), "{refused}");
+}
+
+#[test]
 fn a_key_column_that_takes_two_keys_of_the_source_for_one_is_refused() {
     let cases = [
         ("varchar(9)", "TEXT COLLATE NOCASE", false),
@@ -256,6 +268,7 @@ fn a_key_column_that_takes_two_keys_of_the_source_for_one_is_refused() {
         ("double", "REAL", false),
         ("double", "NUMERIC", false),
         ("varchar(9)", "TEXT", true),
+        ("varchar(9)", "TEXT COLLATE binary", true),
         ("bigint", "INTEGER", true),
     ];
     for (source, ty, fine) in cases {
@@ -268,6 +281,14 @@ fn a_key_column_that_takes_two_keys_of_the_source_for_one_is_refused() {
         let said = outcome.err().map(|error| error.to_string()).unwrap_or_default();
         assert!(fine || said.contains("the key column k"), "{said}");
     }
+    // The key's index tells apart what the column takes for one.
+    let scratch = Scratch::new();
+    query(&scratch.path(), "CREATE TABLE t (k TEXT COLLATE NOCASE, v INTEGER, PRIMARY KEY (k COLLATE BINARY))");
+    let mut lane = scratch.run(&Schemas::of(&[schema("t", &[("k", "varchar(9)"), ("v", "int")], &["k"])]));
+    lane.apply(&step(1, &[(Insert, "t", "a", r#"{"k":"a","v":1}"#), (Insert, "t", "A", r#"{"k":"A","v":1}"#)]))
+        .unwrap();
+    lane.apply(&step(2, &[(Delete, "t", "a", r#"{"k":"a","v":1}"#)])).unwrap();
+    assert_eq!(scratch.query("SELECT * FROM t"), ["'A'|1"]);
     // In a table of tidegate's own -0 and 0 are two.
     let scratch = Scratch::new();
     let mut lane = scratch.run(&Schemas::of(&[schema("t", &[("k", "double"), ("v", "int")], &["k"])]));

@@ -17,6 +17,9 @@ use super::record::parse_record;
 use crate::change::{BATCH_BYTES, Changes, Moment, TableName, TableSchema, epoch_of, moment};
 use crate::letter::{DeadLetter, DeadLetters, text_of};
 
+/// So many statements of a partition are kept until its records have been read.
+const STATEMENTS_MAX: usize = 1024;
+
 /// The tables' schemas as the companion topic announces them, for whoever has to wait for one.
 #[derive(Debug, Default)]
 pub struct Schemas {
@@ -121,6 +124,39 @@ struct Partition {
 }
 
 impl Partition {
+    fn begin(next: u64, end: u64, together: u64) -> Partition {
+        Partition {
+            next,
+            end,
+            ended: false,
+            seq: 0,
+            together,
+            epoch: 0,
+            from: 0,
+            wanted: 0,
+            newest: 0,
+            statements: VecDeque::new(),
+            batch: Changes::default(),
+            ahead: VecDeque::new(),
+            ahead_bytes: 0,
+            held: false,
+        }
+    }
+
+    /// Takes note of a statement that the reader may not have come to yet: of several at one place the newest. Of many more
+    /// than [`STATEMENTS_MAX`] every other one is forgotten, so that some epochs end a little later for who is far behind.
+    fn hear(&mut self, statement: Statement) {
+        match self.statements.back_mut() {
+            Some(back) if back.offset == statement.offset => *back = statement,
+            _ => self.statements.push_back(statement),
+        }
+        if self.statements.len() > STATEMENTS_MAX {
+            let newest = self.statements.len() - 1;
+            let mut index = 0..;
+            self.statements.retain(|_| index.next().is_some_and(|index| index % 2 == newest % 2));
+        }
+    }
+
     /// No later record of it has a moment below this.
     fn frontier(&self) -> Moment {
         moment(self.epoch, self.from)
@@ -207,22 +243,7 @@ impl Reader {
         let consumer = kafka.consumer(topic, &starts)?;
         let meta = kafka.consumer(&meta_topic(topic), &[(0, None)])?;
         let partition = |(number, (start, end)): (&u32, &(u64, u64))| {
-            let state = Partition {
-                next: *start,
-                end: *end,
-                ended: false,
-                seq: 0,
-                together: settings.together,
-                epoch: 0,
-                from: 0,
-                wanted: 0,
-                newest: 0,
-                statements: VecDeque::new(),
-                batch: Changes::default(),
-                ahead: VecDeque::new(),
-                ahead_bytes: 0,
-                held: false,
-            };
+            let state = Partition::begin(*start, *end, settings.together);
             (*number, state)
         };
         Ok(Reader {
@@ -255,7 +276,7 @@ impl Reader {
                 Meta::Statement(statement) => {
                     let number = statement.partition;
                     if let Some(partition) = partitions.get_mut(&number) {
-                        partition.statements.push_back(statement);
+                        partition.hear(statement);
                     } else if number >= *of {
                         return Err(grown(topic, number + 1, *of));
                     }
@@ -426,5 +447,27 @@ impl EpochReader for Reader {
     fn caught_up(&self) -> Option<Moment> {
         let read = self.partitions.values().all(|partition| partition.ended || partition.next >= partition.end);
         read.then(|| self.partitions.values().map(|partition| partition.wanted).max().unwrap_or(0))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::source::Resume;
+
+    #[test]
+    fn statements_far_ahead_of_the_records_are_few_and_the_newest_is_kept() {
+        let mut partition = Partition::begin(0, 0, 0);
+        let statement = |seq, offset| {
+            let resume = Resume { position: String::new(), seq };
+            Statement { partition: 0, time: seq, seq, offset, resume, last: false }
+        };
+        for seq in 1..100_000 {
+            partition.hear(statement(seq, 7 + seq / 3));
+            assert_eq!(partition.statements.back(), Some(&statement(seq, 7 + seq / 3)));
+            assert!(partition.statements.len() <= STATEMENTS_MAX);
+        }
+        assert!(partition.statements.iter().is_sorted_by_key(|statement| statement.offset));
+        assert!(partition.statements.len() >= STATEMENTS_MAX / 2);
     }
 }

@@ -4,20 +4,20 @@
 //! aborted, and it can't commit any more. Which ids there are depends on the numbers of workers that runs have had, so
 //! every run says in the companion topic how many, before it initializes its own and the left over ones. To say so is a
 //! transaction too, under an id that every run takes first: of two runs that begin at the same time the older can't say
-//! anything any more, and the newer has read what the older said. Two such runs could still share out the writers' ids
+//! anything any more, and the newer has read what the older said, having fenced whatever could hide it. Two such runs could still share out the writers' ids
 //! between them; so a run looks, once all ids are initialized and before it writes anything, whether it is still the
 //! newest. If it is, whatever begins later fences all of its writers.
 //!
 //! Without transactions nobody is fenced, and the runs say who they are all the same.
 
 use std::fmt::Display;
+use std::ops::Range;
 
 use super::LogError;
 use super::kafka::{Kafka, NewRecord, PATIENCE};
 use super::meta::{Meta, Run, meta_topic, read_to_end};
 
-/// What a publisher says that has been replaced.
-/// Kafka answers the same in both cases.
+/// What a publisher says that has been replaced, or whose transaction Kafka has ended: it answers the same in both cases.
 pub const REPLACED: &str = "a newer publish of this job has begun, or Kafka has ended a transaction of this one that it heard \
     nothing of for too long: run one copy of a job; the only one goes on where it was if it is started again";
 
@@ -43,7 +43,15 @@ pub fn begin_run(
 ) -> Result<Run, LogError> {
     let announcing = transactions.then(|| transactional_id(topic, "run"));
     let mut producer = kafka.producer(announcing.as_deref())?;
-    let before = read_to_end(kafka, topic)?.run;
+    let mut before = read_to_end(kafka, topic)?.run;
+    // Nothing is read behind a transaction that is still open: what a run said that has begun since may hide there, until
+    // the writers that are known are fenced.
+    let (mut fenced, known) = (0, |before: &Option<Run>| before.as_ref().map_or(0, |before| before.ids));
+    while transactions && known(&before) > fenced {
+        kafka.fence(&writer_ids(topic, fenced..known(&before)))?;
+        fenced = known(&before);
+        before = read_to_end(kafka, topic)?.run;
+    }
     if let Some(before) = before.as_ref().filter(|before| before.tables != tables) {
         tracing::warn!(
             "topic {topic}: [source] tables was {:?} and is {tables:?} now: of tables that were left out until now, earlier \
@@ -81,8 +89,11 @@ pub fn begin_run(
 /// # Errors
 /// The cluster does not answer or grants no transactions.
 pub fn fence_left_over(kafka: &dyn Kafka, topic: &str, run: &Run) -> Result<(), LogError> {
-    let left_over: Vec<String> = (run.writers..run.ids).map(|writer| transactional_id(topic, writer)).collect();
-    kafka.fence(&left_over)
+    kafka.fence(&writer_ids(topic, run.writers..run.ids))
+}
+
+fn writer_ids(topic: &str, writers: Range<u32>) -> Vec<String> {
+    writers.map(|writer| transactional_id(topic, writer)).collect()
 }
 
 /// Refuses to go on if a newer run than `run` has begun; `newest` is what the companion topic says once every writer of this

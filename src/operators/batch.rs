@@ -125,7 +125,8 @@ struct Entry {
     index: u32,
 }
 
-/// All records of `batches` as one batch, in order; records that are equal in it keep no particular order.
+/// All records of `batches` as one batch, in order; records that are equal in it in the order in which they came, as marks of one seq have
+/// to be.
 ///
 /// ```
 /// use tidegate::operators::{Natural, merge_sorted};

@@ -7,7 +7,6 @@
 //! A stamp may also lie in the future: the server's clock is ahead, or a session said `SET timestamp`. Everything after it
 //! would get at least its time, epochs would wait for it, and Kafka takes no record that is an hour ahead of its brokers. So
 //! a stamp more than [`AHEAD_MAX_MS`] ahead of the publisher's own clock is not believed; the time is then the publisher's.
-
 //!
 //! What a publisher reads again after a crash has to get the times that it had: of two partitions one may have been
 //! committed further than the other, and a transaction whose halves have two times would fall into two epochs. So a new

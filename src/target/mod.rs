@@ -196,6 +196,15 @@ pub trait Lane: Send {
     fn apply(&mut self, step: &Step) -> Result<(), TargetError>;
 }
 
+/// What is said of a job that has progress, but not the row that says whose; the target's own tables begin with `prefix`.
+fn gone(job: &str, prefix: &str) -> String {
+    format!(
+        "job '{job}' has progress at the target, but someone deleted it from {prefix}generation, and without that its progress \
+         can't be kept: put the row back, with a generation that is at least that of its rows in {prefix}progress; or delete it \
+         from {prefix}progress and {prefix}checkpoint, too, to land the topic from its beginning"
+    )
+}
+
 /// Refuses what a job was not begun with: its progress counts the changes of one log, in so many lanes.
 fn refuse_other(job: &str, begun: (u32, &str), now: (u32, &str)) -> Result<(), TargetError> {
     let ((lanes, log), (lanes_now, log_now)) = (begun, now);

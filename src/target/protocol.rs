@@ -26,7 +26,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use super::retry::{Attempts, Failure};
-use super::{Checkpoint, FindSchema, JobState, Lane, Progress, Seqs, Step, Target, TargetError, refuse_other};
+use super::{Checkpoint, FindSchema, JobState, Lane, Progress, Seqs, Step, Target, TargetError, gone, refuse_other};
 
 /// How long a wait for the end of other sessions lasts at a time.
 const SESSIONS_PAUSE: Duration = Duration::from_millis(20);
@@ -397,13 +397,13 @@ impl<S: Store> StoreLane<S> {
         let Open { session, row } = open.as_mut().expect("connected before");
         let atomic = session.is_atomic();
         refuse_fenced(session, job, *generation, atomic)?;
+        if !atomic && !step.progress.seqs.covers(&row.through) {
+            return Err(Failure::Final(TargetError::Target(format!(
+                "job '{job}', lane {lane}: a step up to {:?} after one up to {:?} that may be half written: rows would go back",
+                step.progress.seqs, row.through
+            ))));
+        }
         if !atomic && !step.is_empty() {
-            if !step.progress.seqs.covers(&row.through) {
-                return Err(Failure::Final(TargetError::Target(format!(
-                    "job '{job}', lane {lane}: a step up to {:?} after one up to {:?} that may be half written: rows would go back",
-                    step.progress.seqs, row.through
-                ))));
-            }
             row.through = step.progress.seqs.clone();
             session.save_lane(job, *lane, *generation, row)?;
         }
@@ -423,22 +423,13 @@ fn refuse_lost(job: &str, lane: u32, has: u64, had: u64) -> Result<(), Failure> 
     ))))
 }
 
-/// The sentence for a job of which somebody has deleted a part.
-fn gone(job: &str) -> String {
-    format!(
-        "job '{job}' has progress at the target, but someone deleted it from tidegate.generation, and without that its progress \
-         can't be kept: put the row back, with a generation that is at least that of its rows in tidegate.progress; or delete it \
-         from tidegate.progress and tidegate.checkpoint, too, to land the topic from its beginning"
-    )
-}
-
 /// Takes the next generation of a job.
 fn take_generation(session: &mut impl Session, job: &str, lanes: u32, log: &str) -> Result<u64, Failure> {
     let token = format!("{:016x}", RandomState::new().build_hasher().finish());
     loop {
         let Some(known) = session.job(job)? else {
             if !session.lanes(job)?.is_empty() || session.checkpoint(job)?.is_some() {
-                return Err(Failure::Final(TargetError::Target(gone(job))));
+                return Err(Failure::Final(TargetError::Target(gone(job, "tidegate."))));
             }
             session.add_job(job, &JobRow { generation: 0, lanes, log: log.to_string(), token: String::new() })?;
             continue;
@@ -478,7 +469,7 @@ fn refuse_fenced(session: &mut impl Session, job: &str, generation: u64, hold: b
     match session.generation(job, hold)? {
         Some(newest) if newest == generation => Ok(()),
         Some(newer) => Err(Failure::Final(TargetError::Fenced { job: job.to_string(), ours: generation, newer })),
-        None => Err(Failure::Final(TargetError::Target(gone(job)))),
+        None => Err(Failure::Final(TargetError::Target(gone(job, "tidegate.")))),
     }
 }
 

@@ -22,7 +22,7 @@ use rusqlite::{Connection, ErrorCode, OptionalExtension, params};
 use self::table::{Table, no_key, schema_with};
 use super::fields::key_agrees;
 use super::retry::Attempts;
-use super::{Checkpoint, FindSchema, JobState, Lane, Progress, Step, Target, TargetError, refuse_other};
+use super::{Checkpoint, FindSchema, JobState, Lane, Progress, Step, Target, TargetError, gone, refuse_other};
 use crate::change::{Changes, Op};
 use crate::config::SqliteConfig;
 
@@ -155,6 +155,12 @@ impl Target for SqliteTarget {
             if let Some((_, begun_with, read)) = &known {
                 refuse_other(job, (*begun_with, read), (lanes, log))?;
             }
+            if known.is_none() {
+                let left = job_state(&file.connection, job, 0)?;
+                if !left.lanes.is_empty() || left.checkpoint.is_some() {
+                    return Err(TargetError::Target(gone(job, "tidegate_")).into());
+                }
+            }
             let generation = known.map_or(0, |(generation, ..)| generation) + 1;
             file.connection.execute(
                 "INSERT INTO tidegate_generation (job, generation, lanes, log) VALUES (?1, ?2, ?3, ?4) \
@@ -227,10 +233,7 @@ fn refuse_fenced(connection: &Connection, job: &str, generation: u64) -> Result<
     match newer {
         Some(newer) if newer as u64 == generation => Ok(()),
         Some(newer) => Err(TargetError::Fenced { job: job.to_string(), ours: generation, newer: newer as u64 }.into()),
-        None => Err(TargetError::Target(format!(
-            "job '{job}' is no longer in tidegate_generation: someone deleted it; start the job again"
-        ))
-        .into()),
+        None => Err(TargetError::Target(gone(job, "tidegate_")).into()),
     }
 }
 

@@ -135,7 +135,7 @@ impl Shape {
             (Some(column), _) if sink != Sink::Delete || table.columns[column].in_key => {
                 let form = table.source.as_ref().and_then(|schema| schema.form(name));
                 let target = &table.columns[column];
-                self.arrays.push(ColumnArray::new(target.kind, form, zero_date_null && !target.in_key));
+                self.arrays.push(ColumnArray::new(target.kind, form, target.in_key, zero_date_null));
                 self.columns.push(column);
                 Slot::Array(self.arrays.len() - 1)
             }

@@ -125,6 +125,7 @@ pub(super) struct ColumnArray {
     kind: Kind,
     /// The source's form of the column, where its schema is known.
     form: Option<Form>,
+    in_key: bool,
     /// Whether a zero date becomes null.
     zero_date_null: bool,
     /// Each value behind its length, -1 for null: as an array has them on the wire.
@@ -135,8 +136,10 @@ pub(super) struct ColumnArray {
 }
 
 impl ColumnArray {
-    pub(super) fn new(kind: Kind, form: Option<Form>, zero_date_null: bool) -> ColumnArray {
-        ColumnArray { kind, form, zero_date_null, elements: BytesMut::new(), starts: Vec::new(), nulls: 0 }
+    /// `zero_dates_null`: a zero date becomes null, where null may be.
+    pub(super) fn new(kind: Kind, form: Option<Form>, in_key: bool, zero_dates_null: bool) -> ColumnArray {
+        let zero_date_null = zero_dates_null && !in_key;
+        ColumnArray { kind, form, in_key, zero_date_null, elements: BytesMut::new(), starts: Vec::new(), nulls: 0 }
     }
 
     pub(super) fn len(&self) -> usize {
@@ -216,6 +219,11 @@ impl ColumnArray {
             }
             Kind::Text(limit) | Kind::Varchar(limit) | Kind::Char(limit) => {
                 let text = text(&value, raw, self.form);
+                if self.in_key && matches!(self.kind, Kind::Char(_)) && text.ends_with(' ') {
+                    return Err(Bad::new(
+                        "a key that ends with a blank, and char(n) knows no blanks at the end: make it text",
+                    ));
+                }
                 refuse_long(text, limit)?;
                 refuse_nul(text)?;
                 out.extend_from_slice(text.as_bytes());
@@ -244,7 +252,19 @@ impl ColumnArray {
                     _ => out.extend_from_slice(raw.as_bytes()),
                 }
             }
-            Kind::Uuid => uuid(&value, self.form, out)?,
+            Kind::Uuid => {
+                if let Value::Text(text) = &value
+                    && self.in_key
+                    && self.form != Some(Form::Bytes)
+                    && !is_usual_uuid(text)
+                {
+                    return Err(Bad::new(format!(
+                        "{} is a key and no UUID as uuid shows it, so that two keys could be one: make it text",
+                        shown(&value)
+                    )));
+                }
+                uuid(&value, self.form, out)?;
+            }
             Kind::Other => {
                 let text = text(&value, raw, self.form);
                 refuse_nul(text)?;
@@ -430,6 +450,15 @@ fn bytes(value: &Value, form: Option<Form>, out: &mut BytesMut) -> Result<(), Ba
         other => return Err(Bad::new(format!("{} is no bytes, and the column is bytea", shown(other)))),
     }
     Ok(())
+}
+
+/// Whether a text is a UUID as the server itself would show it.
+fn is_usual_uuid(text: &str) -> bool {
+    text.len() == 36
+        && text.bytes().enumerate().all(|(n, byte)| match n {
+            8 | 13 | 18 | 23 => byte == b'-',
+            _ => matches!(byte, b'0'..=b'9' | b'a'..=b'f'),
+        })
 }
 
 fn uuid(value: &Value, form: Option<Form>, out: &mut BytesMut) -> Result<(), Bad> {

@@ -36,8 +36,9 @@ impl TargetColumn {
     fn confuses(&self, source: Option<ColumnType>) -> bool {
         match self.kind {
             Kind::Text(_) | Kind::Varchar(_) | Kind::Other => !self.exact,
-            Kind::Float4 | Kind::Float8 | Kind::Char(_) => true, // -0 is 0, and blanks at the end are nothing
-            Kind::Bytea => false,
+            Kind::Float4 | Kind::Float8 => true, // -0 is 0
+            // Of these a key has to have the usual form, in which two are never equal.
+            Kind::Char(_) | Kind::Uuid | Kind::Bytea => false,
             _ => source.is_some_and(ColumnType::is_loose),
         }
     }
@@ -214,7 +215,8 @@ impl<'a> Place<'a> {
         // Hologres has no collation that takes two texts for one, and its catalog does not know of any.
         let (deterministic, collation) = match server.dialect {
             Dialect::Postgres => (
-                "coalesce(co.collisdeterministic, true)",
+                // Before version 12 there is no such column, and no such collation.
+                "coalesce((pg_catalog.to_jsonb(co) ->> 'collisdeterministic')::bool, true)",
                 "LEFT JOIN pg_catalog.pg_collation co ON co.oid = a.attcollation ",
             ),
             Dialect::Hologres => ("true", ""),

@@ -316,8 +316,11 @@ impl Shape {
         }
         let sql = match op {
             Op::Delete => {
-                let equal =
-                    bound.iter().enumerate().map(|(n, column)| format!("{} = ?{}", quoted(&column.name), n + 1));
+                // As the key's index has it, whatever the column's own collation.
+                let equal = bound
+                    .iter()
+                    .enumerate()
+                    .map(|(n, column)| format!("{} = ?{} COLLATE BINARY", quoted(&column.name), n + 1));
                 format!("DELETE FROM {} WHERE {}", quoted(&table.table), equal.collect::<Vec<_>>().join(" AND "))
             }
             _ => upsert_sql(&table.table, &bound),
@@ -365,7 +368,7 @@ fn create_sql(schema: &TableSchema) -> String {
 fn columns(connection: &Connection, table: &str) -> Result<Vec<TargetColumn>, rusqlite::Error> {
     // A key of one INTEGER column has no index.
     let mut statement = connection.prepare(
-        "SELECT t.name, t.type, t.pk, coalesce(k.coll, 'BINARY') = 'BINARY' FROM pragma_table_info(?1) t \
+        "SELECT t.name, t.type, t.pk, coalesce(k.coll, 'BINARY') = 'BINARY' COLLATE NOCASE FROM pragma_table_info(?1) t \
          LEFT JOIN pragma_index_list(?1) i ON i.origin = 'pk' \
          LEFT JOIN pragma_index_xinfo(i.name) k ON k.name = t.name AND k.key = 1",
     )?;
