@@ -278,7 +278,7 @@ impl Reader {
                     if let Some(partition) = partitions.get_mut(&number) {
                         partition.hear(statement);
                     } else if number >= *of {
-                        return Err(grown(topic, number + 1, *of));
+                        return Err(grown(topic, *of));
                     }
                 }
             }
@@ -292,10 +292,10 @@ impl Reader {
 }
 
 /// Of a topic that has got more partitions nothing may be applied by who does not read them: a key may have moved.
-fn grown(topic: &str, partitions: u32, of: u32) -> LogError {
+fn grown(topic: &str, of: u32) -> LogError {
     LogError(format!(
-        "topic {topic} has {partitions} partitions now, and had {of} when this land began: start it again, it goes on where it \
-         was, with all of them"
+        "topic {topic} has more partitions now than the {of} of when this land began: start it again, it goes on where it was, with \
+         all of them"
     ))
 }
 
@@ -324,7 +324,7 @@ impl Taking<'_> {
         if let Ok(Some(partitions)) = parsed
             && partitions > self.of
         {
-            return Err(grown(self.topic, partitions, self.of));
+            return Err(grown(self.topic, self.of));
         }
         if let Err(reason) = parsed {
             let letter = DeadLetter {

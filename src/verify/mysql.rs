@@ -33,7 +33,8 @@ impl MysqlSide {
     /// The URL is none.
     pub fn new(config: &MysqlConfig) -> Result<Self, VerifyError> {
         let opts = Opts::from_url(&config.url).map_err(|error| {
-            VerifyError(format!("the source's url is no MySQL URL ({error}): write mysql://user:password@host:port/"))
+            VerifyError(format!("the source's url is no MySQL URL ({error}): write mysql://user:password@host:port/, with @ : / ? # % in \
+                 the password as %40 %3A %2F %3F %23 %25, or the password in password_file"))
         })?;
         let name = format!("source mysql at {}:{}", opts.get_ip_or_hostname(), opts.get_tcp_port());
         let opts = OptsBuilder::from_opts(opts)

@@ -522,5 +522,5 @@ pub fn may_end(kind: Kind, sentence: &str) -> bool {
         && (says("has begun at the target, this process is generation")
             || says("no connection")
             || says("the target has lost what it had said was durable")
-            || says("partitions now, and had"))
+            || says("more partitions now than"))
 }

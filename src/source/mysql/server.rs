@@ -61,7 +61,8 @@ impl Server {
     /// The URL can't be used.
     pub fn new(config: &MysqlConfig, job: &str) -> Result<Server, SourceError> {
         let options = Opts::from_url(&config.url).map_err(|error| {
-            let what = "the url of the source can't be used, it looks like mysql://user:password@host:3306/";
+            let what = "the url of the source can't be used, it looks like mysql://user:password@host:3306/, with @ : / ? # % \
+                        in the password as %40 %3A %2F %3F %23 %25, or with the password in password_file";
             SourceError::Source(format!("{what}: {error}"))
         })?;
         let address = format!("{}:{}", options.get_ip_or_hostname(), options.get_tcp_port());
