@@ -71,6 +71,10 @@ impl SourceConfig {
     }
 }
 
+/// What the url of a MySQL or MariaDB looks like.
+pub(crate) const MYSQL_URL: &str = "mysql://user:password@host:3306/, with @ : / ? # % in the password as %40 %3A %2F %3F %23 \
+    %25, or with the password in password_file";
+
 /// A MySQL or MariaDB server.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -292,6 +292,18 @@ fn a_user_without_rights_is_told_which() {
 /// A source's type, a target's, a value in JSON, and its key.
 type KeyCase = (&'static str, &'static str, &'static str, &'static str);
 
+/// Makes a table and lands its first row, as the step of that number.
+fn land_key(
+    place: &mut Place,
+    table: &str,
+    number: u64,
+    (source, target, value, key): &KeyCase,
+) -> Result<(), TargetError> {
+    place.execute(&format!("CREATE TABLE {table} (k {target} PRIMARY KEY, v int)"));
+    let mut lane = place.run(&Schemas::of(&[schema(table, &[("k", source), ("v", "int")], &["k"])]));
+    lane.apply(&step(number, &[(Insert, table, key, &format!("{{\"k\":{value},\"v\":1}}"))]))
+}
+
 #[test]
 fn a_key_column_that_takes_two_keys_of_the_source_for_one_is_refused() {
     let mut place = Place::new();
@@ -319,13 +331,9 @@ fn a_key_column_that_takes_two_keys_of_the_source_for_one_is_refused() {
         ("datetime(6)", "timestamp", "\"2026-01-01 00:00:00.5\"", "2026-01-01 00:00:00.5"),
         ("bigint unsigned", "numeric(20,0)", "1", "1"),
     ];
-    for (n, (source, target, value, key)) in coarse.iter().chain(&fine).enumerate() {
-        let table = format!("t{n}");
-        place.execute(&format!("CREATE TABLE {table} (k {target} PRIMARY KEY, v int)"));
-        let mut lane = place.run(&Schemas::of(&[schema(&table, &[("k", source), ("v", "int")], &["k"])]));
-        let row = format!("{{\"k\":{value},\"v\":1}}");
-        let number = n.saturating_sub(coarse.len()) as u64 + 1;
-        let outcome = lane.apply(&step(number, &[(Insert, &table, key, &row)]));
+    for (n, case) in coarse.iter().chain(&fine).enumerate() {
+        let (table, target) = (format!("t{n}"), case.1);
+        let outcome = land_key(&mut place, &table, n.saturating_sub(coarse.len()) as u64 + 1, case);
         if n < coarse.len() {
             let said = outcome.unwrap_err().to_string();
             assert!(said.contains(&format!("shop.{table}")) && said.contains("the key column k"), "{target}: {said}");
@@ -338,12 +346,8 @@ fn a_key_column_that_takes_two_keys_of_the_source_for_one_is_refused() {
         ("varchar(20)", "char(20)", "\"a \"", "a "),
         ("varchar(40)", "uuid", "\"00000000-0000-0000-0000-00000000000A\"", "00000000-0000-0000-0000-00000000000A"),
     ];
-    for (n, (source, target, value, key)) in unusual.iter().enumerate() {
-        let table = format!("unusual{n}");
-        place.execute(&format!("CREATE TABLE {table} (k {target} PRIMARY KEY, v int)"));
-        let mut lane = place.run(&Schemas::of(&[schema(&table, &[("k", source), ("v", "int")], &["k"])]));
-        let row = format!("{{\"k\":{value},\"v\":1}}");
-        let rows = refused(lane.apply(&step(fine.len() as u64 + 1, &[(Insert, &table, key, &row)])));
-        assert!(rows[0].column.as_deref() == Some("k") && rows[0].key == *key, "{target}: {}", rows[0]);
+    for (n, case) in unusual.iter().enumerate() {
+        let rows = refused(land_key(&mut place, &format!("unusual{n}"), fine.len() as u64 + 1, case));
+        assert!(rows[0].column.as_deref() == Some("k") && rows[0].key == case.3, "{}: {}", case.1, rows[0]);
     }
 }

@@ -196,12 +196,21 @@ pub trait Lane: Send {
     fn apply(&mut self, step: &Step) -> Result<(), TargetError>;
 }
 
-/// What is said of a job that has progress, but not the row that says whose; the target's own tables begin with `prefix`.
-fn gone(job: &str, prefix: &str) -> String {
-    format!(
+/// The error for a job that has progress, but not the row that says whose; the target's own tables begin with `prefix`.
+fn gone(job: &str, prefix: &str) -> TargetError {
+    TargetError::Target(format!(
         "job '{job}' has progress at the target, but someone deleted it from {prefix}generation, and without that its progress \
          can't be kept: put the row back, with a generation that is at least that of its rows in {prefix}progress; or delete it \
          from {prefix}progress and {prefix}checkpoint, too, to land the topic from its beginning"
+    ))
+}
+
+/// The reason for which a table is refused whose key column takes two keys of the source for one. Keys are dealt to lanes by
+/// their text: what two lanes write to one row would come in no order.
+fn coarse_key(table: &str, column: &str, ty: &str) -> String {
+    format!(
+        "the key column {column} of the target's table {table} takes different keys of the source for one, by its type ({ty}) or its \
+         collation, so that rows would be lost: give it a type that tells all of them apart, as text does"
     )
 }
 

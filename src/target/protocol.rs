@@ -429,7 +429,7 @@ fn take_generation(session: &mut impl Session, job: &str, lanes: u32, log: &str)
     loop {
         let Some(known) = session.job(job)? else {
             if !session.lanes(job)?.is_empty() || session.checkpoint(job)?.is_some() {
-                return Err(Failure::Final(TargetError::Target(gone(job, "tidegate."))));
+                return Err(Failure::Final(gone(job, "tidegate.")));
             }
             session.add_job(job, &JobRow { generation: 0, lanes, log: log.to_string(), token: String::new() })?;
             continue;
@@ -469,7 +469,7 @@ fn refuse_fenced(session: &mut impl Session, job: &str, generation: u64, hold: b
     match session.generation(job, hold)? {
         Some(newest) if newest == generation => Ok(()),
         Some(newer) => Err(Failure::Final(TargetError::Fenced { job: job.to_string(), ours: generation, newer })),
-        None => Err(Failure::Final(TargetError::Target(gone(job, "tidegate.")))),
+        None => Err(Failure::Final(gone(job, "tidegate."))),
     }
 }
 

@@ -158,7 +158,7 @@ impl Target for SqliteTarget {
             if known.is_none() {
                 let left = job_state(&file.connection, job, 0)?;
                 if !left.lanes.is_empty() || left.checkpoint.is_some() {
-                    return Err(TargetError::Target(gone(job, "tidegate_")).into());
+                    return Err(gone(job, "tidegate_").into());
                 }
             }
             let generation = known.map_or(0, |(generation, ..)| generation) + 1;
@@ -233,7 +233,7 @@ fn refuse_fenced(connection: &Connection, job: &str, generation: u64) -> Result<
     match newer {
         Some(newer) if newer as u64 == generation => Ok(()),
         Some(newer) => Err(TargetError::Fenced { job: job.to_string(), ours: generation, newer: newer as u64 }.into()),
-        None => Err(TargetError::Target(gone(job, "tidegate_")).into()),
+        None => Err(gone(job, "tidegate_").into()),
     }
 }
 

@@ -16,7 +16,7 @@ use mysql::{Conn, Opts, OptsBuilder, Row as MysqlRow, Value as Wire};
 
 use super::{Keys, RowSink, Session, Side, SourceTable, TablePlan, TargetColumn, Value, VerifyError, calendar};
 use crate::change::{Column, ColumnType, TableName, TableSchema};
-use crate::config::MysqlConfig;
+use crate::config::{MYSQL_URL, MysqlConfig};
 use crate::source::TableFilter;
 
 /// A MySQL or MariaDB server.
@@ -33,8 +33,7 @@ impl MysqlSide {
     /// The URL is none.
     pub fn new(config: &MysqlConfig) -> Result<Self, VerifyError> {
         let opts = Opts::from_url(&config.url).map_err(|error| {
-            VerifyError(format!("the source's url is no MySQL URL ({error}): write mysql://user:password@host:port/, with @ : / ? # % in \
-                 the password as %40 %3A %2F %3F %23 %25, or the password in password_file"))
+            VerifyError(format!("the url of the source can't be used ({error}): write {MYSQL_URL}"))
         })?;
         let name = format!("source mysql at {}:{}", opts.get_ip_or_hostname(), opts.get_tcp_port());
         let opts = OptsBuilder::from_opts(opts)

@@ -10,7 +10,7 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use crate::change::TableName;
 use crate::codec::binlog::{Described, DescribedColumn, Flavor};
-use crate::config::MysqlConfig;
+use crate::config::{MYSQL_URL, MysqlConfig};
 use crate::source::{SourceError, TableFilter};
 
 use super::place::{FILE_START, Identity, Place};
@@ -61,9 +61,7 @@ impl Server {
     /// The URL can't be used.
     pub fn new(config: &MysqlConfig, job: &str) -> Result<Server, SourceError> {
         let options = Opts::from_url(&config.url).map_err(|error| {
-            let what = "the url of the source can't be used, it looks like mysql://user:password@host:3306/, with @ : / ? # % \
-                        in the password as %40 %3A %2F %3F %23 %25, or with the password in password_file";
-            SourceError::Source(format!("{what}: {error}"))
+            SourceError::Source(format!("the url of the source can't be used ({error}): write {MYSQL_URL}"))
         })?;
         let address = format!("{}:{}", options.get_ip_or_hostname(), options.get_tcp_port());
         let user = options.get_user().unwrap_or_default().to_string();

@@ -5,7 +5,7 @@ use super::connect::{Dialect, Server, quoted};
 use super::progress::{claim, create, create_schema};
 use crate::change::{ColumnType, TableName, TableSchema};
 use crate::target::retry::missing_column;
-use crate::target::{Failure, FindSchema, TargetError};
+use crate::target::{Failure, FindSchema, TargetError, coarse_key};
 
 /// PostgreSQL cuts longer names, silently.
 const NAME_BYTES: usize = 63;
@@ -31,8 +31,7 @@ pub(super) struct TargetColumn {
 }
 
 impl TargetColumn {
-    /// Whether it takes two keys of the source, of this type, for one. Keys are dealt to lanes by their text: what two lanes
-    /// write to one row would come in no order.
+    /// Whether it takes two keys of the source, of this type, for one.
     fn confuses(&self, source: Option<ColumnType>) -> bool {
         match self.kind {
             Kind::Text(_) | Kind::Varchar(_) | Kind::Other => !self.exact,
@@ -145,11 +144,7 @@ impl Table {
         let ty_of = |column: &TargetColumn| self.source.as_ref().and_then(|schema| schema.type_of(&column.name));
         match self.columns.iter().find(|column| column.in_key && column.confuses(ty_of(column))) {
             None => Ok(()),
-            Some(TargetColumn { name, cast, .. }) => Err(format!(
-                "the key column {name} of the target's table {} takes different keys of the source for one, by its type ({cast}) or \
-                 its collation, so that rows would be lost: give it a type that tells all of them apart, as text does",
-                self.sql
-            )),
+            Some(TargetColumn { name, cast, .. }) => Err(coarse_key(&self.sql, name, cast)),
         }
     }
 }
@@ -205,33 +200,35 @@ impl<'a> Place<'a> {
 
     /// The columns in the catalog; none if there is no such table.
     fn columns(&self, server: &mut Server) -> Result<Vec<TargetColumn>, Failure> {
-        // A domain counts as the type below it. Modifier -1 prints a type without its length: a cast to varchar(3) would
-        // cut, an assignment to it refuses.
-        let sql = "SELECT a.attname::text, base.typname::text, \
-                     CASE WHEN t.typtype = 'd' THEN t.typtypmod ELSE a.atttypmod END, \
-                     pg_catalog.format_type(base.oid, -1), \
-                     pg_catalog.format_type(base.oid, CASE WHEN t.typtype = 'd' THEN t.typtypmod ELSE a.atttypmod END), \
-                     i.indexrelid IS NOT NULL, bn.nspname = 'pg_catalog', base.typtype = 'e', ";
         // Hologres has no collation that takes two texts for one, and its catalog does not know of any.
         let (deterministic, collation) = match server.dialect {
             Dialect::Postgres => (
                 // Before version 12 there is no such column, and no such collation.
                 "coalesce((pg_catalog.to_jsonb(co) ->> 'collisdeterministic')::bool, true)",
-                "LEFT JOIN pg_catalog.pg_collation co ON co.oid = a.attcollation ",
+                "LEFT JOIN pg_catalog.pg_collation co ON co.oid = a.attcollation",
             ),
             Dialect::Hologres => ("true", ""),
         };
-        let from = " FROM pg_catalog.pg_class c \
-                   JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
-                   JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid \
-                   JOIN pg_catalog.pg_type t ON t.oid = a.atttypid \
-                   JOIN pg_catalog.pg_type base ON base.oid = CASE WHEN t.typtype = 'd' THEN t.typbasetype ELSE t.oid END \
-                   JOIN pg_catalog.pg_namespace bn ON bn.oid = base.typnamespace \
-                   LEFT JOIN pg_catalog.pg_index i ON i.indrelid = c.oid AND i.indisprimary AND a.attnum = ANY(i.indkey) ";
-        let of = "WHERE n.nspname = $1 AND c.relname = $2 AND c.relkind IN ('r', 'p', 'f') AND a.attnum > 0 \
-                     AND NOT a.attisdropped \
-                   ORDER BY a.attnum";
-        let sql = [sql, deterministic, from, collation, of].concat();
+        // A domain counts as the type below it. Modifier -1 prints a type without its length: a cast to varchar(3) would
+        // cut, an assignment to it refuses.
+        let sql = format!(
+            "SELECT a.attname::text, base.typname::text, \
+               CASE WHEN t.typtype = 'd' THEN t.typtypmod ELSE a.atttypmod END, \
+               pg_catalog.format_type(base.oid, -1), \
+               pg_catalog.format_type(base.oid, CASE WHEN t.typtype = 'd' THEN t.typtypmod ELSE a.atttypmod END), \
+               i.indexrelid IS NOT NULL, bn.nspname = 'pg_catalog', base.typtype = 'e', {deterministic} \
+             FROM pg_catalog.pg_class c \
+             JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
+             JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid \
+             JOIN pg_catalog.pg_type t ON t.oid = a.atttypid \
+             JOIN pg_catalog.pg_type base ON base.oid = CASE WHEN t.typtype = 'd' THEN t.typbasetype ELSE t.oid END \
+             JOIN pg_catalog.pg_namespace bn ON bn.oid = base.typnamespace \
+             LEFT JOIN pg_catalog.pg_index i ON i.indrelid = c.oid AND i.indisprimary AND a.attnum = ANY(i.indkey) \
+             {collation} \
+             WHERE n.nspname = $1 AND c.relname = $2 AND c.relkind IN ('r', 'p', 'f') AND a.attnum > 0 \
+               AND NOT a.attisdropped \
+             ORDER BY a.attnum"
+        );
         let rows = server.client.query(&sql, &[&self.schema, &self.source.table])?;
         let column = |row: &postgres::Row| {
             let (name, type_name, modifier): (String, String, i32) = (row.get(0), row.get(1), row.get(2));

@@ -10,7 +10,7 @@ use super::Failure;
 use super::values::{self, Affinity};
 use crate::change::{Change, Changes, ColumnType, Form, Op, TableName, TableSchema};
 use crate::target::fields::{Stop, each_field};
-use crate::target::{FindSchema, RefusedRow, TargetError};
+use crate::target::{FindSchema, RefusedRow, TargetError, coarse_key};
 
 /// How long the source's schema may lag behind its rows.
 const SCHEMA_PATIENCE: Duration = Duration::from_secs(5);
@@ -28,6 +28,8 @@ pub(super) struct Table {
 
 struct TargetColumn {
     name: String,
+    /// Its type as the table says it.
+    declared: String,
     affinity: Affinity,
     in_key: bool,
     /// Whether two texts are never equal in it.
@@ -35,7 +37,7 @@ struct TargetColumn {
 }
 
 impl TargetColumn {
-    /// Whether it takes two keys of the source, of this type, for one: their lanes would write one row in no order.
+    /// Whether it takes two keys of the source, of this type, for one.
     fn confuses(&self, source: Option<ColumnType>) -> bool {
         let loose = source.is_some_and(ColumnType::is_loose);
         match self.affinity {
@@ -177,11 +179,7 @@ impl Table {
         }
         let ty_of = |name: &str| source.as_ref().and_then(|schema| schema.type_of(name));
         if let Some(coarse) = columns.iter().find(|column| column.in_key && column.confuses(ty_of(&column.name))) {
-            return Err(fault(format!(
-                "the key column {} of the file's table takes different keys of the source for one, by its type or its collation, so \
-                 that rows would be lost: give it a type that tells all of them apart, as TEXT does",
-                coarse.name
-            )));
+            return Err(fault(coarse_key(&name.table, &coarse.name, &coarse.declared)));
         }
         Ok(Table { name: name.clone(), columns, source, shapes: Default::default() })
     }
@@ -375,7 +373,7 @@ fn columns(connection: &Connection, table: &str) -> Result<Vec<TargetColumn>, ru
     let rows = statement.query_map([table], |row| {
         let declared: String = row.get(1)?;
         let (name, in_key, exact) = (row.get(0)?, row.get::<_, i64>(2)? > 0, row.get(3)?);
-        Ok(TargetColumn { name, affinity: Affinity::of(&declared), in_key, exact })
+        Ok(TargetColumn { name, affinity: Affinity::of(&declared), declared, in_key, exact })
     })?;
     rows.collect()
 }
