@@ -274,6 +274,7 @@ impl Flow {
                             epoch: config.land.epoch,
                             lead_bytes: config.land.memory,
                             of: PARTITIONS,
+                            assumed: false,
                             together: 0,
                         },
                         schemas,

@@ -85,16 +85,13 @@ impl Publishing {
 
     /// Third stage, on the one worker: nobody else writes any more, so that what the companion topic says stays true.
     pub fn take_stock(&self, run: Option<&Run>) -> anyhow::Result<Published> {
-        let asked = Instant::now();
-        loop {
-            let (companion, _) = companion(&*self.kafka, &self.topic)?;
-            match run.map_or(Ok(()), |run| refuse_replaced(&self.topic, companion.run.as_ref(), run)) {
-                Ok(()) => return self.published(companion),
-                // Nor may its own announcement be there to read yet.
-                Err(_) if asked.elapsed() <= MARKER_PATIENCE => pause(MARKER_PATIENCE / 50),
-                Err(replaced) => return Err(replaced.into()),
-            }
-        }
+        // Its own announcement may not be there to read yet either.
+        let announced = |companion: &Companion| match run {
+            Some(run) => Ok(refuse_replaced(&self.topic, companion.run.as_ref(), run)?),
+            None => Ok(()),
+        };
+        let (companion, _) = companion(&*self.kafka, &self.topic, announced)?;
+        self.published(companion)
     }
 
     /// Fourth stage, on every worker: its writer. On the one that reads the source `begun` is where that begins.
@@ -134,6 +131,12 @@ impl Publishing {
             None => layout.partitions.push((0, self.partitions)),
             // What is in the topic stays where it is: only later changes are dealt among all.
             Some((_, before)) if *before < self.partitions => layout.partitions.push((from, self.partitions)),
+            Some((_, before)) if *before > self.partitions => bail!(
+                "another publish has dealt the changes of topic {} among {before} partitions since this one saw {} of them: run one \
+                 copy of a job, with partitions = {before}",
+                self.topic,
+                self.partitions
+            ),
             Some(_) => {}
         }
         let schemas = schemas.into_values().collect();
@@ -203,7 +206,7 @@ impl Landing {
             state.count_half_written();
             return Ok(Resumed { state, partitions: None });
         }
-        let (companion, ends) = companion(&*self.kafka, &self.topic)?;
+        let (companion, ends) = companion(&*self.kafka, &self.topic, |_| Ok(()))?;
         self.refuse_keyless(&companion)?;
         let log = match &companion.run {
             Some(run) => format!("{}@{}", self.topic, run.origin),
@@ -221,6 +224,7 @@ impl Landing {
         // What is complete by event time is a guess about all partitions together, so that one worker makes it.
         let readers = if self.foreign.is_some() { 1 } else { peers };
         let Resumed { state, partitions } = resumed;
+        let assumed = partitions.is_none();
         let mut partitions = self.partitions(state, *partitions)?;
         let of = partitions.len() as u32;
         partitions.retain(|partition, _| own(*partition, index, readers));
@@ -238,7 +242,7 @@ impl Landing {
                 // Of all partitions: a key may have moved from one to another.
                 let together = state.through.values().map(Seqs::newest).max().unwrap_or(0);
                 let lead_bytes = self.settings.memory / 4 / partitions.len().max(1);
-                let settings = ReaderSettings { epoch, lead_bytes, of, together };
+                let settings = ReaderSettings { epoch, lead_bytes, of, assumed, together };
                 Box::new(Reader::new(kafka, &self.topic, &partitions, &settings, schemas, letters)?)
             }
             Some(settings) => {
@@ -291,19 +295,26 @@ impl Landing {
     }
 }
 
-/// What the companion of a topic says, if the two fit together; and the topic's ends before that.
-fn companion(kafka: &dyn Kafka, topic: &str) -> anyhow::Result<(Companion, Vec<(u64, u64)>)> {
-    let ends = kafka.ends(topic)?;
-    let companion = read_to_end(kafka, topic)?;
-    refuse_unstated(topic, &ends, &companion)?;
+/// What the companion of a topic says, if the two fit together and it is what is `wanted`; and the topic's ends before that.
+/// What does not fit may lack no more than a marker, so that it is read again for a while before it is refused.
+fn companion(
+    kafka: &dyn Kafka,
+    topic: &str,
+    wanted: impl Fn(&Companion) -> anyhow::Result<()>,
+) -> anyhow::Result<(Companion, Vec<(u64, u64)>)> {
     let asked = Instant::now();
-    while let Err(refused) = refuse_overstated(topic, &kafka.ends(topic)?, &companion) {
-        if asked.elapsed() > MARKER_PATIENCE {
-            return Err(refused);
+    loop {
+        let ends = kafka.ends(topic)?;
+        let companion = read_to_end(kafka, topic)?;
+        let fits = refuse_unstated(topic, &ends, &companion)
+            .and_then(|()| refuse_overstated(topic, &kafka.ends(topic)?, &companion))
+            .and_then(|()| wanted(&companion));
+        match fits {
+            Ok(()) => return Ok((companion, ends)),
+            Err(_) if asked.elapsed() < MARKER_PATIENCE => pause(MARKER_PATIENCE / 50),
+            Err(refused) => return Err(refused),
         }
-        pause(MARKER_PATIENCE / 50);
     }
-    Ok((companion, ends))
 }
 
 /// What another worker was told in JSON.

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use super::LogError;
 use super::kafka::{Consumer, Kafka, Polled, Record};
-use super::meta::{Meta, Statement, meta_topic};
+use super::meta::{Layout, Meta, Statement, meta_topic};
 use super::record::parse_record;
 use crate::change::{BATCH_BYTES, Changes, Moment, TableName, TableSchema, epoch_of, moment};
 use crate::letter::{DeadLetter, DeadLetters, text_of};
@@ -203,6 +203,8 @@ pub struct ReaderSettings {
     pub lead_bytes: usize,
     /// How many partitions the topic has.
     pub of: u32,
+    /// Whether nothing has said yet that all of them are written to.
+    pub assumed: bool,
     /// Everything up to this seq comes as one epoch, the first, and at one moment, so that it is applied in one step: a target
     /// without transactions may have half of it, and going there again by smaller steps would write rows back.
     pub together: u64,
@@ -218,6 +220,7 @@ pub struct Reader {
     epoch: Duration,
     lead_bytes: usize,
     of: u32,
+    assumed: bool,
     partitions: BTreeMap<u32, Partition>,
     schemas: Arc<Schemas>,
     /// Where each partition was begun, until it has been told.
@@ -254,6 +257,7 @@ impl Reader {
             epoch: settings.epoch,
             lead_bytes: settings.lead_bytes,
             of: settings.of,
+            assumed: settings.assumed,
             partitions: partitions.iter().map(partition).collect(),
             schemas,
             begun: partitions
@@ -266,12 +270,14 @@ impl Reader {
 
     /// Takes what the companion topic has.
     fn take_metas(&mut self, mut wait: Duration) -> Result<(), LogError> {
-        let Reader { meta, schemas, partitions, topic, of, .. } = self;
+        let Reader { meta, schemas, partitions, topic, of, assumed, .. } = self;
         let mut take = |record: Record<'_>| {
             let meta = Meta::from_record(record.key.unwrap_or_default(), record.value.unwrap_or_default())
                 .map_err(|e| LogError(format!("{}/0/{}: {e}", meta_topic(topic), record.offset)))?;
             match meta {
-                Meta::Run(_) | Meta::Layout(_) => {}
+                Meta::Run(_) => {}
+                Meta::Layout(layout) if *assumed => refuse_fewer(topic, *of, &layout)?,
+                Meta::Layout(_) => {}
                 Meta::Schema(schema) => schemas.announce(schema),
                 Meta::Statement(statement) => {
                     let number = statement.partition;
@@ -297,6 +303,17 @@ fn grown(topic: &str, of: u32) -> LogError {
         "topic {topic} has more partitions now than the {of} of when this land began: start it again, it goes on where it was, with \
          all of them"
     ))
+}
+
+/// That all partitions that are read are written to: of another nothing would ever be stated, and nothing ever be complete.
+fn refuse_fewer(topic: &str, of: u32, layout: &Layout) -> Result<(), LogError> {
+    match layout.partitions.last() {
+        Some((_, dealt)) if *dealt < of => Err(LogError(format!(
+            "topic {topic} was given more partitions while publish began: {of}, of which that writes to {dealt}, as land has learned \
+             only now: start it again, it goes on where it was"
+        ))),
+        _ => Ok(()),
+    }
 }
 
 /// Takes records of a topic's partitions into the batches of these.

@@ -34,11 +34,13 @@ pub const AHEAD_MAX_MS: u64 = 1_000;
 /// assert_eq!(clock.exact(5, 10_000, 9_600), 10_000, "a little ahead of the publisher's clock");
 /// assert_eq!(clock.second(6, 4_000_000, 10_700), 10_700, "far ahead of it: not believed");
 /// assert_eq!(clock.exact(7, 4_000_000_000, 10_600), 10_700);
-/// // The topic has seq 9 at 12,000 and seq 12 at 13,000; of some partition it is said that 15 and later come from 14,000 on.
+/// // The topic has seq 9 at 12,000 and seq 12 at 13,000; of some partition it is said that 15 and later come from 14,000 on, so
+/// // that what comes before has to fit.
 /// let mut clock = Clock::resuming(11_000, [(9, 12_000), (12, 13_000)], [(15, 14_000)]);
 /// assert_eq!(clock.exact(8, 11_500, 99_000), 12_000, "of the transaction of 9, or before it");
 /// assert_eq!(clock.idle(10, 99_000), 12_000, "there is more to come of what was there");
 /// assert_eq!(clock.exact(12, 11_500, 99_000), 13_000);
+/// assert_eq!(clock.exact(14, 90_000, 99_000), 14_000, "what comes behind it may be there already, so late or later");
 /// assert_eq!(clock.time(15), 14_000, "what was said is not taken back");
 /// assert_eq!(clock.exact(15, 11_500, 99_000), 14_000);
 /// ```
@@ -47,7 +49,7 @@ pub struct Clock {
     last: u64,
     /// Seqs with the times that they have, both growing.
     given: VecDeque<(u64, u64)>,
-    /// From these seqs on no time may be below these, both growing.
+    /// From these seqs on no time may be below these, both growing; and before them none above these.
     floors: VecDeque<(u64, u64)>,
 }
 
@@ -58,7 +60,7 @@ impl Clock {
     }
 
     /// The clock of a run that reads again from a seq at `last` (ms) or later. `given` are seqs from there on with the times
-    /// that they have; `floors` are seqs from which on no time may be below a time.
+    /// that they have; `floors` are seqs from which on no time may be below a time, nor above it before them.
     pub fn resuming(
         last: u64,
         given: impl IntoIterator<Item = (u64, u64)>,
@@ -89,8 +91,10 @@ impl Clock {
         self.last = self.time(seq);
         while self.floors.pop_front_if(|(from, _)| *from <= seq).is_some() {}
         let believed = if time > now.saturating_add(AHEAD_MAX_MS) { now } else { time };
+        // What comes later may be there already in another partition, with a time as low as was promised of it.
+        let promised = self.floors.iter().map(|(_, floor)| *floor).min().unwrap_or(u64::MAX);
         // The transaction may be the one of the next seq whose time is given, or one before it.
-        self.last = self.last.max(self.next_given(seq).unwrap_or(believed));
+        self.last = self.last.max(self.next_given(seq).unwrap_or(believed.min(promised)));
         self.last
     }
 

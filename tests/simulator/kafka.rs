@@ -9,7 +9,9 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use rdkafka::message::OwnedHeaders;
-use tidegate::log::{Consumer, Delivered, Kafka, LogError, NewRecord, Polled, Producer, REPLACED, Record};
+use tidegate::log::{
+    Consumer, Delivered, Kafka, LogError, Meta, NewRecord, Polled, Producer, REPLACED, Record, Statement,
+};
 
 use super::world::{Kind, below, call, chance, fails, trace, world};
 use super::{Broken, Switch};
@@ -30,6 +32,18 @@ struct Entry {
     key: Vec<u8>,
     value: Vec<u8>,
     headers: Option<OwnedHeaders>,
+}
+
+impl Entry {
+    fn is_open_of(&self, id: &str) -> bool {
+        self.state == State::Open && self.writer.as_deref() == Some(id)
+    }
+
+    fn number(&self, header: &str) -> Option<u64> {
+        use rdkafka::message::Headers;
+        let header = self.headers.as_ref()?.iter().find(|known| known.key == header)?;
+        std::str::from_utf8(header.value?).ok()?.parse().ok()
+    }
 }
 
 #[derive(Default)]
@@ -81,6 +95,17 @@ struct Cluster {
     topics: BTreeMap<String, Vec<Log>>,
     transactions: BTreeMap<String, Transactions>,
     late: Vec<Late>,
+    /// Markers of transactions that are decided, and on their way to a partition.
+    markers: Vec<Marker>,
+    /// Every statement that was ever committed in a transaction, by its offset.
+    stated: BTreeMap<u64, Statement>,
+}
+
+struct Marker {
+    id: String,
+    state: State,
+    topic: String,
+    partition: usize,
 }
 
 /// The cluster, shared by all that speak to it.
@@ -101,6 +126,9 @@ impl Cluster {
         if !self.admits(&sent.entry.writer, sent.epoch) {
             return Err(REPLACED.into());
         }
+        if let Some(id) = &sent.entry.writer {
+            self.mark_all(id); // no new transaction before the old one is complete
+        }
         let log = &mut self.topics.get_mut(&sent.topic).expect("it was created")[sent.partition as usize];
         trace(|| {
             let (key, value) = (String::from_utf8_lossy(&sent.entry.key), String::from_utf8_lossy(&sent.entry.value));
@@ -110,27 +138,45 @@ impl Cluster {
         Ok(log.end())
     }
 
-    /// Ends what a transactional id has open.
+    /// Decides about what a transactional id has open; each partition is told on its own.
     fn end_transaction(&mut self, id: &str, state: State) {
-        for log in self.topics.values_mut().flatten() {
-            let mut touched = false;
-            for entry in &mut log.entries {
-                if entry.state == State::Open && entry.writer.as_deref() == Some(id) {
-                    entry.state = state;
-                    touched = true;
+        self.mark_all(id);
+        for (topic, logs) in &self.topics {
+            for (partition, log) in logs.iter().enumerate() {
+                if log.entries.iter().any(|entry| entry.is_open_of(id)) {
+                    self.markers.push(Marker { id: id.to_string(), state, topic: topic.clone(), partition });
                 }
             }
-            if touched {
-                log.entries.push_back(Entry {
-                    state: State::Gap,
-                    writer: None,
-                    timestamp: None,
-                    key: Vec::new(),
-                    value: Vec::new(),
-                    headers: None,
-                });
+        }
+    }
+
+    /// All that is decided about a transactional id has been told.
+    fn mark_all(&mut self, id: &str) {
+        while let Some(place) = self.markers.iter().position(|marker| marker.id == id) {
+            self.mark(place);
+        }
+    }
+
+    fn mark(&mut self, place: usize) {
+        let Marker { id, state, topic, partition } = self.markers.swap_remove(place);
+        let log = &mut self.topics.get_mut(&topic).expect("it was created")[partition];
+        for (offset, entry) in (log.base..).zip(&mut log.entries).filter(|(_, entry)| entry.is_open_of(&id)) {
+            entry.state = state;
+            if state == State::Committed
+                && topic.ends_with(".meta")
+                && let Ok(Meta::Statement(statement)) = Meta::from_record(&entry.key, &entry.value)
+            {
+                self.stated.insert(offset, statement);
             }
         }
+        log.entries.push_back(Entry {
+            state: State::Gap,
+            writer: None,
+            timestamp: None,
+            key: Vec::new(),
+            value: Vec::new(),
+            headers: None,
+        });
     }
 
     fn commit(&mut self, id: &str, epoch: u64) -> Result<(), String> {
@@ -168,6 +214,10 @@ impl Model {
     /// Something that the cluster does on its own.
     pub fn event(&self) {
         let mut cluster = self.lock();
+        if !cluster.markers.is_empty() && chance(2) {
+            let place = below(cluster.markers.len() as u64) as usize;
+            return cluster.mark(place);
+        }
         if !cluster.late.is_empty() {
             let number = match chance(3) {
                 // Requests of one client arrive in order.
@@ -212,18 +262,38 @@ impl Model {
         }
     }
 
+    /// What is wrong with a statement: they only grow, and are true of all that has been committed.
+    pub fn wrong_statement(&self, topic: &str) -> Option<String> {
+        let cluster = self.lock();
+        let mut newest = BTreeMap::<u32, &Statement>::new();
+        for said in cluster.stated.values() {
+            if let Some(before) = newest.insert(said.partition, said)
+                && (said.seq < before.seq || said.time < before.time || said.offset < before.offset)
+            {
+                return Some(format!("a statement goes back: {before:?} {said:?}"));
+            }
+            if said.last && said.resume.seq != said.seq {
+                return Some(format!("a publisher stops inside of a transaction: {said:?}"));
+            }
+            let log = &cluster.topics[topic][said.partition as usize];
+            let committed = (log.base..).zip(&log.entries).filter(|(_, entry)| entry.state == State::Committed);
+            for (offset, entry) in committed {
+                let (Some(seq), Some(time)) = (entry.number("tidegate.seq"), entry.number("tidegate.time")) else {
+                    continue;
+                };
+                let (before, lower) = (offset < said.offset, seq < said.seq);
+                if before != lower || (!before && time < said.time) {
+                    return Some(format!("{said:?} is broken by seq {seq}, time {time}, at offset {offset}"));
+                }
+            }
+        }
+        None
+    }
+
     /// Of each partition the first offset kept, and seq and time of the committed records.
     pub fn committed(&self, topic: &str) -> Vec<(u64, Vec<(u64, u64)>)> {
-        use rdkafka::message::Headers;
         let cluster = self.lock();
-        let change = |entry: &Entry| {
-            let number = |name: &str| {
-                let headers = entry.headers.as_ref()?;
-                let header = headers.iter().find(|header| header.key == name)?;
-                std::str::from_utf8(header.value?).ok()?.parse::<u64>().ok()
-            };
-            Some((number("tidegate.seq")?, number("tidegate.time")?))
-        };
+        let change = |entry: &Entry| Some((entry.number("tidegate.seq")?, entry.number("tidegate.time")?));
         let changes = |log: &Log| {
             let committed = log.entries.iter().filter(|entry| entry.state == State::Committed);
             (log.base, committed.filter_map(change).collect())
@@ -264,6 +334,7 @@ impl Kafka for Model {
             } else {
                 // Before an id is initialized what it has open is aborted.
                 cluster.end_transaction(id, State::Aborted);
+                cluster.mark_all(id);
                 let transactions = cluster.transactions.entry(id.to_string()).or_default();
                 transactions.epoch += 1;
                 transactions.abandoned = false;
@@ -473,7 +544,8 @@ impl Consumer for Reading {
     }
 }
 
-/// Whether a process may end with that sentence: one that has been replaced.
+/// Whether a process may end with that sentence: one that has been replaced, or overtaken by one that knows of more partitions.
 pub fn may_be_replaced(kind: Kind, sentence: &str) -> bool {
-    kind == Kind::Publish && sentence.contains(REPLACED)
+    let says = |words| sentence.contains(words);
+    kind == Kind::Publish && (says(REPLACED) || says("another publish has dealt the changes"))
 }

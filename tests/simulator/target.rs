@@ -515,12 +515,15 @@ impl Session for Client {
 }
 
 /// Whether a process may end with that sentence: one of an older generation, one that never reached the target, one whose
-/// target has lost something, or one whose topic has grown.
+/// target has lost something, one whose topic has grown, or one that has begun before the topic's first publisher did, after
+/// another one has learned of that.
 pub fn may_end(kind: Kind, sentence: &str) -> bool {
     let says = |words| sentence.contains(words);
     kind == Kind::Land
         && (says("has begun at the target, this process is generation")
             || says("no connection")
             || says("the target has lost what it had said was durable")
-            || says("more partitions now than"))
+            || says("more partitions now than")
+            || says("more partitions while publish began")
+            || says("has landed another topic t than"))
 }

@@ -212,6 +212,11 @@ impl World {
         self.rates.set(Rates::default());
     }
 
+    /// Whether anything may still go wrong.
+    pub fn is_wild(&self) -> bool {
+        self.rates.get().others > 0
+    }
+
     /// What processes may say when they end, beside nothing.
     pub fn allow(&self, allowed: impl Fn(&Process, &str) -> bool + 'static) {
         *self.allowed.borrow_mut() = Box::new(allowed);
@@ -280,9 +285,9 @@ impl World {
     }
 
     fn ended_by(&self, process: &Process, payload: Box<dyn Any + Send>) {
-        trace(|| format!("{:?} {} has ended", process.kind, process.number));
         match payload.downcast::<Died>() {
             Ok(died) => {
+                trace(|| format!("{:?} {} has ended: {:?}", process.kind, process.number, died.0));
                 if let Some(sentence) = died.0
                     && !(self.allowed.borrow())(process, &sentence)
                 {
