@@ -70,7 +70,7 @@ fn of_two_publishers_the_older_stops_and_nothing_is_twice() {
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
         match output.status.code() {
             Some(0) => {}
-            Some(3) => assert!(said.contains("a newer publish of this job has begun"), "{said}"),
+            Some(3) => assert!(said.contains("a newer publish of this topic has begun"), "{said}"),
             other => panic!("{other:?}: {said}"),
         }
     }

@@ -58,7 +58,7 @@ fn survive(server: &'static str, faults: u64, seed: u64) {
             before.signal(0, "-CONT");
             // Kafka or MySQL tells an older publish, whichever it asks first.
             let words: &[&str] = match publishes {
-                true => &["a newer publish of this job", "another replica with server_id"],
+                true => &["a newer publish of this topic", "another replica with server_id"],
                 false => &["generation"],
             };
             before.gives_up(0, words);
@@ -99,7 +99,7 @@ fn of_two_copies_the_older_stops() {
             running.wait_until_up();
             let mut older = std::mem::replace(running, trial.start(running.command, processes));
             let words = match older.command {
-                "publish" => ["a newer publish of this job", "another replica with server_id"],
+                "publish" => ["a newer publish of this topic", "another replica with server_id"],
                 _ => ["generation", "run one copy of a job"],
             };
             let said: Vec<String> = (0..older.processes.len()).map(|number| older.last_sentence(number)).collect();

@@ -224,6 +224,29 @@ fn what_sqlite_would_round_is_refused_by_name() {
 }
 
 #[test]
+fn all_rows_of_a_step_that_are_refused_are_named_at_once() {
+    let scratch = Scratch::new();
+    let connection = Connection::open(scratch.path()).unwrap();
+    connection.execute_batch("CREATE TABLE t (id INTEGER PRIMARY KEY, v INTEGER CHECK (v < 9))").unwrap();
+    let mut lane = scratch.run(&Schemas::default());
+    let error = lane.apply(&step(
+        1,
+        &[
+            (Insert, "t", "1", r#"{"id":1,"v":1}"#),
+            (Insert, "t", "2", r#"{"id":2,"v":10}"#),
+            (Update, "t", "3", r#"{"id":3,"v":18446744073709551615}"#),
+            (Insert, "t", "4", r#"{"id":4,"v":4}"#),
+            (Insert, "t", "5", r#"{"v":1}"#),
+        ],
+    ));
+    let Err(TargetError::Rows(refused)) = error else { panic!("{error:?}") };
+    let mut keys: Vec<&str> = refused.iter().map(|row| &*row.key).collect();
+    keys.sort();
+    assert_eq!(keys, ["2", "3", "5"]);
+    assert_eq!(scratch.query("SELECT * FROM t"), [""; 0], "and nothing of it is done");
+}
+
+#[test]
 fn values_keep_their_text_and_their_types() {
     let scratch = Scratch::new();
     let columns = [

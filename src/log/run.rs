@@ -18,8 +18,9 @@ use super::kafka::{Kafka, NewRecord, PATIENCE};
 use super::meta::{Meta, Run, meta_topic, read_to_end};
 
 /// What a publisher says that has been replaced, or whose transaction Kafka has ended: it answers the same in both cases.
-pub const REPLACED: &str = "a newer publish of this job has begun, or Kafka has ended a transaction of this one that it heard \
-    nothing of for too long: run one copy of a job; the only one goes on where it was if it is started again";
+pub const REPLACED: &str = "a newer publish of this topic has begun, or the topic was deleted, or Kafka has ended a transaction \
+    of this publish that it heard nothing of for too long: run one publish for a topic; the only one goes on where it was if it is \
+    started again";
 
 /// The transactional id of a writer of a topic, by its number, or of who announces runs: of the topic and not of the job,
 /// since that is what has one publisher.

@@ -236,6 +236,13 @@ impl Writer {
                 )));
             }
         }
+        if schema.key.is_empty() {
+            tracing::warn!(
+                "{}: table {} has neither a primary key nor a NOT NULL unique key: its changes are published, land refuses them",
+                String::from_utf8_lossy(change.position()),
+                schema.name
+            );
+        }
         self.write_meta(&Meta::Schema(schema.clone()))?;
         self.schemas.insert(schema.name.clone(), schema);
         Ok(())

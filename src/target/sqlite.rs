@@ -22,7 +22,9 @@ use rusqlite::{Connection, ErrorCode, OptionalExtension, params};
 use self::table::{Table, no_key, schema_with};
 use super::fields::key_agrees;
 use super::retry::Attempts;
-use super::{Checkpoint, FindSchema, JobState, Lane, Progress, Step, Target, TargetError, gone, refuse_other};
+use super::{
+    Checkpoint, FindSchema, JobState, Lane, Progress, RefusedRow, Step, Target, TargetError, gone, refuse_other,
+};
 use crate::change::{Changes, Op};
 use crate::config::SqliteConfig;
 
@@ -251,9 +253,13 @@ impl Lane for SqliteLane {
     fn apply(&mut self, step: &Step) -> Result<(), TargetError> {
         transact(&self.file, &self.path, |file| {
             refuse_fenced(&file.connection, &self.job, self.generation)?;
+            let mut refused = Vec::new();
             for (changes, op) in [(&step.deletes, Op::Delete), (&step.updates, Op::Update), (&step.inserts, Op::Insert)]
             {
-                file.write(changes, op, &self.schemas)?;
+                file.write(changes, op, &self.schemas, &mut refused)?;
+            }
+            if !refused.is_empty() {
+                return Err(TargetError::Rows(refused).into());
             }
             file.connection
                 .prepare_cached(
@@ -275,7 +281,13 @@ impl Lane for SqliteLane {
 }
 
 impl File {
-    fn write(&mut self, changes: &Changes, op: Op, schemas: &FindSchema) -> Result<(), Failure> {
+    fn write(
+        &mut self,
+        changes: &Changes,
+        op: Op,
+        schemas: &FindSchema,
+        refused: &mut Vec<RefusedRow>,
+    ) -> Result<(), Failure> {
         let mut start = 0;
         while start < changes.len() {
             let first = changes.change(start);
@@ -299,7 +311,7 @@ impl File {
                 {
                     table = Table::bind(&self.connection, &name, Some(schema_with(&name, &column, schemas)?))?;
                 }
-                next = table.write_alike(&self.connection, changes, next..end, op)?;
+                next = table.write_alike(&self.connection, changes, next..end, op, refused)?;
             }
             self.tables.insert(hash, table);
             start = end;

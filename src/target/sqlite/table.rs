@@ -202,20 +202,28 @@ impl Table {
         }
     }
 
-    /// Writes the rows from the range's first that have the same fields; where the others begin.
+    /// Writes the rows from the range's first that have the same fields; where the others begin. What can't be written comes
+    /// to `refused`.
     pub(super) fn write_alike(
         &mut self,
         connection: &Connection,
         changes: &Changes,
         range: Range<usize>,
         op: Op,
+        refused: &mut Vec<RefusedRow>,
     ) -> Result<usize, Failure> {
         let first = changes.change(range.start);
         let shapes = &mut self.shapes[usize::from(op == Op::Delete)];
         match shapes.iter().position(|shape| shape.fits(first.row())) {
             Some(n) => shapes.swap(0, n),
             None => {
-                let shape = Shape::of(&first, &self.name, &self.columns, self.source.as_ref(), op)?;
+                let shape = match Shape::of(&first, &self.name, &self.columns, self.source.as_ref(), op) {
+                    Ok(shape) => shape,
+                    Err(row) => {
+                        refused.push(row);
+                        return Ok(range.start + 1);
+                    }
+                };
                 let shapes = &mut self.shapes[usize::from(op == Op::Delete)];
                 shapes.truncate(SHAPES_MAX - 1);
                 shapes.insert(0, shape);
@@ -236,24 +244,25 @@ impl Table {
                 values::bind(&mut statement, number, raw, affinity, form)
                     .map_err(|reason| Unfit::Bad { column: Some(name.to_string()), reason })
             });
-            match bound {
-                Ok(()) if place == shape.fields.len() => {}
+            let row = match bound {
+                Ok(()) if place == shape.fields.len() => match statement.raw_execute() {
+                    Ok(_) => continue,
+                    Err(e) => match e.sqlite_error_code() {
+                        Some(ErrorCode::ConstraintViolation | ErrorCode::TypeMismatch | ErrorCode::TooBig) => {
+                            refused_row(&change, None, format!("the file refused it: {e}"))
+                        }
+                        _ => return Err(Failure::Sqlite(e)),
+                    },
+                },
                 // The first row made the shape or was found to fit it.
                 Ok(()) | Err(Stop::Field(Unfit::OtherShape)) if index > range.start => return Ok(index),
                 Ok(()) | Err(Stop::Field(Unfit::OtherShape)) => {
-                    return Err(row_error(&change, None, "the row has a column twice".into()).into());
+                    refused_row(&change, None, "the row has a column twice".into())
                 }
-                Err(Stop::Field(Unfit::Bad { column, reason })) => {
-                    return Err(row_error(&change, column, reason).into());
-                }
-                Err(Stop::NotAnObject(reason)) => return Err(row_error(&change, None, reason).into()),
-            }
-            statement.raw_execute().map_err(|e| match e.sqlite_error_code() {
-                Some(ErrorCode::ConstraintViolation | ErrorCode::TypeMismatch | ErrorCode::TooBig) => {
-                    row_error(&change, None, format!("the file refused it: {e}")).into()
-                }
-                _ => Failure::Sqlite(e),
-            })?;
+                Err(Stop::Field(Unfit::Bad { column, reason })) => refused_row(&change, column, reason),
+                Err(Stop::NotAnObject(reason)) => refused_row(&change, None, reason),
+            };
+            refused.push(row);
         }
         Ok(range.end)
     }
@@ -283,7 +292,7 @@ impl Shape {
         columns: &[TargetColumn],
         source: Option<&TableSchema>,
         op: Op,
-    ) -> Result<Shape, Failure> {
+    ) -> Result<Shape, RefusedRow> {
         let mut fields: Vec<(Box<str>, Slot)> = Vec::new();
         let mut bound: Vec<&TargetColumn> = Vec::new();
         let read = each_field(change.row(), |name, raw| {
@@ -305,11 +314,11 @@ impl Shape {
         });
         match read {
             Ok(()) => {}
-            Err(Stop::NotAnObject(reason) | Stop::Field(reason)) => return Err(row_error(change, None, reason).into()),
+            Err(Stop::NotAnObject(reason) | Stop::Field(reason)) => return Err(refused_row(change, None, reason)),
         }
         for column in columns.iter().filter(|column| column.in_key) {
             if !bound.iter().any(|b| b.name == column.name) {
-                return Err(row_error(change, None, format!("the row has no key column {}", column.name)).into());
+                return Err(refused_row(change, None, format!("the row has no key column {}", column.name)));
             }
         }
         let sql = match op {
@@ -397,7 +406,7 @@ fn claim_name(connection: &Connection, name: &TableName) -> Result<(), Failure> 
     Err(TargetError::Table { table: name.clone(), reason }.into())
 }
 
-fn row_error(change: &Change, column: Option<String>, reason: String) -> TargetError {
+fn refused_row(change: &Change, column: Option<String>, reason: String) -> RefusedRow {
     let key = String::from_utf8_lossy(change.key()).into_owned();
-    RefusedRow { table: change.table_name(), key, column, reason, zero_date: false }.into()
+    RefusedRow { table: change.table_name(), key, column, reason, zero_date: false }
 }
