@@ -80,7 +80,8 @@ pub fn publish(job: &Job) -> anyhow::Result<()> {
     };
     let stop = stop_on_signals()?;
     let until_end = job.until_caught_up;
-    let report = Report::default();
+    let letters = DeadLetters::new(config.publish.dead_letter.clone());
+    let report = Report::new(letters.clone());
     report.start("publish", "in Kafka");
     let shown = report.clone();
     let stopped = Arc::clone(&stop);
@@ -103,13 +104,14 @@ pub fn publish(job: &Job) -> anyhow::Result<()> {
         let start = (index == 0).then_some(&known.start);
         let reader = start.map(|start: &Start| connect::reader(source, &config.job, start, until_end)).transpose()?;
         let begun = reader.as_ref().map(|reader| reader.begun());
+        let layout = known.layout.clone();
+        let writer = run.begin(open, known, begun.as_ref(), (index, peers), config.publish.commit_interval)?;
+        // Once where it begins is kept, so that a run after this one begins there too.
         if let Some(begun) = &begun {
             let how = if run.exactly_once { "exactly once" } else { "at least once" };
             let (topic, partitions, from) = (&run.topic, run.partitions, &begun.resume.position);
             say(&format_args!("publish: reads from {from}, writes topic {topic}, {partitions} partitions, {how}"));
         }
-        let layout = known.layout.clone();
-        let writer = run.begin(open, known, begun.as_ref(), (index, peers), config.publish.commit_interval)?;
         meet(worker);
         let durable = build_publish(
             worker,
@@ -119,7 +121,7 @@ pub fn publish(job: &Job) -> anyhow::Result<()> {
                 writer,
                 layout,
                 memory: config.publish.memory,
-                letters: DeadLetters::new(config.publish.dead_letter.clone()),
+                letters: letters.clone(),
                 report: shown.clone(),
                 stop: Arc::clone(&stop),
             },
@@ -167,7 +169,7 @@ pub fn land(job: &Job) -> anyhow::Result<()> {
     };
     let stop = stop_on_signals()?;
     let until_caught_up = job.until_caught_up;
-    let report = Report::default();
+    let report = Report::new(run.letters.clone());
     report.start("land", "durable");
     let shown = report.clone();
     let stopped = Arc::clone(&stop);

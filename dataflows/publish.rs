@@ -150,12 +150,13 @@ fn decode(mut decoder: Box<dyn Decoder>, layout: Layout, letters: DeadLetters) -
                 Ok(()) => {}
                 Err(SourceError::Record { position, reason }) => {
                     unusable.push(DeadLetter { position, reason, ..DeadLetter::default() });
-                    // Where none are kept, the first ends the job: no need to look for more.
-                    if !letters.are_kept() {
-                        break;
-                    }
                 }
+                Err(SourceError::Rows(rows)) => unusable.extend(rows),
                 Err(error) => fail(&error),
+            }
+            // Where none are kept, the first ends the job: no need to look for more.
+            if !unusable.is_empty() && !letters.are_kept() {
+                break;
             }
         }
         letters.keep_all(&unusable).unwrap_or_else(|e| fail(&e));

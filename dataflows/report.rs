@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use tidegate::change::Changes;
+use tidegate::letter::DeadLetters;
 use tidegate::source::now_ms;
 
 /// How often it is said how far the work is, while there is any.
@@ -21,6 +22,7 @@ pub fn say(line: &dyn std::fmt::Display) {
 #[derive(Clone, Debug, Default)]
 pub struct Report {
     done: Arc<Done>,
+    letters: DeadLetters,
 }
 
 #[derive(Debug, Default)]
@@ -46,6 +48,11 @@ impl Work {
 }
 
 impl Report {
+    /// Of work whose unusable input goes to `letters`.
+    pub fn new(letters: DeadLetters) -> Report {
+        Report { letters, ..Report::default() }
+    }
+
     /// Counts work that is durable.
     pub fn add(&self, work: Work) {
         self.done.rows.fetch_add(work.rows, Ordering::Relaxed);
@@ -54,7 +61,7 @@ impl Report {
 
     /// Says from now on every ten seconds how far `command` is, `did` being what it does to rows.
     pub fn start(&self, command: &'static str, did: &'static str) {
-        let done = Arc::clone(&self.done);
+        let Report { done, letters } = self.clone();
         std::thread::spawn(move || {
             let (mut before, mut at) = (0, Instant::now());
             loop {
@@ -63,7 +70,11 @@ impl Report {
                 if rows > before {
                     let rate = (rows - before) as f64 / at.elapsed().as_secs_f64();
                     let age = now_ms().saturating_sub(done.newest.load(Ordering::Relaxed));
-                    say(&format_args!("{command}: {rows} changes {did}, {rate:.0}/s, the newest {} old", ago(age)));
+                    let letters = dead(&letters);
+                    say(&format_args!(
+                        "{command}: {rows} changes {did}{letters}, {rate:.0}/s, the newest {} old",
+                        ago(age)
+                    ));
                 }
                 (before, at) = (rows, Instant::now());
             }
@@ -73,9 +84,19 @@ impl Report {
     /// Says what `command` has done.
     pub fn end(&self, command: &str, did: &str) {
         say(&format_args!(
-            "{command}: stopped in good order, {} changes {did}",
-            self.done.rows.load(Ordering::Relaxed)
+            "{command}: stopped in good order, {} changes {did}{}",
+            self.done.rows.load(Ordering::Relaxed),
+            dead(&self.letters)
         ));
+    }
+}
+
+/// That there are dead letters, if there are.
+fn dead(letters: &DeadLetters) -> String {
+    match letters.kept() {
+        0 => String::new(),
+        1 => ", 1 dead letter".into(),
+        kept => format!(", {kept} dead letters"),
     }
 }
 

@@ -26,7 +26,7 @@ use crate::fit::{pass_markers, refuse_gone, refuse_overstated, refuse_unstated};
 
 /// How long the marker of a transaction may take to a partition: when it has come to another already, or to whoever committed
 /// it an answer.
-const MARKER_PATIENCE: Duration = Duration::from_secs(5);
+const MARKER_PATIENCE: Duration = Duration::from_secs(3);
 
 /// The partitions or lanes of worker `index` of `peers`.
 pub fn own(number: u32, index: usize, peers: usize) -> bool {

@@ -6,12 +6,17 @@
 use std::fs::OpenOptions;
 use std::io::Write;
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde::Serialize;
 
 /// Where dead letters go, if anywhere.
 #[derive(Clone, Debug, Default)]
-pub struct DeadLetters(Option<PathBuf>);
+pub struct DeadLetters {
+    file: Option<PathBuf>,
+    kept: Arc<AtomicU64>,
+}
 
 /// One of them. Bytes that are no UTF-8 are shown with U+FFFD.
 #[derive(Clone, Debug, Default, Serialize)]
@@ -37,12 +42,12 @@ pub struct DeadLetter {
 impl DeadLetters {
     /// Kept in that file; `None`: not at all.
     pub fn new(file: Option<PathBuf>) -> Self {
-        DeadLetters(file)
+        DeadLetters { file, kept: Arc::default() }
     }
 
     /// Whether they are kept.
     pub fn are_kept(&self) -> bool {
-        self.0.is_some()
+        self.file.is_some()
     }
 
     /// Keeps one.
@@ -59,7 +64,7 @@ impl DeadLetters {
     /// As [`keep`](DeadLetters::keep), of the first.
     pub fn keep_all(&self, letters: &[DeadLetter]) -> Result<(), String> {
         let Some(first) = letters.first() else { return Ok(()) };
-        let Some(file) = &self.0 else { return Err(format!("{}: {}", first.position, first.reason)) };
+        let Some(file) = &self.file else { return Err(format!("{}: {}", first.position, first.reason)) };
         let mut lines = Vec::new();
         for letter in letters {
             serde_json::to_writer(&mut lines, letter).expect("a letter is plain data");
@@ -69,7 +74,14 @@ impl DeadLetters {
             file.write_all(&lines)?;
             file.sync_data()
         });
-        written.map_err(|error| format!("dead letters: {}: {error}", file.display()))
+        written.map_err(|error| format!("dead letters: {}: {error}", file.display()))?;
+        self.kept.fetch_add(letters.len() as u64, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// How many this process has kept.
+    pub fn kept(&self) -> u64 {
+        self.kept.load(Ordering::Relaxed)
     }
 }
 
@@ -92,7 +104,8 @@ mod tests {
         letters.keep_all(&[]).unwrap();
         assert!(!file.exists(), "nothing to be kept");
         letters.keep_all(&[letter("a"), letter("b")]).unwrap();
-        letters.keep(&letter("c")).unwrap();
+        letters.clone().keep(&letter("c")).unwrap();
+        assert_eq!(letters.kept(), 3);
         let line = |position: &str| format!("{{\"position\":\"{position}\",\"reason\":\"why\"}}\n");
         assert_eq!(std::fs::read_to_string(file).unwrap(), [line("a"), line("b"), line("c")].concat());
         assert_eq!(DeadLetters::default().keep_all(&[letter("a"), letter("b")]).unwrap_err(), "a: why");

@@ -90,6 +90,7 @@ fn insert_of(number: i32, value: Value) -> Vec<u8> {
 fn reason(result: Result<Vec<String>, SourceError>) -> String {
     match result.unwrap_err() {
         SourceError::Record { position, reason } => format!("{position}: {reason}"),
+        SourceError::Rows(rows) => panic!("a record of DTS has one row: {rows:?}"),
         SourceError::Source(reason) => panic!("the record is wrong, not the source: {reason}"),
     }
 }

@@ -68,7 +68,8 @@ fn a_broken_line_is_refused_with_its_place_and_goes_to_the_dead_letters_if_told(
     job.refused("publish", &["changes.jsonl:2", "shop.good", "column id"]);
     let letters = job.file("letters.jsonl");
     job.configure(&format!("[publish]\ndead_letter = \"{}\"", letters.display()));
-    job.run("publish");
+    let published = String::from_utf8(job.try_run("publish").stdout).unwrap();
+    assert!(published.contains("stopped in good order, 2 changes in Kafka, 2 dead letters"), "{published}");
     job.run("land");
     assert_eq!(job.count("good", "true"), 2);
     let letters = std::fs::read_to_string(letters).unwrap();

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use job::{Job, env};
 use mysql::prelude::Queryable;
-use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
+use rdkafka::admin::{AdminClient, AdminOptions, AlterConfig, NewTopic, ResourceSpecifier, TopicReplication};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
@@ -99,6 +99,35 @@ fn a_companion_topic_that_is_empty_or_lacks_partitions() {
     job.run("publish");
     job.run("land");
     assert_eq!(job.count("t", "true"), 20);
+}
+
+#[test]
+fn a_topic_that_is_compacted() {
+    let mut job = begun("compacted");
+    let topic = job.name.clone();
+    let policy = |policy: &str| {
+        let set = AlterConfig::new(ResourceSpecifier::Topic(&topic)).set("cleanup.policy", policy);
+        let altered = futures_executor::block_on(admin().alter_configs([&set], &AdminOptions::new())).unwrap();
+        assert!(altered.iter().all(Result::is_ok), "{altered:?}");
+    };
+    policy("compact,delete");
+    job.refused("publish", &[&topic, "cleanup.policy = compact", "set it to delete"]);
+    policy("delete");
+    job.run("publish");
+    job.run("land");
+    assert_eq!(job.count("t", "true"), 20);
+}
+
+#[test]
+fn a_record_of_somebody_else_does_not_keep_publish_from_going_on() {
+    let job = begun("stray");
+    let producer: BaseProducer =
+        rdkafka::ClientConfig::new().set("bootstrap.servers", env("KAFKA_ADDR")).create().unwrap();
+    let stray = BaseRecord::to(&job.name).partition(0).key("x").payload("y");
+    producer.send(stray).map_err(|(error, _)| error).unwrap();
+    producer.flush(Duration::from_secs(20)).unwrap();
+    job.run("publish");
+    job.refused("land", &[&format!("{}/0/", job.name), "binlog.type"]);
 }
 
 #[test]

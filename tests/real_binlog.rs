@@ -238,7 +238,19 @@ fn what_can_not_be_replicated_is_refused_with_its_place() {
             &["SET SESSION binlog_format = STATEMENT", "UPDATE t SET v = 'c'", "SET SESSION binlog_format = ROW"],
             &["binlog_format=ROW"],
         );
+        database.run("CREATE FUNCTION f(x int) RETURNS int DETERMINISTIC MODIFIES SQL DATA BEGIN INSERT INTO t VALUES (x, 'f', 1); RETURN x; END");
+        for (text, logged) in [
+            ("DO f(71)", "f`(71)"),
+            ("CREATE TABLE filled (id int primary key) SELECT id FROM t", "CREATE TABLE filled"),
+        ] {
+            let statements = ["SET SESSION binlog_format = STATEMENT", text, "SET SESSION binlog_format = ROW"];
+            refused(&mut database, &statements, &["binlog_format=ROW", logged]);
+        }
         refused(&mut database, &["TRUNCATE TABLE t"], &["TRUNCATE TABLE", ".t", "dead_letter"]);
+        if database.is_mariadb() {
+            let truncate = "SET STATEMENT max_statement_time=10 FOR TRUNCATE TABLE t";
+            refused(&mut database, &[truncate], &["TRUNCATE TABLE", ".t", "dead_letter"]);
+        }
         // Of the two tables of such a statement, one alone may be wanted.
         database.run("CREATE TABLE u (id int primary key)");
         database

@@ -8,9 +8,12 @@ mod binlog;
 
 use std::io::Write;
 
-use binlog::{Database, SERVERS, rows};
+use binlog::{Database, SERVERS, read_to_end, rows};
 use mysql::prelude::Queryable;
+use tidegate::change::{Changes, Op};
+use tidegate::codec::binlog::BinlogDecoder;
 use tidegate::codec::charset::decode;
+use tidegate::source::{Decoder, SourceError};
 
 /// What a server makes of the bytes of a code: the text, where it takes them as they are and has a letter for each.
 struct Code {
@@ -261,5 +264,16 @@ fn what_has_no_letter_is_refused_by_table_key_and_column() {
         for word in [&format!("table {}.t", database.name), "key 77, column v", "sjis", "byte 1", "0x8540", "mend"] {
             assert!(error.contains(word), "{server}: '{word}' is not in: {error}");
         }
+        // The other rows of the event are none the worse for it.
+        let start = database.end();
+        database.run("INSERT INTO t VALUES ('a', 1), (_sjis x'418540', 2), ('c', 3)");
+        let (raws, _) = read_to_end(&mut database.reader(&start)).unwrap();
+        let (mut changes, mut decoder) = (Changes::default(), BinlogDecoder::new(false));
+        let raw = raws.raws().next().unwrap();
+        let Err(SourceError::Rows(unusable)) = decoder.decode(&raw, &mut changes) else { panic!("{server}") };
+        let keys: Vec<&[u8]> = changes.changes().filter(|change| change.op() == Op::Insert).map(|c| c.key()).collect();
+        assert_eq!(keys, [b"1", b"3"], "{server}");
+        assert_eq!((unusable.len(), unusable[0].key.as_deref()), (1, Some("2")), "{server}");
+        assert_eq!(unusable[0].value.as_deref(), Some(r#"{"v":null,"id":2}"#), "{server}");
     }
 }

@@ -224,6 +224,20 @@ fn what_sqlite_would_round_is_refused_by_name() {
 }
 
 #[test]
+fn a_file_that_was_restored_is_noticed() {
+    let scratch = Scratch::new();
+    let mut lane = scratch.run(&Schemas::of(&[schema("t", &[("id", "int")], &["id"])]));
+    for number in 1..=3 {
+        lane.apply(&step(number, &[(Insert, "t", &number.to_string(), &format!(r#"{{"id":{number}}}"#))])).unwrap();
+    }
+    let connection = Connection::open(scratch.path()).unwrap();
+    connection.execute_batch("UPDATE tidegate_progress SET step = 1; DELETE FROM t WHERE id > 1").unwrap();
+    let error = lane.apply(&step(4, &[(Insert, "t", "4", r#"{"id":4}"#)])).unwrap_err().to_string();
+    assert!(error.contains("it is at step 1 and was at 3"), "{error}");
+    assert_eq!(scratch.query("SELECT * FROM t"), ["1"]);
+}
+
+#[test]
 fn all_rows_of_a_step_that_are_refused_are_named_at_once() {
     let scratch = Scratch::new();
     let connection = Connection::open(scratch.path()).unwrap();

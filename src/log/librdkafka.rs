@@ -3,7 +3,7 @@
 use std::sync::{Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
-use rdkafka::admin::{AdminClient, AdminOptions, NewPartitions, NewTopic, TopicReplication};
+use rdkafka::admin::{AdminClient, AdminOptions, NewPartitions, NewTopic, ResourceSpecifier, TopicReplication};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
@@ -57,16 +57,12 @@ impl Librdkafka {
 
     fn base_consumer(&self) -> Result<BaseConsumer, LogError> {
         let mut client = kafka_config(&self.config);
-        let defaults = [
-            ("group.id", "tidegate"),
-            ("enable.auto.commit", "false"),
-            ("auto.offset.reset", "error"),
-            ("isolation.level", "read_committed"),
-            ("fetch.queue.backoff.ms", "5"),
-            ("queued.max.messages.kbytes", "65536"),
-            ("enable.partition.eof", "true"),
-        ];
+        let defaults =
+            [("group.id", "tidegate"), ("fetch.queue.backoff.ms", "5"), ("queued.max.messages.kbytes", "65536")];
         set_defaults(&mut client, &defaults);
+        // What is right depends on these, so that nobody's properties change them.
+        client.set("isolation.level", "read_committed").set("auto.offset.reset", "error");
+        client.set("enable.auto.commit", "false").set("enable.partition.eof", "true");
         client.create().map_err(|e| LogError(format!("Kafka settings of the consumer: {e}")))
     }
 
@@ -100,7 +96,8 @@ impl Librdkafka {
         if existing.is_none() {
             missing.push(
                 NewTopic::new(&config.topic, config.partitions as i32, replication())
-                    .set("message.timestamp.type", "CreateTime"),
+                    .set("message.timestamp.type", "CreateTime")
+                    .set("cleanup.policy", "delete"),
             );
         }
         if self.partitions_of(&meta)?.is_none() {
@@ -112,6 +109,9 @@ impl Librdkafka {
         if !missing.is_empty() {
             self.create(&missing)?;
         }
+        if existing.is_some() {
+            self.refuse_compacted()?;
+        }
         match existing {
             Some(partitions) if partitions > config.partitions => Err(LogError(format!(
                 "topic {} has {partitions} partitions, the configuration says {}: set partitions = {partitions} or more, or use a new topic (Kafka takes no partition away)",
@@ -119,6 +119,24 @@ impl Librdkafka {
             ))),
             Some(partitions) if partitions < config.partitions => self.grow().map(|()| config.partitions),
             _ => Ok(config.partitions),
+        }
+    }
+
+    /// That what is in the data topic stays there: records of two tables may have one key, and of each key all are needed.
+    fn refuse_compacted(&self) -> Result<(), LogError> {
+        let topic = &self.config.topic;
+        let options = AdminOptions::new().request_timeout(Some(PATIENCE));
+        let asked = self.admin()?;
+        let said = futures_executor::block_on(asked.describe_configs(&[ResourceSpecifier::Topic(topic)], &options));
+        // Who may not ask is not refused.
+        let said = said.unwrap_or_default().pop().and_then(Result::ok);
+        let policy = said.and_then(|said| said.get("cleanup.policy").and_then(|entry| entry.value.clone()));
+        match policy {
+            Some(policy) if policy.contains("compact") => Err(LogError(format!(
+                "topic {topic} has cleanup.policy = {policy}, which takes changes away that are still needed: set it to delete, or \
+                 use a new topic"
+            ))),
+            _ => Ok(()),
         }
     }
 
@@ -130,8 +148,13 @@ impl Librdkafka {
         let results = futures_executor::block_on(self.admin()?.create_partitions([&more], &options))
             .map_err(|e| LogError(format!("Kafka at {brokers}: adding partitions: {e}")))?;
         for result in results {
-            result
-                .map_err(|(_, code)| LogError(format!("Kafka refuses to add partitions to topic {topic}: {code}")))?;
+            match result {
+                // Another process of the cluster was faster, or there are too many: the count will show it.
+                Ok(_) | Err((_, RDKafkaErrorCode::InvalidPartitions)) => {}
+                Err((_, code)) => {
+                    return Err(LogError(format!("Kafka refuses to add partitions to topic {topic}: {code}")));
+                }
+            }
         }
         let asked = Instant::now();
         while self.partitions_of(topic)? != Some(*partitions) {

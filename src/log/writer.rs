@@ -361,7 +361,8 @@ impl Writer {
                 seq: mark.seq,
                 offset,
                 resume: mark.resume.clone(),
-                last: mark.end,
+                // Inside of a transaction its end has to be waited for.
+                last: mark.end && mark.resume.seq == mark.seq,
             }))?;
         }
         self.stated = Some((Instant::now(), mark));

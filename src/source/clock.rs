@@ -49,7 +49,7 @@ pub struct Clock {
     last: u64,
     /// Seqs with the times that they have, both growing.
     given: VecDeque<(u64, u64)>,
-    /// From these seqs on no time may be below these, both growing; and before them none above these.
+    /// From these seqs on, which grow, no time may be below these; and before them none above these.
     floors: VecDeque<(u64, u64)>,
 }
 
@@ -91,10 +91,10 @@ impl Clock {
         self.last = self.time(seq);
         while self.floors.pop_front_if(|(from, _)| *from <= seq).is_some() {}
         let believed = if time > now.saturating_add(AHEAD_MAX_MS) { now } else { time };
-        // What comes later may be there already in another partition, with a time as low as was promised of it.
+        // The transaction may be the one of the next seq whose time is given, or one before it. And what comes later may be
+        // there already in another partition, with a time as low as was promised of it.
         let promised = self.floors.iter().map(|(_, floor)| *floor).min().unwrap_or(u64::MAX);
-        // The transaction may be the one of the next seq whose time is given, or one before it.
-        self.last = self.last.max(self.next_given(seq).unwrap_or(believed.min(promised)));
+        self.last = self.last.max(self.next_given(seq).unwrap_or(believed).min(promised));
         self.last
     }
 

@@ -17,6 +17,7 @@ use bytemuck::{Pod, Zeroable};
 use serde::{Deserialize, Serialize};
 
 use crate::change::{Changes, Rows, TableName, TableSchema};
+use crate::letter::DeadLetter;
 
 pub use clock::{AHEAD_MAX_MS, Clock, now_ms};
 
@@ -152,6 +153,9 @@ pub enum SourceError {
         /// What is wrong with it and what to do.
         reason: String,
     },
+    /// Rows of a record that can't be used; all of its others have been decoded.
+    #[error("{}: {}", .0[0].position, .0[0].reason)]
+    Rows(Vec<DeadLetter>),
     /// The source can't be read at all, or no further.
     #[error("{0}")]
     Source(String),

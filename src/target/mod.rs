@@ -227,6 +227,12 @@ fn refuse_other(job: &str, begun: (u32, &str), now: (u32, &str)) -> Result<(), T
     if log == log_now || log_now.strip_prefix(log).is_some_and(|origin| origin.starts_with('@')) {
         return Ok(());
     }
+    if log.strip_prefix(log_now).is_some_and(|origin| origin.starts_with('@')) {
+        return Err(TargetError::Target(format!(
+            "job '{job}': the first publish of topic {log_now} has begun while this land did, and another land knows of it already: \
+             start it again"
+        )));
+    }
     let topic = |log: &str| log.split_once('@').map_or(log, |(topic, _)| topic).to_string();
     let (then, now) = (topic(log), topic(log_now));
     Err(TargetError::Target(match then == now {
@@ -239,6 +245,17 @@ fn refuse_other(job: &str, begun: (u32, &str), now: (u32, &str)) -> Result<(), T
              topic; set topic = \"{then}\" back, or choose another job name"
         ),
     }))
+}
+
+/// Refuses to go on if a lane has less than has been durable.
+fn refuse_lost(job: &str, lane: u32, has: u64, had: u64) -> Result<(), TargetError> {
+    if has >= had {
+        return Ok(());
+    }
+    Err(TargetError::Target(format!(
+        "job '{job}', lane {lane}: the target has lost what it had said was durable, it is at step {has} and was at {had}: it was \
+         restored, or has failed over to a copy that was behind; start the job again, it goes on from what is there"
+    )))
 }
 
 /// A row that a target can't take.

@@ -26,7 +26,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use super::retry::{Attempts, Failure};
-use super::{Checkpoint, FindSchema, JobState, Lane, Progress, Seqs, Step, Target, TargetError, gone, refuse_other};
+use super::{
+    Checkpoint, FindSchema, JobState, Lane, Progress, Seqs, Step, Target, TargetError, gone, refuse_lost, refuse_other,
+};
 
 /// How long a wait for the end of other sessions lasts at a time.
 const SESSIONS_PAUSE: Duration = Duration::from_millis(20);
@@ -243,7 +245,8 @@ impl<S: Store> StoreTarget<S> {
         refuse_fenced(session, job, generation, atomic)?;
         let lanes = session.lanes(job)?;
         for (lane, step) in &checkpoint.steps {
-            refuse_lost(job, *lane, lanes.get(lane).map_or(0, |row| row.progress.step), *step)?;
+            refuse_lost(job, *lane, lanes.get(lane).map_or(0, |row| row.progress.step), *step)
+                .map_err(Failure::Final)?;
         }
         session.save_checkpoint(job, generation, checkpoint)?;
         if atomic {
@@ -365,7 +368,7 @@ impl<S: Store> StoreLane<S> {
         if repeated && row.progress.step >= step.progress.step {
             return Ok(());
         }
-        refuse_lost(&self.job, self.lane, row.progress.step, step.progress.step - 1)?;
+        refuse_lost(&self.job, self.lane, row.progress.step, step.progress.step - 1).map_err(Failure::Final)?;
         session.prepare(step, &self.schemas)?;
         if session.is_atomic() {
             session.begin()?;
@@ -410,17 +413,6 @@ impl<S: Store> StoreLane<S> {
         session.write(step)?;
         session.save_lane(job, *lane, *generation, &LaneRow::reached(step))
     }
-}
-
-/// Refuses to go on if a lane has less than has been durable.
-fn refuse_lost(job: &str, lane: u32, has: u64, had: u64) -> Result<(), Failure> {
-    if has >= had {
-        return Ok(());
-    }
-    Err(Failure::Final(TargetError::Target(format!(
-        "job '{job}', lane {lane}: the target has lost what it had said was durable, it is at step {has} and was at {had}: it was \
-         restored, or has failed over to a copy that was behind; start the job again, it goes on from what is there"
-    ))))
 }
 
 /// Takes the next generation of a job.

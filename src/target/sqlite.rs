@@ -23,7 +23,8 @@ use self::table::{Table, no_key, schema_with};
 use super::fields::key_agrees;
 use super::retry::Attempts;
 use super::{
-    Checkpoint, FindSchema, JobState, Lane, Progress, RefusedRow, Step, Target, TargetError, gone, refuse_other,
+    Checkpoint, FindSchema, JobState, Lane, Progress, RefusedRow, Step, Target, TargetError, gone, refuse_lost,
+    refuse_other,
 };
 use crate::change::{Changes, Op};
 use crate::config::SqliteConfig;
@@ -131,7 +132,10 @@ fn attempt<R>(
         Err(failure) => {
             // Tables and columns made in this transaction are gone with it.
             file.tables.clear();
-            file.connection.execute_batch("ROLLBACK")?;
+            // It may have rolled back by itself.
+            if !file.connection.is_autocommit() {
+                file.connection.execute_batch("ROLLBACK")?;
+            }
             Err(failure)
         }
     }
@@ -253,6 +257,11 @@ impl Lane for SqliteLane {
     fn apply(&mut self, step: &Step) -> Result<(), TargetError> {
         transact(&self.file, &self.path, |file| {
             refuse_fenced(&file.connection, &self.job, self.generation)?;
+            let sql = "SELECT step FROM tidegate_progress WHERE job = ?1 AND lane = ?2";
+            let mut progress = file.connection.prepare_cached(sql)?;
+            let has: Option<i64> = progress.query_row(params![self.job, self.lane], |row| row.get(0)).optional()?;
+            drop(progress);
+            refuse_lost(&self.job, self.lane, has.unwrap_or(0) as u64, step.progress.step - 1)?;
             let mut refused = Vec::new();
             for (changes, op) in [(&step.deletes, Op::Delete), (&step.updates, Op::Update), (&step.inserts, Op::Insert)]
             {

@@ -44,6 +44,7 @@ impl MysqlSide {
                 "SET NAMES utf8mb4",
                 "SET SESSION time_zone = '+00:00'",
                 "SET SESSION sql_mode = ''",
+                "SET SESSION sql_select_limit = 18446744073709551615",
                 // A reader waits for the other side now and then; the server must wait for the reader.
                 "SET SESSION net_write_timeout = 3600, net_read_timeout = 3600, wait_timeout = 604800",
                 "SET SESSION TRANSACTION READ ONLY",

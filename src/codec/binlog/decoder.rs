@@ -8,6 +8,7 @@ use std::io::Write;
 
 use crate::change::{Changes, NewChange, Op};
 use crate::codec::row::{RowWriter, write_null};
+use crate::letter::{DeadLetter, text_of};
 use crate::source::{Announced, Decoder, Raw, SourceError};
 
 use super::bytes::{Bytes, Malformed, bit};
@@ -49,8 +50,8 @@ impl BinlogDecoder {
         }
     }
 
-    /// The reason of an error is a whole sentence without the position.
-    fn decode_event(&mut self, raw: &Raw, out: &mut Changes) -> Result<(), String> {
+    /// The reason of an error is a whole sentence without the position. Rows that can't be used come back.
+    fn decode_event(&mut self, raw: &Raw, out: &mut Changes) -> Result<Vec<DeadLetter>, String> {
         if let [event::UNUSABLE, reason @ ..] = raw.body {
             return Err(String::from_utf8_lossy(reason).into_owned());
         }
@@ -70,16 +71,33 @@ impl BinlogDecoder {
         }
         let mut seq = raw.head.seq;
         let mut number = 0u32;
+        let mut unusable = Vec::new();
         while !rows.is_empty() {
             let at = |reason| format!("table {}, row {number} of the event{reason}", table.schema.name);
+            let mut wrong = None;
             if matches!(op, Op::Update | Op::Delete) {
-                self.before.read(&mut rows, table).map_err(at)?;
+                wrong = self.before.read(&mut rows, table).map_err(at)?;
             }
             if op != Op::Delete {
-                self.after.read(&mut rows, table).map_err(at)?;
+                wrong = self.after.read(&mut rows, table).map_err(at)?.or(wrong);
             }
             self.position.clear();
             write!(self.position, "{}:{number}", raw.position).expect("writing to memory");
+            let numbers = if op == Op::Update { 2 } else { 1 };
+            if let Some(reason) = wrong {
+                let image = if op == Op::Delete { &self.before } else { &self.after };
+                unusable.push(DeadLetter {
+                    position: raw.position.to_string(),
+                    reason: at(reason),
+                    table: Some(table.schema.name.to_string()),
+                    key: text_of((!table.key.is_empty()).then_some(&image.key)),
+                    op: Some(op.name()),
+                    value: text_of(Some(image.row.json())),
+                });
+                seq += numbers;
+                number += 1;
+                continue;
+            }
             let mut push = |op, seq, image: &Image, before: &[u8]| {
                 out.push_change(&NewChange {
                     op,
@@ -102,18 +120,18 @@ impl BinlogDecoder {
                 Op::Delete => push(op, seq, &self.before, b""),
                 _ => push(op, seq, &self.after, b""),
             }
-            seq += if op == Op::Update { 2 } else { 1 };
+            seq += numbers;
             number += 1;
         }
         debug_assert!(seq - raw.head.seq <= raw.body.len() as u64, "a row takes at least a byte");
-        Ok(())
+        Ok(unusable)
     }
 }
 
 impl Decoder for BinlogDecoder {
     fn decode(&mut self, raw: &Raw, out: &mut Changes) -> Result<(), SourceError> {
         let before = out.len();
-        self.decode_event(raw, out).map_err(|reason| {
+        let unusable = self.decode_event(raw, out).map_err(|reason| {
             while out.len() > before {
                 out.pop();
             }
@@ -121,7 +139,8 @@ impl Decoder for BinlogDecoder {
             self.tables.remove(raw.context);
             self.announced = Announced::default();
             SourceError::Record { position: raw.position.to_string(), reason }
-        })
+        })?;
+        if unusable.is_empty() { Ok(()) } else { Err(SourceError::Rows(unusable)) }
     }
 }
 
@@ -160,8 +179,9 @@ impl Header {
 }
 
 impl Image {
-    /// The reason of an error follows the table's name and the row's place.
-    fn read(&mut self, bytes: &mut Bytes, table: &Table) -> Result<(), String> {
+    /// Reads a row to its end; why it can't be used, if so: then it has null where a value can't. Reasons, also that of an
+    /// error, behind which nothing can be read, follow the table's name and the row's place.
+    fn read(&mut self, bytes: &mut Bytes, table: &Table) -> Result<Option<String>, String> {
         let nulls = bytes.take(table.columns.len().div_ceil(8)).map_err(|error| format!(": {error}"))?;
         let shown = table.schema.columns.len();
         let name = |index: usize| table.schema.columns.get(index).map_or("(hidden)", |column| &column.name);
@@ -189,13 +209,13 @@ impl Image {
         self.key.clear();
         let keyed = self.row.key_text(&table.key, &mut self.key);
         match (wrong, keyed) {
-            (None, Ok(())) => Ok(()),
-            (None, Err(null)) => Err(format!(", column {}: it is in the key and null", name(null))),
+            (None, Ok(())) => Ok(None),
+            (None, Err(null)) => Ok(Some(format!(", column {}: it is in the key and null", name(null)))),
             (Some((index, reason)), Ok(())) if !table.key.is_empty() => {
                 let key = String::from_utf8_lossy(&self.key);
-                Err(format!(", key {key}, column {}: the value {reason}", name(index)))
+                Ok(Some(format!(", key {key}, column {}: the value {reason}", name(index))))
             }
-            (Some((index, reason)), _) => Err(format!(", column {}: the value {reason}", name(index))),
+            (Some((index, reason)), _) => Ok(Some(format!(", column {}: the value {reason}", name(index)))),
         }
     }
 }

@@ -19,6 +19,9 @@ pub struct Described {
     pub columns: Vec<DescribedColumn>,
     /// The columns of the primary key or of a NOT NULL unique key, in key order; empty if there is none.
     pub key: Vec<String>,
+    /// Whether that is the primary key; decoders need not know.
+    #[serde(skip)]
+    pub has_primary_key: bool,
     /// Whether MariaDB keeps the history of its rows in it.
     pub versioned: bool,
 }

@@ -27,24 +27,29 @@ pub(super) struct Ahead {
 #[derive(Debug)]
 enum Reshaped {
     Table(TableName),
+    /// A unique index came or went.
+    Index(TableName),
     Database(String),
 }
 
 impl Reshaped {
     /// Names are compared without regard to case: statements may write them otherwise than the tables are named.
-    fn concerns(&self, table: &TableName) -> bool {
+    fn concerns(&self, table: &TableName, has_primary_key: bool) -> bool {
+        let same = |name: &TableName| {
+            name.database.eq_ignore_ascii_case(&table.database) && name.table.eq_ignore_ascii_case(&table.table)
+        };
         match self {
-            Reshaped::Table(name) => {
-                name.database.eq_ignore_ascii_case(&table.database) && name.table.eq_ignore_ascii_case(&table.table)
-            }
+            Reshaped::Table(name) => same(name),
+            // A primary key that came later was another look.
+            Reshaped::Index(name) => same(name) && !has_primary_key,
             Reshaped::Database(name) => name.eq_ignore_ascii_case(&table.database),
         }
     }
 }
 
 impl Ahead {
-    /// Where a table that the rows at `place` are of was given another look between there and `end`; `None`: it looks as it
-    /// did then.
+    /// Where a table that the rows at `place` are of was given another look, or key, between there and `end`; `None`: it looks
+    /// as it did then.
     ///
     /// # Errors
     /// The server does not send its binlog.
@@ -52,6 +57,7 @@ impl Ahead {
         &mut self,
         server: &Server,
         table: &TableName,
+        has_primary_key: bool,
         place: &Place,
         end: &Place,
     ) -> Result<Option<Place>, Trouble> {
@@ -63,7 +69,11 @@ impl Ahead {
         if !from.reaches(end) {
             self.look(server, &from, end)?;
         }
-        Ok(self.reshaped.iter().find(|(_, reshaped)| reshaped.concerns(table)).map(|(at, _)| at.clone()))
+        Ok(self
+            .reshaped
+            .iter()
+            .find(|(_, reshaped)| reshaped.concerns(table, has_primary_key))
+            .map(|(at, _)| at.clone()))
     }
 
     fn look(&mut self, server: &Server, from: &Place, end: &Place) -> Result<(), Trouble> {
@@ -110,12 +120,13 @@ impl Ahead {
 }
 
 fn reshaped_by(sql: &str, default_database: &str) -> Vec<Reshaped> {
-    let table = |named: Named| {
+    let full = |named: Named| {
         let database = named.database.unwrap_or_else(|| default_database.to_string());
-        Reshaped::Table(TableName::new(database, named.table))
+        TableName::new(database, named.table)
     };
     match classify(sql) {
-        Statement::Alter { tables, reshapes: true } => tables.into_iter().map(table).collect(),
+        Statement::Alter { tables, reshapes: true } => tables.into_iter().map(full).map(Reshaped::Table).collect(),
+        Statement::Index { table } => vec![Reshaped::Index(full(table))],
         Statement::DropDatabase { database } => vec![Reshaped::Database(database)],
         _ => Vec::new(),
     }

@@ -61,6 +61,8 @@ enum Context {
 pub(super) struct Follower {
     flavor: Flavor,
     filter: TableFilter,
+    /// Whether the server takes names for lower case: then statements may have them otherwise than table maps.
+    lower_case: bool,
     clock: Clock,
     /// Whose binlog it is.
     identity: Identity,
@@ -96,10 +98,18 @@ struct Transaction {
 }
 
 impl Follower {
-    pub fn new(flavor: Flavor, filter: TableFilter, identity: Identity, place: Place, seq: u64, clock: Clock) -> Self {
+    pub fn new(
+        (flavor, lower_case): (Flavor, bool),
+        filter: TableFilter,
+        identity: Identity,
+        place: Place,
+        seq: u64,
+        clock: Clock,
+    ) -> Self {
         Follower {
             flavor,
             filter,
+            lower_case,
             clock,
             identity,
             place,
@@ -247,7 +257,7 @@ impl Follower {
             }
             Ok(EventType::XID_EVENT) => self.open = None,
             // LOAD DATA, whose file was logged before it.
-            Ok(EventType::EXECUTE_LOAD_QUERY_EVENT) => return Err(self.as_text()),
+            Ok(EventType::EXECUTE_LOAD_QUERY_EVENT) => return Err(self.as_text("LOAD DATA")),
             Ok(EventType::XA_PREPARE_LOG_EVENT) => return Err(self.distributed()),
             Ok(EventType::PARTIAL_UPDATE_ROWS_EVENT) => {
                 return Err(self.refused(
@@ -326,7 +336,7 @@ impl Follower {
                     self.place,
                     shortened(sql)
                 ),
-                _ => return Err(self.as_text()),
+                _ => return Err(self.as_text(sql)),
             },
             Statement::Unlogged { what, tables } => match self.wanted(&tables, default_database) {
                 None => self.seq += 1,
@@ -340,6 +350,7 @@ impl Follower {
                     self.hand_on(&[&[event::UNUSABLE], reason.as_bytes()], &[], 1, time, out);
                 }
             },
+            Statement::Index { .. } => self.contexts.clear(), // a key may be another
             Statement::Alter { tables, .. } => {
                 self.contexts.clear(); // a table may be another under the same map
                 if let Some(wanted) = self.wanted(&tables, default_database) {
@@ -348,7 +359,7 @@ impl Follower {
             }
             Statement::DropDatabase { database } => {
                 self.contexts.clear();
-                if self.filter.may_want_of(&database) {
+                if self.filter.may_want_of(&self.in_maps(&database)) {
                     self.warn_of_rows(&format!("{database}.*"), sql);
                 }
             }
@@ -365,9 +376,17 @@ impl Follower {
         tracing::warn!("{place}: what becomes of the rows of {tables} is not in the binlog, run verify: {sql}");
     }
 
+    /// A name of a statement as table maps have it.
+    fn in_maps(&self, name: &str) -> String {
+        if self.lower_case { name.to_lowercase() } else { name.to_string() }
+    }
+
     /// The names of those tables that are wanted; `None`: none is.
     fn wanted(&self, tables: &[Named], default_database: &str) -> Option<String> {
-        let names = tables.iter().map(|named| (named.database.as_deref().unwrap_or(default_database), &named.table));
+        let names = tables.iter().map(|named| {
+            let database = named.database.as_deref().unwrap_or(default_database);
+            (self.in_maps(database), self.in_maps(&named.table))
+        });
         let wanted = names.filter(|(database, table)| self.filter.wants(database, table));
         let wanted: Vec<String> = wanted.map(|(database, table)| format!("{database}.{table}")).collect();
         (!wanted.is_empty()).then(|| wanted.join(" and "))
@@ -486,11 +505,12 @@ impl Follower {
         )
     }
 
-    fn as_text(&self) -> SourceError {
-        self.refused(
-            "the rows that a statement changed are not in the binlog: set binlog_format=ROW on the server, for all sessions, and \
-             copy the tables anew",
-        )
+    fn as_text(&self, sql: &str) -> SourceError {
+        self.refused(&format!(
+            "the rows that a statement changed, or may have changed, are not in the binlog: set binlog_format=ROW on the server, \
+             for all sessions, and copy the tables anew; or start behind it if it changed none: {}",
+            shortened(sql)
+        ))
     }
 
     fn refused(&self, reason: &str) -> SourceError {

@@ -50,6 +50,7 @@ impl MysqlReader {
         let mut conn = server.connect_once()?;
         server.check(&mut conn)?;
         let flavor = server.flavor(&mut conn)?;
+        let lower_case = server.has_lower_case_names(&mut conn)?;
         server.check_versioned(&mut conn, &filter)?;
         let end = server.end(&mut conn)?;
         if !matches!(config.start.as_str(), "latest" | "earliest") {
@@ -78,7 +79,7 @@ impl MysqlReader {
         };
         let feed = Feed::start(&server, &place).map_err(|trouble| server.give_up(trouble))?;
         Ok(MysqlReader {
-            follower: Follower::new(flavor, filter, identity, place, seq, clock),
+            follower: Follower::new((flavor, lower_case), filter, identity, place, seq, clock),
             feed: Some(feed),
             outage: None,
             asking: Some(conn),
@@ -215,7 +216,9 @@ fn describe(
     let described = server.describe(conn, table)?;
     // What was altered before it was described is before this end.
     let end = server.try_end(conn)?;
-    Ok(Shown { described, reshaped: ahead.reshaped(server, table, place, &end)? })
+    let has_primary_key = described.as_ref().is_some_and(|described| described.has_primary_key);
+    let reshaped = ahead.reshaped(server, table, has_primary_key, place, &end)?;
+    Ok(Shown { described, reshaped })
 }
 
 impl Reader for MysqlReader {

@@ -86,6 +86,9 @@ impl Server {
     pub fn connect(&self) -> Result<Conn, Trouble> {
         self.hear_greeting().map_err(|reason| Trouble::Passing(format!("{CONNECTING}: {reason}")))?;
         let mut conn = Conn::new(self.options.clone()).map_err(|error| self.trouble(CONNECTING, &error))?;
+        // A limit for everybody would cut a table's columns off.
+        conn.query_drop("SET SESSION sql_select_limit = 18446744073709551615")
+            .map_err(|error| self.trouble(CONNECTING, &error))?;
         if let Some(known) = &self.identity {
             self.refuse_other(known, &self.identity_of(&mut conn)?)?;
         }
@@ -188,6 +191,13 @@ impl Server {
             true => Flavor::MariaDb,
             false => Flavor::MySql,
         })
+    }
+
+    /// Whether it takes table names for lower case.
+    pub fn has_lower_case_names(&self, conn: &mut Conn) -> Result<bool, SourceError> {
+        let said: Option<u8> =
+            conn.query_first("SELECT @@lower_case_table_names").map_err(|e| self.error("a question", &e))?;
+        Ok(said.is_some_and(|said| said != 0))
     }
 
     /// That the server logs what a replica needs.
@@ -343,6 +353,7 @@ impl Server {
         let usable =
             |index: &&[(String, Option<String>)]| index.iter().all(|(_, column)| column.as_ref().is_some_and(filled));
         let key = indexes.chunk_by(|a, b| a.0 == b.0).find(usable).unwrap_or_default();
+        let has_primary_key = key.first().is_some_and(|(index, _)| index == "PRIMARY");
         let key = key.iter().filter_map(|(_, column)| column.clone()).collect();
         let kind: Option<String> = conn
             .exec_first(
@@ -352,7 +363,7 @@ impl Server {
             .map_err(error)?;
         let versioned = kind.is_some_and(|kind| kind == "SYSTEM VERSIONED");
         let described = |(name, column_type, charset, _)| DescribedColumn { name, column_type, charset };
-        Ok(Some(Described { columns: columns.into_iter().map(described).collect(), key, versioned }))
+        Ok(Some(Described { columns: columns.into_iter().map(described).collect(), key, has_primary_key, versioned }))
     }
 
     fn error(&self, what: &str, error: &mysql::Error) -> SourceError {

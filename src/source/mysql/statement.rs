@@ -30,10 +30,15 @@ pub enum Statement {
         /// The database.
         database: String,
     },
-    /// Rows change without being logged as rows.
+    /// Rows change, or may, without being logged as rows: what is not known to be harmless is this.
     RowsAsText {
         /// The tables; none where that can't be told from the statement's first words.
         tables: Vec<Named>,
+    },
+    /// A table has another unique index, or lacks one: its key may be another if it is none that is called primary.
+    Index {
+        /// The table.
+        table: Named,
     },
     /// CREATE TABLE … SELECT: rows follow, and an end.
     CreateWithRows,
@@ -53,8 +58,9 @@ pub struct Named {
 /// What `sql` means.
 pub fn classify(sql: &str) -> Statement {
     let mut words = Words(sql);
-    let first = words.next().unwrap_or_default();
-    match &*first.to_ascii_uppercase() {
+    let Some(first) = words.next().filter(|first| !first.quoted) else { return Statement::Other };
+    let doubtful = Statement::RowsAsText { tables: Vec::new() };
+    match &*first.text.to_ascii_uppercase() {
         "BEGIN" => Statement::Begin,
         "COMMIT" => Statement::End,
         "ROLLBACK" => Statement::Rollback,
@@ -64,35 +70,41 @@ pub fn classify(sql: &str) -> Statement {
         }
         "TRUNCATE" => truncate(&mut words).unwrap_or(Statement::Other),
         "ALTER" => partition(&mut Words(words.0)).or_else(|| alter(&mut words)).unwrap_or(Statement::Other),
-        "DROP" => drop_database(&mut Words(words.0)).or_else(|| drop_tables(&mut words)).unwrap_or(Statement::Other),
+        "DROP" => drop_database(&mut Words(words.0))
+            .or_else(|| drop_index(&mut Words(words.0)))
+            .or_else(|| drop_tables(&mut words))
+            .unwrap_or(Statement::Other),
         "RENAME" => rename(&mut words).unwrap_or(Statement::Other),
-        "CREATE" if sql.trim_end().to_ascii_uppercase().ends_with("START TRANSACTION") => {
-            let what = words.find(|word| {
-                ["TABLE", "PROCEDURE", "FUNCTION", "TRIGGER", "EVENT"].contains(&&*word.to_ascii_uppercase())
-            });
-            match what.is_some_and(|word| word.eq_ignore_ascii_case("TABLE")) {
-                true => Statement::CreateWithRows,
-                false => Statement::Other,
+        "CREATE" => create(&mut words).unwrap_or(Statement::Other),
+        // MariaDB: SET STATEMENT variables FOR another statement.
+        "SET" if Words(words.0).next().is_some_and(|word| word.is("STATEMENT")) => {
+            match words.find(|word| word.is("FOR")) {
+                Some(_) => classify(words.0),
+                None => doubtful,
             }
         }
-        "CREATE" => replace(&mut words).unwrap_or(Statement::Other),
-        _ => Statement::Other,
+        // MariaDB's ANALYZE of a statement carries that out.
+        "ANALYZE" => match words.find(|word| !word.is_one_of(&["NO_WRITE_TO_BINLOG", "LOCAL"])) {
+            Some(word) if word.is_one_of(&["TABLE", "TABLES"]) => Statement::Other,
+            _ => doubtful,
+        },
+        "SAVEPOINT" | "RELEASE" | "GRANT" | "REVOKE" | "FLUSH" | "OPTIMIZE" | "REPAIR" | "CHECK" | "SET"
+        | "INSTALL" | "UNINSTALL" | "RESET" | "CHANGE" | "START" | "STOP" => Statement::Other,
+        _ => doubtful,
     }
 }
 
 /// The one table that a statement writes to, if its first words leave no doubt.
 fn written_to(verb: &str, words: &mut Words) -> Option<Named> {
-    let modifier = |word: &str| {
-        ["LOW_PRIORITY", "HIGH_PRIORITY", "DELAYED", "IGNORE", "QUICK"].iter().any(|m| word.eq_ignore_ascii_case(m))
-    };
-    let mut word = words.find(|word| !modifier(word))?;
+    let modifiers = ["LOW_PRIORITY", "HIGH_PRIORITY", "DELAYED", "IGNORE", "QUICK"];
+    let mut word = words.find(|word| !word.is_one_of(&modifiers))?;
     match verb {
-        "INSERT" | "REPLACE" if word.eq_ignore_ascii_case("INTO") => word = words.next()?,
+        "INSERT" | "REPLACE" if word.is("INTO") => word = words.next()?,
         "INSERT" | "REPLACE" | "UPDATE" => {}
-        "DELETE" if word.eq_ignore_ascii_case("FROM") => word = words.next()?,
+        "DELETE" if word.is("FROM") => word = words.next()?,
         "LOAD" => {
-            words.find(|word| word.eq_ignore_ascii_case("INTO"))?;
-            words.next().filter(|word| word.eq_ignore_ascii_case("TABLE"))?;
+            words.find(|word| word.is("INTO"))?;
+            words.next().filter(|word| word.is("TABLE"))?;
             word = words.next()?;
         }
         _ => return None,
@@ -100,10 +112,10 @@ fn written_to(verb: &str, words: &mut Words) -> Option<Named> {
     let table = named(word, words)?;
     // Behind a list or a join of tables the one that is written to may be another.
     let listed = words.0.trim_start().starts_with(',');
-    let next = words.next().unwrap_or_default().to_ascii_uppercase();
+    let next = words.next();
     let alone = match verb {
-        "UPDATE" => next == "SET",
-        "DELETE" => ["", "WHERE", "ORDER", "LIMIT", "RETURNING"].contains(&&*next),
+        "UPDATE" => next.is_some_and(|next| next.is("SET")),
+        "DELETE" => next.is_none_or(|next| next.is_one_of(&["WHERE", "ORDER", "LIMIT", "RETURNING"])),
         _ => true,
     };
     (alone && !listed).then_some(table)
@@ -111,13 +123,27 @@ fn written_to(verb: &str, words: &mut Words) -> Option<Named> {
 
 /// DROP DATABASE or DROP SCHEMA.
 fn drop_database(words: &mut Words) -> Option<Statement> {
-    words.next().filter(|what| ["DATABASE", "SCHEMA"].iter().any(|w| what.eq_ignore_ascii_case(w)))?;
-    Some(Statement::DropDatabase { database: past_if_exists(words)? })
+    words.next().filter(|what| what.is_one_of(&["DATABASE", "SCHEMA"]))?;
+    Some(Statement::DropDatabase { database: past_if_exists(words)?.text })
+}
+
+/// DROP INDEX … ON a table.
+fn drop_index(words: &mut Words) -> Option<Statement> {
+    let modifiers = ["ONLINE", "OFFLINE"];
+    words.find(|word| !word.is_one_of(&modifiers)).filter(|what| what.is("INDEX"))?;
+    let index = past_if_exists(words)?;
+    words.next().filter(|word| word.is("ON"))?;
+    let name = words.next()?;
+    let table = named(name, words)?;
+    Some(match index.text.eq_ignore_ascii_case("PRIMARY") {
+        true => Statement::Alter { tables: vec![table], reshapes: true },
+        false => Statement::Index { table },
+    })
 }
 
 fn truncate(words: &mut Words) -> Option<Statement> {
     let mut name = words.next()?;
-    if name.eq_ignore_ascii_case("TABLE") {
+    if name.is("TABLE") {
         name = words.next()?;
     }
     Some(Statement::Unlogged { what: "TRUNCATE TABLE", tables: vec![named(name, words)?] })
@@ -125,25 +151,26 @@ fn truncate(words: &mut Words) -> Option<Statement> {
 
 /// ALTER TABLE … that drops, empties, exchanges or converts partitions, or puts another file in the table's place.
 fn partition(words: &mut Words) -> Option<Statement> {
-    words.find(|word| word.eq_ignore_ascii_case("TABLE"))?;
+    words.find(|word| word.is("TABLE"))?;
     let name = past_if_exists(words)?;
     let mut tables = vec![named(name, words)?];
     let mut verb = String::new();
     while let Some(word) = words.next() {
-        let pair = (&*verb.to_ascii_uppercase(), &*word.to_ascii_uppercase());
+        let keyword = if word.quoted { String::new() } else { word.text.to_ascii_uppercase() };
+        let pair = (&*verb, &*keyword);
         let what = match pair {
             ("DROP" | "TRUNCATE", "PARTITION") => "ALTER TABLE … DROP or TRUNCATE PARTITION",
             ("DISCARD" | "IMPORT", "PARTITION" | "TABLESPACE") => "ALTER TABLE … DISCARD or IMPORT TABLESPACE",
             ("EXCHANGE", "PARTITION") => "ALTER TABLE … EXCHANGE PARTITION",
             ("CONVERT", "PARTITION" | "TABLE") => "ALTER TABLE … CONVERT PARTITION or TABLE",
             _ => {
-                verb = word;
+                verb = keyword;
                 continue;
             }
         };
         // The other table: behind CONVERT TABLE, or behind the partition's name and WITH TABLE or TO TABLE.
         let two = matches!(pair.0, "EXCHANGE" | "CONVERT");
-        if two && (pair.1 == "TABLE" || words.skip(1).any(|word| word.eq_ignore_ascii_case("TABLE"))) {
+        if two && (pair.1 == "TABLE" || words.skip(1).any(|word| word.is("TABLE"))) {
             let name = words.next()?;
             tables.push(named(name, words)?);
         }
@@ -153,37 +180,34 @@ fn partition(words: &mut Words) -> Option<Statement> {
 }
 
 /// The next word that does not belong to IF EXISTS.
-fn past_if_exists(words: &mut Words) -> Option<String> {
+fn past_if_exists(words: &mut Words) -> Option<Word> {
     let name = words.next()?;
-    if !name.eq_ignore_ascii_case("IF") {
+    if !name.is("IF") {
         return Some(name);
     }
-    words.find(|word| word.eq_ignore_ascii_case("EXISTS"))?;
+    words.find(|word| word.is("EXISTS"))?;
     words.next()
 }
 
 /// Moves behind the word TABLE, if the statement is about tables.
 fn about_tables(words: &mut Words) -> Option<()> {
-    let what = |word: &String| {
-        let others = ["VIEW", "DATABASE", "INDEX", "USER", "SEQUENCE", "TRIGGER", "PROCEDURE", "FUNCTION", "EVENT"];
-        ["TABLE", "TABLES"].iter().chain(&others).any(|w| word.eq_ignore_ascii_case(w))
-    };
-    let word = words.find(what)?.to_ascii_uppercase();
-    word.starts_with("TABLE").then_some(())
+    let tables = ["TABLE", "TABLES"];
+    let others = ["VIEW", "DATABASE", "INDEX", "USER", "SEQUENCE", "TRIGGER", "PROCEDURE", "FUNCTION", "EVENT"];
+    let what = words.find(|word| word.is_one_of(&tables) || word.is_one_of(&others))?;
+    what.is_one_of(&tables).then_some(())
 }
 
 /// Whether what stands behind the table's name in ALTER TABLE may give it other columns, or other names, types or character
 /// sets of columns. A word in doubt may.
 fn reshapes(words: &mut Words) -> bool {
-    let one_of = |word: &str, list: &[&str]| list.iter().any(|other| word.eq_ignore_ascii_case(other));
     while let Some(word) = words.next() {
         let clause =
             ["RENAME", "CHANGE", "DROP", "MODIFY", "CONVERT", "CHARACTER", "CHARSET", "COLLATE", "FIRST", "AFTER"];
-        if one_of(&word, &clause) {
+        if word.is_one_of(&clause) {
             return true;
         }
         let beside_columns = ["INDEX", "KEY", "FULLTEXT", "SPATIAL", "FOREIGN", "PARTITION"];
-        if one_of(&word, &["ADD"]) && !words.next().is_some_and(|what| one_of(&what, &beside_columns)) {
+        if word.is("ADD") && !words.next().is_some_and(|what| what.is_one_of(&beside_columns)) {
             return true;
         }
     }
@@ -208,10 +232,9 @@ fn alter(words: &mut Words) -> Option<Statement> {
     let name = past_if_exists(words)?;
     let mut tables = vec![named(name, words)?];
     let reshapes = reshapes(&mut Words(words.0));
-    while words.find(|word| word.eq_ignore_ascii_case("RENAME")).is_some() {
-        let to = |word: &String| !["TO", "AS"].iter().any(|to| word.eq_ignore_ascii_case(to));
-        let Some(name) = words.find(to) else { break };
-        if !["COLUMN", "INDEX", "KEY"].iter().any(|part| name.eq_ignore_ascii_case(part)) {
+    while words.find(|word| word.is("RENAME")).is_some() {
+        let Some(name) = words.find(|word| !word.is_one_of(&["TO", "AS"])) else { break };
+        if !name.is_one_of(&["COLUMN", "INDEX", "KEY"]) {
             tables.push(named(name, words)?);
         }
     }
@@ -224,35 +247,83 @@ fn rename(words: &mut Words) -> Option<Statement> {
     let mut tables = Vec::new();
     let mut name = past_if_exists(words);
     while let Some(first) = name {
-        match &*first.to_ascii_uppercase() {
-            "TO" | "NOWAIT" => {}
-            "WAIT" => drop(words.next()), // and for how long
-            _ => tables.push(named(first, words)?),
+        if first.is("WAIT") {
+            words.next(); // and for how long
+        } else if !first.is_one_of(&["TO", "NOWAIT"]) {
+            tables.push(named(first, words)?);
         }
         name = words.next();
     }
     Some(Statement::Alter { tables, reshapes: true })
 }
 
-/// MariaDB's CREATE OR REPLACE TABLE, which drops the table that is there.
-fn replace(words: &mut Words) -> Option<Statement> {
-    let replaces = words.next()?.eq_ignore_ascii_case("OR") && words.next()?.eq_ignore_ascii_case("REPLACE");
-    if !replaces || !words.next()?.eq_ignore_ascii_case("TABLE") {
+/// CREATE TABLE with rows in it, or instead of the table that is there (MariaDB's OR REPLACE); CREATE UNIQUE INDEX.
+fn create(words: &mut Words) -> Option<Statement> {
+    let mut what = words.next()?;
+    let replaces = what.is("OR");
+    if replaces {
+        words.next().filter(|word| word.is("REPLACE"))?;
+        what = words.next()?;
+    }
+    while what.is_one_of(&["ONLINE", "OFFLINE"]) {
+        what = words.next()?;
+    }
+    if what.is("UNIQUE") || (replaces && what.is("INDEX")) {
+        words.find(|word| word.is("ON"))?;
+        let name = words.next()?;
+        return Some(Statement::Index { table: named(name, words)? });
+    }
+    if !what.is("TABLE") {
         return None; // a TEMPORARY one is another table
     }
-    let name = words.next()?;
-    Some(Statement::Alter { tables: vec![named(name, words)?], reshapes: true })
+    let name = past_if_exists(words)?;
+    let tables = vec![named(name, words)?];
+    let behind: Vec<Word> = words.collect();
+    if let [.., start, transaction] = &behind[..]
+        && start.is("START")
+        && transaction.is("TRANSACTION")
+    {
+        return Some(Statement::CreateWithRows);
+    }
+    // A query: where rows are logged as such, it is left out.
+    let partition = |next: Option<&Word>| next.is_some_and(|next| next.is_one_of(&["LESS", "IN"]));
+    let queries = |(at, word): (usize, &Word)| {
+        word.is_one_of(&["SELECT", "TABLE"]) || (word.is("VALUES") && !partition(behind.get(at + 1)))
+    };
+    if behind.iter().enumerate().any(queries) {
+        return Some(Statement::RowsAsText { tables });
+    }
+    replaces.then_some(Statement::Alter { tables, reshapes: true })
 }
 
 /// The table that begins with `first`: a name, or a database's and behind a dot a table's.
-fn named(first: String, words: &mut Words) -> Option<Named> {
+fn named(first: Word, words: &mut Words) -> Option<Named> {
     let mut ahead = Words(words.0);
-    if ahead.next().as_deref() == Some(".") {
-        let table = ahead.next()?;
+    if ahead.next().is_some_and(|word| word.is(".")) {
+        let table = ahead.next()?.text;
         words.0 = ahead.0;
-        return Some(Named { database: Some(first), table });
+        return Some(Named { database: Some(first.text), table });
     }
-    Some(Named { database: None, table: first })
+    Some(Named { database: None, table: first.text })
+}
+
+/// A word of a statement.
+#[derive(Debug)]
+struct Word {
+    /// Without its quotes.
+    text: String,
+    /// Whether it had some: then it is a name or a text, and no keyword.
+    quoted: bool,
+}
+
+impl Word {
+    fn is(&self, keyword: &str) -> bool {
+        !self.quoted && self.text.eq_ignore_ascii_case(keyword)
+    }
+
+    fn is_one_of(&self, keywords: &[&str]) -> bool {
+        keywords.iter().any(|keyword| self.is(keyword))
+    }
 }
 
 /// The words of a statement: names without their quotes, dots by themselves; comments are passed over, but what is inside
@@ -260,9 +331,9 @@ fn named(first: String, words: &mut Words) -> Option<Named> {
 struct Words<'a>(&'a str);
 
 impl Iterator for Words<'_> {
-    type Item = String;
+    type Item = Word;
 
-    fn next(&mut self) -> Option<String> {
+    fn next(&mut self) -> Option<Word> {
         loop {
             let rest =
                 self.0.trim_start_matches(|c: char| c.is_whitespace() || matches!(c, '(' | ')' | ',' | ';' | '='));
@@ -272,7 +343,7 @@ impl Iterator for Words<'_> {
                 self.0 = comment.split_once("*/").map_or("", |(_, behind)| behind);
             } else if let Some(end) = rest.strip_prefix("*/") {
                 self.0 = end;
-            } else if let Some(comment) = rest.strip_prefix("-- ").or_else(|| rest.strip_prefix('#')) {
+            } else if let Some(comment) = line_comment(rest) {
                 self.0 = comment.split_once('\n').map_or("", |(_, behind)| behind);
             } else {
                 self.0 = rest;
@@ -282,28 +353,34 @@ impl Iterator for Words<'_> {
         let first = self.0.chars().next()?;
         if first == '.' {
             self.0 = &self.0[1..];
-            return Some(".".into());
+            return Some(Word { text: ".".into(), quoted: false });
         }
         if matches!(first, '`' | '"' | '\'') {
-            let mut name = String::new();
+            let mut text = String::new();
             let mut letters = self.0[1..].char_indices().peekable();
             while let Some((at, letter)) = letters.next() {
                 if letter == first && letters.next_if(|(_, next)| *next == first).is_none() {
                     self.0 = &self.0[1 + at + 1..];
-                    return Some(name);
+                    return Some(Word { text, quoted: true });
                 }
-                name.push(letter);
+                text.push(letter);
             }
             self.0 = "";
-            return Some(name);
+            return Some(Word { text, quoted: true });
         }
         let ends =
             |c: char| c.is_whitespace() || matches!(c, '.' | '`' | '"' | '\'' | '(' | ')' | ',' | ';' | '=' | '/');
         let end = self.0.find(ends).unwrap_or(self.0.len()).max(first.len_utf8());
         let (word, rest) = self.0.split_at(end);
         self.0 = rest;
-        Some(word.to_string())
+        Some(Word { text: word.to_string(), quoted: false })
     }
+}
+
+/// What is behind `#`, or `--` and a space or control character.
+fn line_comment(text: &str) -> Option<&str> {
+    let behind = || text.strip_prefix("--").filter(|behind| !behind.starts_with(|c: char| c > ' ' && c != '\u{7f}'));
+    text.strip_prefix('#').or_else(behind)
 }
 
 #[cfg(test)]
@@ -338,6 +415,9 @@ mod tests {
     fn what_empties_or_fills_a_table_is_seen() {
         assert_eq!(classify("truncate t"), truncated("t"));
         assert_eq!(classify("TRUNCATE TABLE shop.orders"), truncated("shop/orders"));
+        assert_eq!(classify("TRUNCATE `table`"), truncated("table"));
+        assert_eq!(classify("--\nTRUNCATE -- x\n t"), truncated("t"));
+        assert_eq!(classify("SET STATEMENT max_statement_time=10, sql_mode='FOR' FOR TRUNCATE t"), truncated("t"));
         assert_eq!(classify("/* why */ TRUNCATE /*!50000 TABLE */ `a``b` . `c.d` -- now"), truncated("a`b/c.d"));
         for (sql, expected) in [
             ("ALTER TABLE `shop`.`log` TRUNCATE PARTITION p0", &["shop/log"][..]),
@@ -347,6 +427,7 @@ mod tests {
             ("ALTER TABLE log CONVERT TABLE u TO PARTITION p1 VALUES LESS THAN (3)", &["log", "u"]),
             ("ALTER TABLE log EXCHANGE PARTITION p WITH TABLE `b`.`u` WITHOUT VALIDATION", &["log", "b/u"]),
             ("ALTER TABLE log EXCHANGE PARTITION `table` WITH TABLE u", &["log", "u"]),
+            ("ALTER TABLE `if` TRUNCATE PARTITION p0", &["if"]),
             ("ALTER TABLE log IMPORT TABLESPACE", &["log"]),
             ("ALTER TABLE log DISCARD PARTITION p0 TABLESPACE", &["log"]),
         ] {
@@ -368,16 +449,24 @@ mod tests {
             ("RENAME TABLE a.b TO c, d TO a.b", &["a/b", "c", "d", "a/b"]),
             ("RENAME TABLE IF EXISTS a WAIT 5 TO b", &["a", "b"]),
             ("CREATE OR REPLACE TABLE a.b (c int)", &["a/b"]),
+            ("ALTER TABLE log DROP `partition`", &["log"]),
+            ("DROP INDEX `PRIMARY` ON a.log", &["a/log"]),
         ] {
             let Statement::Alter { tables: seen, .. } = classify(sql) else { panic!("{sql}") };
             assert_eq!(seen, tables(expected), "{sql}");
+        }
+        for sql in [
+            "CREATE UNIQUE INDEX i USING BTREE ON `a`.t (x)",
+            "CREATE OR REPLACE INDEX i ON a.t (x)",
+            "DROP INDEX IF EXISTS i ON a . t",
+        ] {
+            assert_eq!(classify(sql), Statement::Index { table: tables(&["a/t"]).remove(0) }, "{sql}");
         }
         for sql in ["DROP DATABASE d", "drop schema if exists `d` /* generated by server */"] {
             assert_eq!(classify(sql), Statement::DropDatabase { database: "d".into() }, "{sql}");
         }
         for sql in [
             "ALTER VIEW v AS SELECT 1",
-            "DROP INDEX i ON t",
             "ALTER USER u ACCOUNT LOCK",
             "RENAME USER a TO b",
             "CREATE OR REPLACE TEMPORARY TABLE t (a int)",
@@ -434,10 +523,33 @@ mod tests {
             ("DELETE FROM t, u USING t JOIN u USING (a)", &[]),
             ("DELETE FROM t USING t JOIN u USING (a)", &[]),
             ("WITH x AS (SELECT 1) DELETE FROM t", &[]),
+            ("SELECT `a`.`f`(9)", &[]),
+            ("DO f(9)", &[]),
+            ("ANALYZE FORMAT=JSON UPDATE t SET a=1", &[]),
+            ("SET STATEMENT max_statement_time=10 FOR INSERT INTO t VALUES (7)", &["t"]),
+            ("CREATE TABLE IF NOT EXISTS a.t (id int primary key) SELECT id FROM u", &["a/t"]),
+            ("CREATE OR REPLACE TABLE t AS WITH x AS (SELECT 1) SELECT * FROM x", &["t"]),
+            ("CREATE TABLE t VALUES ROW(1)", &["t"]),
+            ("CREATE TABLE t TABLE u", &["t"]),
+            ("something that is not known yet", &[]),
         ] {
             assert_eq!(classify(sql), Statement::RowsAsText { tables: tables(expected) }, "{sql}");
         }
-        for sql in ["CREATE TABLE t (a int)", "GRANT ALL ON x.* TO y", "FLUSH LOGS", ""] {
+        for sql in [
+            "CREATE TABLE t (a int COMMENT 'select', `table` int)",
+            "CREATE TABLE t (a int) PARTITION BY RANGE (a) (PARTITION p VALUES LESS THAN (3))",
+            "CREATE TABLE t (a int) PARTITION BY LIST (a) (PARTITION p VALUES IN (3))",
+            "CREATE TEMPORARY TABLE t SELECT 1",
+            "CREATE INDEX i ON t (a)",
+            "CREATE VIEW v AS SELECT 1",
+            "CREATE DEFINER=`r` TRIGGER x BEFORE INSERT ON t FOR EACH ROW INSERT INTO u VALUES (1)",
+            "ANALYZE LOCAL TABLE t",
+            "SET PASSWORD FOR u = 'x'",
+            "GRANT ALL ON x.* TO y",
+            "FLUSH LOGS",
+            "# Dummy event replacing event type 160",
+            "",
+        ] {
             assert_eq!(classify(sql), Statement::Other, "{sql}");
         }
     }

@@ -220,7 +220,7 @@ impl Table {
                 let shape = match Shape::of(&first, &self.name, &self.columns, self.source.as_ref(), op) {
                     Ok(shape) => shape,
                     Err(row) => {
-                        refused.push(row);
+                        refused.push(*row);
                         return Ok(range.start + 1);
                     }
                 };
@@ -292,7 +292,7 @@ impl Shape {
         columns: &[TargetColumn],
         source: Option<&TableSchema>,
         op: Op,
-    ) -> Result<Shape, RefusedRow> {
+    ) -> Result<Shape, Box<RefusedRow>> {
         let mut fields: Vec<(Box<str>, Slot)> = Vec::new();
         let mut bound: Vec<&TargetColumn> = Vec::new();
         let read = each_field(change.row(), |name, raw| {
@@ -314,11 +314,14 @@ impl Shape {
         });
         match read {
             Ok(()) => {}
-            Err(Stop::NotAnObject(reason) | Stop::Field(reason)) => return Err(refused_row(change, None, reason)),
+            Err(Stop::NotAnObject(reason) | Stop::Field(reason)) => {
+                return Err(Box::new(refused_row(change, None, reason)));
+            }
         }
         for column in columns.iter().filter(|column| column.in_key) {
             if !bound.iter().any(|b| b.name == column.name) {
-                return Err(refused_row(change, None, format!("the row has no key column {}", column.name)));
+                let reason = format!("the row has no key column {}", column.name);
+                return Err(Box::new(refused_row(change, None, reason)));
             }
         }
         let sql = match op {
