@@ -231,11 +231,22 @@ fn without_transactions_a_lane_ends_its_lost_session_before_it_writes_again() {
     thread::scope(|scope| {
         let applying =
             scope.spawn(move || lane.apply(&step(1, &[(Update, "orders", "1", r#"{"id":1,"note":"cut here"}"#)])));
-        thread::sleep(Duration::from_millis(900));
         let waiting = format!(
             "SELECT count(*) FROM pg_stat_activity WHERE application_name = '{prefix}' AND wait_event_type = 'Lock'"
         );
-        let meanwhile = place.query(&waiting);
+        // In a transaction it would go on seeing what it has seen first.
+        let mut now = || {
+            place.execute("SELECT pg_stat_clear_snapshot()");
+            place.query(&waiting)
+        };
+        for _ in 0..200 {
+            if now() == ["1"] {
+                break;
+            }
+            thread::sleep(Duration::from_millis(100));
+        }
+        thread::sleep(Duration::from_millis(900)); // the new one would come now
+        let meanwhile = now();
         place.execute("COMMIT");
         assert_eq!(meanwhile, ["1"], "the lost session's statement is still waiting beside the new one's");
         applying.join().unwrap().unwrap();

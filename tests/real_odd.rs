@@ -48,7 +48,9 @@ impl Source {
 
 impl Drop for Source {
     fn drop(&mut self) {
-        let _ = self.conn.query_drop("SET GLOBAL binlog_row_metadata = FULL"); // a test may have set another
+        // A test may have set others.
+        let _ = self.conn.query_drop("SET GLOBAL binlog_row_metadata = FULL");
+        let _ = self.conn.query_drop("SET GLOBAL sql_select_limit = 18446744073709551615");
         let _ = self.conn.query_drop(format!("DROP DATABASE {}", self.name));
     }
 }
@@ -167,6 +169,27 @@ fn the_hash_of_a_long_unique_key_is_not_published() {
     let minimal = source.job(&[]);
     source.run(&["SET GLOBAL binlog_row_metadata = MINIMAL", "INSERT INTO hashed VALUES (3, 'z')"]);
     minimal.refused("publish", &[".hashed", "hides the hash", "binlog_row_metadata=FULL"]);
+}
+
+#[test]
+fn a_limit_for_all_questions_hides_nothing_from_verify() {
+    for server in SERVERS {
+        let mut source = Source::new(server, "limited");
+        let mut job = source.job(&[]);
+        let columns: Vec<String> = (0..9).map(|n| format!("c{n} int")).collect();
+        let rows: Vec<String> = (0..50).map(|id| format!("({id})")).collect();
+        source.run(&[
+            "SET GLOBAL sql_select_limit = 5",
+            &format!("CREATE TABLE t (id int PRIMARY KEY, {})", columns.join(", ")),
+            &format!("INSERT INTO t (id) VALUES {}", rows.join(", ")),
+        ]);
+        ["publish", "land", "verify"].iter().for_each(|command| job.run(command));
+        job.target.execute(&format!("DELETE FROM {}.t WHERE id > 40", job.name), &[]).unwrap();
+        let found = job.try_run("verify");
+        let said = String::from_utf8_lossy(&found.stdout);
+        assert_eq!(found.status.code(), Some(1), "{server}: {said}");
+        assert_eq!(said.matches("missing limited").count(), 9, "{server}: {said}");
+    }
 }
 
 #[test]

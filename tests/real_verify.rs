@@ -491,3 +491,26 @@ fn a_signal_ends_it_while_a_server_keeps_it_waiting() {
         place.at_source("UNLOCK TABLES");
     }
 }
+
+#[test]
+fn tables_that_are_hidden_from_its_user_are_spoken_of() {
+    for server in SERVERS {
+        let mut place = Place::new(server, Kind::Sqlite);
+        let (name, url) = (place.name.clone(), env(server));
+        for table in ["seen", "hidden"] {
+            place.at_source(&format!("CREATE TABLE {table} (id int PRIMARY KEY)"));
+            place.at_target(&format!("CREATE TABLE {table} (id INTEGER PRIMARY KEY)"));
+        }
+        place.at_source(&format!(
+            "CREATE USER {name} IDENTIFIED BY 'p';\nGRANT SELECT ON {name}.seen TO {name};\nINSERT INTO hidden VALUES (1)"
+        ));
+        let (_, address) = url.split_once('@').unwrap();
+        place.configure(&format!("mysql://{name}:p@{address}"), "");
+        let said = place.verify(&[]);
+        assert!(said.err.contains(&format!("some tables of {name} alone")), "{server}: {}{}", said.out, said.err);
+        place.at_source(&format!("GRANT SELECT ON {name}.* TO {name}"));
+        let said = place.verify(&[]);
+        assert!(said.code == 1 && said.err.is_empty(), "{server}: {}{}", said.out, said.err);
+        place.at_source(&format!("DROP USER {name}"));
+    }
+}

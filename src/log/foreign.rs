@@ -29,6 +29,9 @@ use crate::config::{EnvelopeKind, LandConfig};
 use crate::letter::{DeadLetter, DeadLetters, text_of};
 use crate::source::{TableFilter, now_ms};
 
+/// How far ahead of this machine's clock an event time may be.
+const AHEAD_MAX_MS: u64 = 60_000;
+
 const ASSIGNED: &str = "only assigned partitions are read";
 
 /// Nothing comes so late, unless more lateness is allowed than when the place to read from was chosen.
@@ -200,6 +203,17 @@ impl Guess {
             Err(reason) => return self.unusable(record, reason),
         };
         let Some(oldest) = oldest else { return Ok(()) };
+        // It would make everything that follows in its partition late.
+        let latest = self.scratch.heads().iter().map(|head| head.time).max().unwrap_or(oldest);
+        let ahead = latest.saturating_sub(now_ms());
+        if ahead > AHEAD_MAX_MS {
+            let ahead = Duration::from_millis(ahead);
+            let reason = format!(
+                "its time is {ahead:?} ahead of this machine's clock: mend the clocks (or SET timestamp at the source), and apply it by \
+                 hand if [land] dead_letter takes it"
+            );
+            return self.unusable(record, reason);
+        }
         let newest = self.settler.newest(number);
         if oldest.saturating_add(self.settings.horizon()) < newest {
             if self.scratch.is_empty() {

@@ -214,6 +214,32 @@ impl MysqlSession {
     }
 }
 
+impl MysqlSession {
+    /// Warns of databases of which this user sees some tables alone: the others can't be compared.
+    fn warn_of_hidden(&mut self, wanted: &TableFilter) {
+        let grantee = "CONCAT('''', REPLACE(CURRENT_USER(), '@', '''@'''), '''')";
+        let sql = format!(
+            "SELECT DISTINCT TABLE_SCHEMA FROM information_schema.TABLES WHERE {SYSTEM} \
+             AND NOT EXISTS (SELECT 1 FROM information_schema.USER_PRIVILEGES u \
+                             WHERE u.PRIVILEGE_TYPE = 'SELECT' AND u.GRANTEE = {grantee}) \
+             AND NOT EXISTS (SELECT 1 FROM information_schema.SCHEMA_PRIVILEGES s \
+                             WHERE s.PRIVILEGE_TYPE = 'SELECT' AND s.GRANTEE = {grantee} \
+                             AND TABLES.TABLE_SCHEMA LIKE s.TABLE_SCHEMA)"
+        );
+        let partly: Vec<String> = self.rows("its grants can't be read", &sql).unwrap_or_else(|error| {
+            tracing::warn!("{error}: whether tables are hidden from this user is not known");
+            Vec::new()
+        });
+        for database in partly.iter().filter(|database| wanted.may_want_of(database)) {
+            tracing::warn!(
+                "{}: this user may SELECT from some tables of {database} alone, as far as it is granted directly: those that are \
+                 hidden from it are not compared; GRANT SELECT ON `{database}`.* to it",
+                self.name
+            );
+        }
+    }
+}
+
 impl Session for MysqlSession {
     fn tables(&mut self, wanted: &TableFilter) -> Result<Vec<SourceTable>, VerifyError> {
         let tables: Vec<(String, String, Option<u64>)> = self.rows(
@@ -223,6 +249,7 @@ impl Session for MysqlSession {
                  WHERE TABLE_TYPE IN ('BASE TABLE', 'SYSTEM VERSIONED') AND {SYSTEM}"
             ),
         )?;
+        self.warn_of_hidden(wanted);
         let mut columns = self.columns_of_all(wanted)?;
         let mut keys = self.keys()?;
         let mut found = Vec::new();

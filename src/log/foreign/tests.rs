@@ -274,6 +274,28 @@ fn topic_of(steps: &[(usize, i64, u64, u64)], horizon: u64) -> (Vec<Vec<Vec<u8>>
     (records, oracle)
 }
 
+#[test]
+fn a_time_in_the_future_is_refused_with_its_place() {
+    let records = vec![vec![message(1, 5), message(1, now_ms() + 3_600_000)]];
+    let policy =
+        SettlePolicy { out_of_orderness: Duration::from_millis(20), idle_timeout: Duration::ZERO, epoch: EPOCH };
+    let settings = ForeignSettings {
+        envelope: EnvelopeKind::CanalJson,
+        tables: TableFilter::default(),
+        policy,
+        lateness: Duration::from_millis(60),
+        until_caught_up: false,
+    };
+    let choices = Choices(Arc::new(Mutex::new((vec![1], 0))));
+    let topic = Topic { records: Arc::new(records), shown: Arc::new(Mutex::new(vec![2])), choices };
+    let mut run = Run::begin(&topic, &Warehouse::default(), &settings);
+    let refused = (0..10).find_map(|_| run.reader.poll(Duration::ZERO).err()).unwrap().to_string();
+    assert!(
+        refused.starts_with("t/0/1: its time is 3") && refused.contains("ahead of this machine's clock"),
+        "{refused}"
+    );
+}
+
 /// How far a partition moves on: mostly little, at times by many horizons.
 fn ahead() -> impl Strategy<Value = u64> {
     prop_oneof![8 => 0u64..15, 2 => 15u64..120, 1 => 120u64..900]
