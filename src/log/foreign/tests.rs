@@ -274,18 +274,20 @@ fn topic_of(steps: &[(usize, i64, u64, u64)], horizon: u64) -> (Vec<Vec<Vec<u8>>
     (records, oracle)
 }
 
+fn settings(idle_timeout: Duration) -> ForeignSettings {
+    ForeignSettings {
+        envelope: EnvelopeKind::CanalJson,
+        tables: TableFilter::default(),
+        policy: SettlePolicy { out_of_orderness: Duration::from_millis(20), idle_timeout, epoch: EPOCH },
+        lateness: Duration::from_millis(60),
+        until_caught_up: false,
+    }
+}
+
 #[test]
 fn a_time_in_the_future_is_refused_with_its_place() {
     let records = vec![vec![message(1, 5), message(1, now_ms() + 3_600_000)]];
-    let policy =
-        SettlePolicy { out_of_orderness: Duration::from_millis(20), idle_timeout: Duration::ZERO, epoch: EPOCH };
-    let settings = ForeignSettings {
-        envelope: EnvelopeKind::CanalJson,
-        tables: TableFilter::default(),
-        policy,
-        lateness: Duration::from_millis(60),
-        until_caught_up: false,
-    };
+    let settings = settings(Duration::ZERO);
     let choices = Choices(Arc::new(Mutex::new((vec![1], 0))));
     let topic = Topic { records: Arc::new(records), shown: Arc::new(Mutex::new(vec![2])), choices };
     let mut run = Run::begin(&topic, &Warehouse::default(), &settings);
@@ -309,19 +311,8 @@ proptest! {
         choices in proptest::collection::vec(any::<u8>(), 40..200),
         stops in 1usize..6, idle in any::<bool>(),
     ) {
-        let policy = SettlePolicy {
-            out_of_orderness: Duration::from_millis(20),
-            // Every partition at once, or none.
-            idle_timeout: if idle { Duration::ZERO } else { Duration::from_secs(3600) },
-            epoch: EPOCH,
-        };
-        let settings = ForeignSettings {
-            envelope: EnvelopeKind::CanalJson,
-            tables: TableFilter::default(),
-            policy,
-            lateness: Duration::from_millis(60),
-            until_caught_up: false,
-        };
+        // Every partition at once, or none.
+        let settings = settings(if idle { Duration::ZERO } else { Duration::from_secs(3600) });
         let (records, oracle) = topic_of(&steps, settings.horizon());
         let choices = Choices(Arc::new(Mutex::new((choices, 0))));
         let shown = Arc::new(Mutex::new(vec![0; records.len()]));
