@@ -212,9 +212,7 @@ impl MysqlSession {
             }
         }
     }
-}
 
-impl MysqlSession {
     /// Warns of databases of which this user sees some tables alone: the others can't be compared.
     fn warn_of_hidden(&mut self, wanted: &TableFilter) {
         let grantee = "CONCAT('''', REPLACE(CURRENT_USER(), '@', '''@'''), '''')";
