@@ -89,7 +89,7 @@ fn schemas() -> FindSchema {
         since_seq: 0,
         partial: false,
     };
-    Arc::new(move |_| Some(schema.clone()))
+    Arc::new(move |_, _| Some(schema.clone()))
 }
 
 /// A lane's share of `rows` changes, as steps.

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use anyhow::{Context, anyhow};
 use tidegate::config::{Config, Delivery, TargetConfig, ZeroDates};
 use tidegate::letter::DeadLetters;
-use tidegate::log::{ForeignSettings, Librdkafka};
+use tidegate::log::{ForeignSettings, Librdkafka, Pace};
 use tidegate::source::{Start, TableFilter};
 use tidegate::target::Target;
 use tidegate::verify::Outcome;
@@ -105,7 +105,9 @@ pub fn publish(job: &Job) -> anyhow::Result<()> {
         let reader = start.map(|start: &Start| connect::reader(source, &config.job, start, until_end)).transpose()?;
         let begun = reader.as_ref().map(|reader| reader.begun());
         let layout = known.layout.clone();
-        let writer = run.begin(open, known, begun.as_ref(), (index, peers), config.publish.commit_interval)?;
+        // Of what may be in flight a part waits for commits, and the rest goes on meanwhile.
+        let pace = Pace { interval: config.publish.commit_interval, bytes: config.publish.memory / 4 / peers };
+        let writer = run.begin(open, known, begun.as_ref(), (index, peers), pace)?;
         // Once where it begins is kept, so that a run after this one begins there too.
         if let Some(begun) = &begun {
             let how = if run.exactly_once { "exactly once" } else { "at least once" };

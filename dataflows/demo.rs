@@ -25,7 +25,7 @@ use rusqlite::types::ValueRef;
 use tidegate::config::{Config, SourceConfig};
 use tidegate::demo::{Model, Stored, Workload};
 use tidegate::letter::DeadLetters;
-use tidegate::log::{Layout, Librdkafka, OpenWriter, PartitionStart, Reader, ReaderSettings, Schemas};
+use tidegate::log::{Layout, Librdkafka, OpenWriter, Pace, PartitionStart, Reader, ReaderSettings, Schemas};
 use tidegate::source::dts::DtsReader;
 use tidegate::source::{Start, TableFilter};
 use tidegate::target::{FindSchema, Lane, Step, TargetError};
@@ -229,7 +229,7 @@ impl Flow {
                         starts,
                         layout.clone(),
                         Vec::new(),
-                        config.publish.commit_interval,
+                        Pace { interval: config.publish.commit_interval, bytes: usize::MAX },
                     ),
                     layout,
                     memory: config.publish.memory,
@@ -255,7 +255,7 @@ impl Flow {
             let partitions = own.map(|partition| (partition, (0, 0))).collect();
             let schemas = Arc::new(Schemas::default());
             let known = Arc::clone(&schemas);
-            let find: FindSchema = Arc::new(move |table| known.find(table, Duration::from_secs(30)));
+            let find: FindSchema = Arc::new(move |table, column| known.find(table, column, Duration::from_secs(30)));
             let lanes = (0..config.land.lanes).filter(|lane| *lane as usize % peers == index);
             let timed = |lane| -> anyhow::Result<Box<dyn Lane>> {
                 let lane = target.lane(&config.job, lane, state.generation, Arc::clone(&find))?;

@@ -18,7 +18,7 @@ pub fn refuse_unstated(topic: &str, ends: &Ends, companion: &Companion) -> anyho
     let silent = |(partition, (_, end)): &(usize, &(u64, u64))| *end > 0 && !stated.contains_key(&(*partition as u32));
     let unstated = ends.iter().enumerate().filter(silent).map(|(partition, _)| partition.to_string());
     let unstated = unstated.collect::<Vec<_>>().join(", ");
-    // Every run states all partitions before it writes to any.
+    // Every run states those of which nothing is said before it writes to any.
     if !unstated.is_empty() {
         bail!(
             "topic {0} has records in partition {unstated}, of which its companion {0}.meta says nothing: that was truncated or \

@@ -10,7 +10,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::RecvTimeoutError;
 use tidegate::change::{Change, Changes, NewChange, Op};
@@ -31,6 +31,9 @@ use timely::worker::Worker;
 use crate::cluster::{fail, spawn};
 use crate::outlet::{Handed, Outlet};
 use crate::report::{Report, Work};
+
+/// How long the end of a transaction is waited for once the run is to stop.
+const STOP_PATIENCE: Duration = Duration::from_secs(10);
 
 /// How long delivery reports may lie about.
 const REPORTS: Duration = Duration::from_millis(1);
@@ -116,7 +119,7 @@ fn read(
         sender.send(nothing).expect("there is room for one");
         return receiver;
     };
-    let (mut number, mut last) = (0, None);
+    let (mut number, mut last, mut stopping) = (0, None, None);
     let mut outlet = Outlet::new(sender, waker);
     let client = move |wait| match outlet.hand_over(wait) {
         Handed::Later => true,
@@ -124,8 +127,11 @@ fn read(
         Handed::Over => {
             let mut raws = Raws::default();
             let mut mark = reader.read(&mut raws).unwrap_or_else(|e| fail(&e));
-            // The last statement closes its epoch, and an epoch never cuts a transaction.
-            mark.end |= stop.load(Ordering::Relaxed) && mark.resume.seq == mark.seq;
+            if stop.load(Ordering::Relaxed) {
+                // The next run finds less to be read again between two transactions, but the source may be away, inside of one.
+                let asked = *stopping.get_or_insert_with(Instant::now);
+                mark.end |= mark.resume.seq == mark.seq || asked.elapsed() >= STOP_PATIENCE;
+            }
             if !raws.is_empty() || last.as_ref() != Some(&mark) {
                 last = Some(mark.clone());
                 let frontier = (!mark.end).then_some(number + 1);

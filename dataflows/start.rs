@@ -14,8 +14,8 @@ use tidegate::change::{TableName, TableSchema, epoch_of};
 use tidegate::config::LandConfig;
 use tidegate::letter::DeadLetters;
 use tidegate::log::{
-    Begin, Companion, EpochReader, ForeignReader, ForeignSettings, Kafka, Layout, OpenWriter, PartitionStart, Reader,
-    ReaderSettings, Run, Schemas, Statement, Writer, begin_run, fence_left_over, read_to_end, refuse_replaced,
+    Begin, Companion, EpochReader, ForeignReader, ForeignSettings, Kafka, Layout, OpenWriter, Pace, PartitionStart,
+    Reader, ReaderSettings, Run, Schemas, Statement, Writer, begin_run, fence_left_over, read_to_end, refuse_replaced,
     times_from, transactional_id,
 };
 use tidegate::source::{Clock, Mark, Start, TableFilter};
@@ -101,10 +101,10 @@ impl Publishing {
         known: Published,
         begun: Option<&Mark>,
         (index, peers): (usize, usize),
-        interval: Duration,
+        pace: Pace,
     ) -> anyhow::Result<Writer> {
         let starts = known.partitions.into_iter().filter(|(partition, _)| own(*partition, index, peers)).collect();
-        let mut writer = open.begin(starts, known.layout, known.schemas, interval);
+        let mut writer = open.begin(starts, known.layout, known.schemas, pace);
         if let Some(begun) = begun.filter(|_| !known.unstated.is_empty()) {
             writer.state_begun(known.unstated.into_iter(), begun)?;
         }
@@ -177,7 +177,7 @@ pub struct Landing {
     pub tables: TableFilter,
     /// Where records go that can't be used.
     pub letters: DeadLetters,
-    /// How long a lane waits for the schema of a table that it has a row of.
+    /// How long a lane waits for the schema of a table, or a column, that it has a row of.
     pub schema_patience: Duration,
 }
 
@@ -230,7 +230,7 @@ impl Landing {
         partitions.retain(|partition, _| own(*partition, index, readers));
         let schemas = Arc::new(Schemas::default());
         let (known, patience) = (Arc::clone(&schemas), self.schema_patience);
-        let find: FindSchema = Arc::new(move |table| known.find(table, patience));
+        let find: FindSchema = Arc::new(move |table, column| known.find(table, column, patience));
         let lanes = (0..self.settings.lanes)
             .filter(|lane| own(*lane, index, peers))
             .map(|lane| self.target.lane(&self.job, lane, state.generation, Arc::clone(&find)))

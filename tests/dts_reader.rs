@@ -223,6 +223,16 @@ fn the_configured_start_is_kept_to() {
     let (rows, _) = read_until(&mut latest, |rows, _| !rows.is_empty());
     assert_eq!(rows[0].2, "4@1 dts-topic/0/3");
     assert!(refusal(&config(&brokers, "yesterday"), &Start::Configured).contains("start = 'yesterday'"));
+
+    // A run that ended before it came to the time goes on to it.
+    let config = config(&brokers, "250");
+    let begun = DtsReader::open(&config, &Start::Configured, true).unwrap().begun().resume;
+    assert!(begun.position.ends_with(" not before 250"), "{begun:?}");
+    let resume = Resume { position: "0 not before 250".into(), seq: begun.seq };
+    let start = Start::Resume { resume, clock: tidegate::source::Clock::from(0) };
+    let (rows, mark) = read_to_end(&config, &start);
+    assert_eq!(rows.iter().map(|row| row.2.as_str()).collect::<Vec<_>>(), ["4@1 dts-topic/0/2", "4@1 dts-topic/0/3"]);
+    assert_eq!(mark.resume.position, "4", "once it has come to it, all that follows is wanted");
 }
 
 #[test]

@@ -251,6 +251,17 @@ fn what_can_not_be_replicated_is_refused_with_its_place() {
             let truncate = "SET STATEMENT max_statement_time=10 FOR TRUNCATE TABLE t";
             refused(&mut database, &[truncate], &["TRUNCATE TABLE", ".t", "dead_letter"]);
         }
+        // In latin1 the two bytes of ä are two letters.
+        database.run("CREATE TABLE `tÃ¤` (id int primary key)");
+        let start = database.end();
+        database.run("SET NAMES latin1");
+        database.run("TRUNCATE TABLE `tä`");
+        database.run("SET NAMES utf8mb4");
+        let mut config = database.config(&start);
+        config.tables = vec![format!("{}.tÃ¤", database.name)];
+        let mut reader = MysqlReader::open(&config, "latin1", &Start::Configured, true).unwrap();
+        let error = decode(&read_to_end(&mut reader).unwrap().0).unwrap_err().to_string();
+        assert!(error.contains("TRUNCATE TABLE") && error.contains(".tÃ¤"), "{server}: {error}");
         // Of the two tables of such a statement, one alone may be wanted.
         database.run("CREATE TABLE u (id int primary key)");
         database
@@ -494,20 +505,32 @@ fn what_can_not_be_opened_is_refused_with_what_to_do() {
 }
 
 #[test]
-fn a_place_in_another_servers_binlog_is_refused() {
+fn a_place_in_another_binlog_is_refused() {
     for server in SERVERS {
         let mut database = with_tables(server, "identity");
+        let start = database.end();
         write_transactions(&mut database, 1);
-        let (_, marks) = read_to_end(&mut database.reader("latest")).unwrap();
-        let Resume { position, seq } = marks[0].resume.clone();
-        let (place, identity) = position.split_once(" at ").unwrap();
+        let (_, marks) = read_to_end(&mut database.reader(&start)).unwrap();
+        let Resume { position, seq } = marks.last().unwrap().resume.clone();
+        let (place, origin) = position.split_once(" at ").unwrap();
+        let (identity, begun) = origin.split_once(" begun ").unwrap();
         assert!(!identity.is_empty(), "{server}");
         let open = |position: String| {
             let start = Start::Resume { resume: Resume { position, seq }, clock: tidegate::source::Clock::from(0) };
-            MysqlReader::open(&database.config("latest"), "identity", &start, true).map(|reader| reader.begun().resume)
+            let mut reader = MysqlReader::open(&database.config("latest"), "identity", &start, true)?;
+            read_to_end(&mut reader).map(|(_, marks)| marks.last().unwrap().resume.clone())
         };
-        assert_eq!(open(position.clone()).unwrap(), marks[0].resume, "{server}");
-        assert_eq!(open(place.into()).unwrap(), marks[0].resume, "{server}: a place of before identities were kept");
+        assert_eq!(open(position.clone()).unwrap().position, position, "{server}");
+        for unknown in [place.to_string(), format!("{place} at {identity}")] {
+            assert_eq!(open(unknown).unwrap().position, position, "{server}: what is not known is learned");
+        }
+        let other = begun.parse::<u32>().unwrap() - 1;
+        let said = open(format!("{place} at {identity} begun {other}")).unwrap_err().to_string();
+        for word in
+            [place, &format!("was begun at {begun}"), &other.to_string(), "RESET BINARY LOGS", "copy the tables anew"]
+        {
+            assert!(said.contains(word), "{server}: '{word}' is not in: {said}");
+        }
         let said = open(format!("{place} at another")).unwrap_err().to_string();
         for word in ["is another server", &format!("({identity})"), "(another)", "[source] start", "copied anew"] {
             assert!(said.contains(word), "{server}: '{word}' is not in: {said}");

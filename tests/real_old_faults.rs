@@ -19,7 +19,7 @@ use rdkafka::message::Headers;
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 use tidegate::change::{Changes, NewChange, Op};
 use tidegate::config::Config;
-use tidegate::log::{Layout, Librdkafka, OpenWriter, PartitionStart, Writer, partition_of};
+use tidegate::log::{Layout, Librdkafka, OpenWriter, Pace, PartitionStart, Writer, partition_of};
 use tidegate::source::{Mark, Resume};
 
 /// Writes lines of the JSON source and keeps what they come to.
@@ -151,7 +151,7 @@ impl Feeder {
                 starts,
                 Layout { partitions: vec![(0, PARTITIONS)] },
                 Vec::new(),
-                Duration::from_millis(50),
+                Pace { interval: Duration::from_millis(50), bytes: usize::MAX },
             )
         };
         Feeder { writers: (0..PARTITIONS).map(writer).collect(), ticket: 0, seq: 1 }

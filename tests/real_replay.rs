@@ -11,7 +11,7 @@ use std::time::Duration;
 use job::{Job, guard, landed};
 use tidegate::change::{Changes, Column, NewChange, Op, TableName, TableSchema};
 use tidegate::config::Config;
-use tidegate::log::{Layout, Librdkafka, OpenWriter, PartitionStart, Writer, partition_of};
+use tidegate::log::{Layout, Librdkafka, OpenWriter, Pace, PartitionStart, Writer, partition_of};
 use tidegate::source::{Mark, Resume};
 
 const PARTITIONS: u32 = 4;
@@ -40,7 +40,8 @@ impl Topic {
         let writer = |partition: u32| {
             let starts = [(partition, PartitionStart::default())].into();
             let layout = Layout { partitions: vec![(0, PARTITIONS)] };
-            OpenWriter::new(&kafka, topic, None).unwrap().begin(starts, layout, Vec::new(), Duration::ZERO)
+            let pace = Pace { interval: Duration::ZERO, bytes: usize::MAX };
+            OpenWriter::new(&kafka, topic, None).unwrap().begin(starts, layout, Vec::new(), pace)
         };
         Topic((0..PARTITIONS).map(writer).collect())
     }

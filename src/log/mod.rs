@@ -30,7 +30,7 @@ pub use reader::{EpochReader, EpochStart, Fetched, Reader, ReaderSettings, Schem
 pub use record::{RecordError, headers_of, parse_record};
 pub use run::{REPLACED, begin_run, fence_left_over, refuse_replaced, transactional_id};
 pub use tail::{Begin, times_from};
-pub use writer::{OpenWriter, PartitionStart, Writer};
+pub use writer::{OpenWriter, Pace, PartitionStart, Writer};
 
 /// What goes wrong at Kafka: one sentence that names topic, partition and offset and says what to do.
 #[derive(Debug, thiserror::Error)]

@@ -34,10 +34,11 @@ impl Schemas {
         self.news.notify_all();
     }
 
-    /// The schema of a table, waiting at most `patience` for it.
-    pub fn find(&self, table: &TableName, patience: Duration) -> Option<TableSchema> {
+    /// The schema of a table, waiting at most `patience` for it, and for it to say how values of `column` are written.
+    pub fn find(&self, table: &TableName, column: Option<&str>, patience: Duration) -> Option<TableSchema> {
         let known = self.known.lock().expect("no panic while holding it");
-        let missing = |known: &mut BTreeMap<TableName, TableSchema>| !known.contains_key(table);
+        let says = |schema: &TableSchema| column.is_none_or(|column| schema.form(column).is_some());
+        let missing = |known: &mut BTreeMap<TableName, TableSchema>| !known.get(table).is_some_and(says);
         let (known, _) = self.news.wait_timeout_while(known, patience, missing).expect("no panic while holding it");
         known.get(table).cloned()
     }

@@ -30,6 +30,16 @@ pub struct PartitionStart {
     pub offset: u64,
 }
 
+/// When a writer states what it has written, and commits it.
+#[derive(Clone, Copy, Debug)]
+pub struct Pace {
+    /// The least time between two statements of a partition, and between two commits.
+    pub interval: Duration,
+    /// A transaction of so many bytes is committed at once: what is not committed is in flight, and whoever has as much in
+    /// flight as he may would wait for the interval to pass.
+    pub bytes: usize,
+}
+
 /// One batch on its way.
 #[derive(Debug)]
 struct Pending {
@@ -76,10 +86,11 @@ pub struct Writer {
     /// How many partitions the topic has, if it once had fewer.
     grown: Option<u32>,
     schemas: HashMap<TableName, TableSchema>,
-    interval: Duration,
-    /// Whether records wait for a transaction's commit, and whether one is open.
+    pace: Pace,
+    /// Whether records wait for a transaction's commit, whether one is open, and the bytes in it.
     transactional: bool,
     in_transaction: bool,
+    bytes: usize,
     deliveries: Deliveries,
     /// The newest ticket that is delivered, and the newest that is committed.
     delivered: u64,
@@ -108,14 +119,13 @@ impl OpenWriter {
         Ok(OpenWriter { producer, topic: topic.to_string(), transactional: transactional_id.is_some() })
     }
 
-    /// Begins to write the partitions in `starts`. `schemas` are the ones that the companion topic holds; `interval` is
-    /// the least time between two statements of a partition, and between two commits.
+    /// Begins to write the partitions in `starts`. `schemas` are the ones that the companion topic holds.
     pub fn begin(
         self,
         starts: BTreeMap<u32, PartitionStart>,
         layout: Layout,
         schemas: Vec<TableSchema>,
-        interval: Duration,
+        pace: Pace,
     ) -> Writer {
         let OpenWriter { producer, topic, transactional } = self;
         let ends = starts.iter().map(|(partition, start)| (*partition, start.offset)).collect();
@@ -127,9 +137,10 @@ impl OpenWriter {
             grown: (layout.partitions.len() > 1).then(|| layout.at(u64::MAX)),
             layout,
             schemas: schemas.into_iter().map(|schema| (schema.name.clone(), schema)).collect(),
-            interval,
+            pace,
             transactional,
             in_transaction: false,
+            bytes: 0,
             deliveries: Deliveries { ends, ..Deliveries::default() },
             delivered: 0,
             committed: 0,
@@ -198,6 +209,7 @@ impl Writer {
 
     fn write_change(&mut self, change: &Change, ticket: u64) -> Result<(), LogError> {
         self.begin_transaction()?;
+        self.bytes += change.key().len() + change.row().len();
         let record = NewRecord {
             topic: &self.topic,
             partition: change.head.partition,
@@ -323,6 +335,7 @@ impl Writer {
         if self.in_transaction {
             self.producer.commit().map_err(|said| self.failed(&said))?;
             self.in_transaction = false;
+            self.bytes = 0;
         }
         self.committed = self.delivered;
         Ok(())
@@ -338,12 +351,15 @@ impl Writer {
         self.mark.as_ref().is_some_and(|mark| mark.end)
     }
 
-    /// Whether a mark has something new to say, and the last statements are old enough.
+    /// Whether a mark has something new to say, and the last statements are old enough, or enough is waiting for it.
     fn is_due(&self, mark: Option<&Mark>) -> bool {
         match (mark, &self.stated) {
             (None, _) => false,
             (Some(_), None) => true,
-            (Some(mark), Some((at, stated))) => stated != mark && (mark.end || at.elapsed() >= self.interval),
+            (Some(mark), Some((at, stated))) => {
+                let is_full = self.in_transaction && self.bytes >= self.pace.bytes;
+                stated != mark && (mark.end || is_full || at.elapsed() >= self.pace.interval)
+            }
         }
     }
 
@@ -372,8 +388,72 @@ impl Writer {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
     use super::*;
     use crate::change::{Column, NewChange};
+    use crate::source::Resume;
+
+    /// Delivers at once, and counts commits.
+    #[derive(Default)]
+    struct Commits {
+        sent: Vec<Delivered>,
+        commits: Arc<AtomicUsize>,
+    }
+
+    impl Producer for Commits {
+        fn send(&mut self, record: NewRecord<'_>, ticket: u64) -> Result<(), String> {
+            let end = self.sent.len() as u64 + 1;
+            self.sent.push(Delivered { ticket, partition: record.partition, end, records: 1 });
+            Ok(())
+        }
+        fn poll(&mut self, _wait: Duration, delivered: &mut dyn FnMut(Delivered)) -> Result<(), String> {
+            self.sent.drain(..).for_each(delivered);
+            Ok(())
+        }
+        fn begin(&mut self) -> Result<(), String> {
+            Ok(())
+        }
+        fn commit(&mut self) -> Result<(), String> {
+            self.commits.fetch_add(1, Ordering::Relaxed);
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_transaction_that_is_full_does_not_wait_for_the_interval() {
+        let producer = Commits::default();
+        let commits = Arc::clone(&producer.commits);
+        let open = OpenWriter { producer: Box::new(producer), topic: "t".into(), transactional: true };
+        let starts = BTreeMap::from([(0, PartitionStart::default())]);
+        let pace = Pace { interval: Duration::from_secs(3600), bytes: 100 };
+        let mut writer = open.begin(starts, Layout::default(), Vec::new(), pace);
+        let mut committed = Vec::new();
+        for seq in 1..=8 {
+            let mut batch = Changes::default();
+            let resume = Resume { position: String::new(), seq: seq + 1 };
+            let mark = serde_json::to_vec(&Mark { seq: seq + 1, time: seq, resume, end: false }).unwrap();
+            for (op, row) in [(Op::Insert, &[b'x'; 40][..]), (Op::Mark, &mark)] {
+                let row = NewChange {
+                    op,
+                    seq,
+                    time: seq,
+                    database: "d",
+                    table: "t",
+                    key: b"",
+                    position: b"",
+                    before: b"",
+                    row,
+                };
+                batch.push_change(&row);
+            }
+            writer.write(seq, &batch).unwrap();
+            committed.push((writer.poll(Duration::ZERO).unwrap(), commits.load(Ordering::Relaxed)));
+        }
+        // The first is stated at once, then every third one makes a transaction of more than 100 bytes.
+        assert_eq!(committed, [(1, 1), (1, 1), (1, 1), (4, 2), (4, 2), (4, 2), (7, 3), (7, 3)]);
+    }
 
     struct Takes;
 
@@ -409,7 +489,12 @@ mod tests {
         let known = schema(20, &[("id", "bigint"), ("b", "text")], "id");
         let open = OpenWriter { producer: Box::new(Takes), topic: "t".into(), transactional: false };
         let starts = BTreeMap::from([(0, PartitionStart::default())]);
-        let mut writer = open.begin(starts, Layout::default(), vec![known.clone()], Duration::ZERO);
+        let mut writer = open.begin(
+            starts,
+            Layout::default(),
+            vec![known.clone()],
+            Pace { interval: Duration::ZERO, bytes: usize::MAX },
+        );
         let mut announce = |ticket, schema: &TableSchema| {
             let mut batch = Changes::default();
             let row = serde_json::to_vec(schema).unwrap();

@@ -18,6 +18,8 @@ pub use kafka::DtsReader;
 pub(crate) struct Begin {
     /// Kafka offset or byte offset; `None`: where the configuration says.
     pub place: Option<u64>,
+    /// Rows that the source stamped with an earlier second are passed over, until the first that is not.
+    pub skip_before: Option<i64>,
     pub seq: u64,
     pub clock: Clock,
 }
@@ -29,10 +31,12 @@ impl Begin {
     /// A position that is no place in this kind of source.
     pub fn of(start: &Start) -> Result<Begin, SourceError> {
         match start {
-            Start::Configured => Ok(Begin { place: None, seq: FIRST_SEQ, clock: Clock::from(0) }),
-            Start::Resume { resume, clock } => match resume.position.parse() {
-                Ok(place) => Ok(Begin { place: Some(place), seq: resume.seq, clock: clock.clone() }),
-                Err(_) => Err(SourceError::Source(format!(
+            Start::Configured => Ok(Begin { place: None, skip_before: None, seq: FIRST_SEQ, clock: Clock::from(0) }),
+            Start::Resume { resume, clock } => match place_in(&resume.position) {
+                Some((place, skip_before)) => {
+                    Ok(Begin { place: Some(place), skip_before, seq: resume.seq, clock: clock.clone() })
+                }
+                None => Err(SourceError::Source(format!(
                     "the recorded position '{}' is of another kind of source; give the job another name, or the source \
                      that it had",
                     resume.position
@@ -41,6 +45,16 @@ impl Begin {
         }
     }
 }
+
+/// A place as it is kept, `offset` or `offset not before second`, and that second.
+fn place_in(text: &str) -> Option<(u64, Option<i64>)> {
+    match text.split_once(NOT_BEFORE) {
+        Some((place, second)) => Some((place.parse().ok()?, Some(second.parse().ok()?))),
+        None => Some((text.parse().ok()?, None)),
+    }
+}
+
+const NOT_BEFORE: &str = " not before ";
 
 /// Numbers and times the records of a DTS source.
 #[derive(Debug)]
@@ -63,8 +77,9 @@ struct Open {
 }
 
 impl Records {
-    pub fn new(filter: TableFilter, begin: &Begin, skip_before: Option<i64>) -> Self {
-        Records { filter, clock: begin.clock.clone(), seq: begin.seq, open: None, skip_before }
+    pub fn new(filter: TableFilter, begin: &Begin) -> Self {
+        let Begin { skip_before, seq, .. } = *begin;
+        Records { filter, clock: begin.clock.clone(), seq, open: None, skip_before }
     }
 
     /// Takes the record at `place`, read at `now` (ms), and appends it to `out` if it is a wanted row. `show` makes the
@@ -126,12 +141,11 @@ impl Records {
     /// What is true now; `next` is the place of the next record.
     pub fn mark(&self, next: u64, end: bool) -> Mark {
         let (place, seq) = self.open.map_or((next, self.seq), |open| (open.place, open.seq));
-        Mark {
-            seq: self.seq,
-            time: self.clock.time(self.seq),
-            resume: Resume { position: place.to_string(), seq },
-            end,
-        }
+        let position = match self.skip_before {
+            Some(second) => format!("{place}{NOT_BEFORE}{second}"),
+            None => place.to_string(),
+        };
+        Mark { seq: self.seq, time: self.clock.time(self.seq), resume: Resume { position, seq }, end }
     }
 
     /// A row whose table can't be told is handed on: the decoder has the words for it.

@@ -97,7 +97,7 @@ impl DtsFileReader {
         let filter = TableFilter::new(&config.tables).map_err(SourceError::Source)?;
         let begin = Begin::of(start)?;
         let input = Input::open(&config.path, begin.place.unwrap_or(0))?;
-        Ok(DtsFileReader { input, records: Records::new(filter, &begin, None), datum: Vec::new() })
+        Ok(DtsFileReader { input, records: Records::new(filter, &begin), datum: Vec::new() })
     }
 }
 

@@ -157,9 +157,10 @@ impl Step {
     }
 }
 
-/// Finds the source's schema of a table, waiting for it a bounded time if it is not known yet: `publish` announces it in
-/// the companion topic, which `land` reads beside the data.
-pub type FindSchema = Arc<dyn Fn(&TableName) -> Option<TableSchema> + Send + Sync>;
+/// Finds the source's schema of a table, and of a column that it has to say the type of if one is named. `publish` announces
+/// schemas in the companion topic, which `land` reads beside the data: rows may come before them, so that what is not known
+/// yet is waited for, a bounded time.
+pub type FindSchema = Arc<dyn Fn(&TableName, Option<&str>) -> Option<TableSchema> + Send + Sync>;
 
 /// A system that rows are landed in.
 pub trait Target: Send + Sync {

@@ -307,7 +307,7 @@ impl File {
             let known = self.tables.remove(&hash).filter(|table| table.name == name && !table.outdated(schemas));
             let mut table = match known {
                 Some(table) => table,
-                None => Table::bind(&self.connection, &name, schemas(&name))?,
+                None => Table::bind(&self.connection, &name, schemas(&name, None))?,
             };
             // In the order of keys a change of a time when the table had no key comes first.
             if first.key().is_empty() && !key_agrees(&first, |name| table.is_key(name)) {

@@ -40,15 +40,19 @@ impl Dialect {
         let mut deletes: Vec<String> = targets.iter().map(|row| self.delete(plan, row)).collect();
         deletes.dedup();
         let Some(source) = source else { return deletes.join("\n") };
+        let own = self.delete(plan, source);
         if let Some(column) = source.values().position(|value| matches!(value, Value::NoText(_))) {
             return self.not_mended(plan, source, column);
         }
-        // An upsert meets one row, and only if that spells the key as the source does.
-        match &deletes[..] {
-            [] => self.upsert(plan, source),
-            [one] if targets.len() == 1 && *one == self.delete(plan, source) => self.upsert(plan, source),
-            _ => format!("{}\n{}", deletes.join("\n"), self.upsert(plan, source)),
+        // An update meets one row, and only if that spells the key as the source does.
+        if targets.len() == 1 && deletes[0] == own {
+            return self.update(plan, source);
         }
+        // What has come meanwhile, or by a repair before this, is no obstacle.
+        if !deletes.contains(&own) {
+            deletes.push(own);
+        }
+        format!("{}\n{}", deletes.join("\n"), self.insert(plan, source))
     }
 
     /// A remark, in the place of statements: nothing that the target could hold is equal to the source's value.
@@ -65,6 +69,11 @@ impl Dialect {
     }
 
     fn delete(&self, plan: &TablePlan, row: &Row) -> String {
+        format!("DELETE FROM {} WHERE {};", self.table(&plan.name), self.is_row(plan, row))
+    }
+
+    /// The condition that is true of the rows with this row's key.
+    fn is_row(&self, plan: &TablePlan, row: &Row) -> String {
         let part = |&column: &usize| {
             let name = quoted(&plan.columns[column].target_name);
             match self.literal(plan.columns[column].ty, row.get(column)) {
@@ -72,27 +81,22 @@ impl Dialect {
                 literal => format!("{name} = {literal}"),
             }
         };
-        let key: Vec<String> = plan.key.iter().map(part).collect();
-        format!("DELETE FROM {} WHERE {};", self.table(&plan.name), key.join(" AND "))
+        plan.key.iter().map(part).collect::<Vec<_>>().join(" AND ")
     }
 
-    fn upsert(&self, plan: &TablePlan, row: &Row) -> String {
+    fn update(&self, plan: &TablePlan, row: &Row) -> String {
+        let sets = plan.columns.iter().zip(row.values()).enumerate().filter(|(column, _)| !plan.key.contains(column));
+        let sets: Vec<String> = sets
+            .map(|(_, (column, value))| format!("{} = {}", quoted(&column.target_name), self.literal(column.ty, value)))
+            .collect();
+        format!("UPDATE {} SET {} WHERE {};", self.table(&plan.name), sets.join(", "), self.is_row(plan, row))
+    }
+
+    fn insert(&self, plan: &TablePlan, row: &Row) -> String {
         let names: Vec<String> = plan.columns.iter().map(|column| quoted(&column.target_name)).collect();
         let values: Vec<String> =
             plan.columns.iter().zip(row.values()).map(|(column, value)| self.literal(column.ty, value)).collect();
-        let key: Vec<&str> = plan.key.iter().map(|&column| names[column].as_str()).collect();
-        let rest: Vec<String> = (0..names.len())
-            .filter(|column| !plan.key.contains(column))
-            .map(|column| format!("{0} = excluded.{0}", names[column]))
-            .collect();
-        let action = if rest.is_empty() { "NOTHING".into() } else { format!("UPDATE SET {}", rest.join(", ")) };
-        format!(
-            "INSERT INTO {} ({}) VALUES ({}) ON CONFLICT ({}) DO {action};",
-            self.table(&plan.name),
-            names.join(", "),
-            values.join(", "),
-            key.join(", "),
-        )
+        format!("INSERT INTO {} ({}) VALUES ({});", self.table(&plan.name), names.join(", "), values.join(", "))
     }
 
     fn literal(&self, ty: ColumnType, value: Value) -> String {
@@ -144,8 +148,12 @@ mod tests {
         let postgres = Dialect::Postgres { schema: "ods_{database}".into() };
         assert_eq!(
             postgres.mend(&plan(), Some(&row), &[&row]),
-            "INSERT INTO \"ods_shop\".\"or\"\"ders\" (\"id\", \"say\", \"raw\", \"day\") VALUES ('-7', 'it''s', '\\x0027', NULL) \
-             ON CONFLICT (\"id\") DO UPDATE SET \"say\" = excluded.\"say\", \"raw\" = excluded.\"raw\", \"day\" = excluded.\"day\";"
+            "UPDATE \"ods_shop\".\"or\"\"ders\" SET \"say\" = 'it''s', \"raw\" = '\\x0027', \"day\" = NULL WHERE \"id\" = '-7';"
+        );
+        assert_eq!(
+            postgres.mend(&plan(), Some(&row), &[]),
+            "DELETE FROM \"ods_shop\".\"or\"\"ders\" WHERE \"id\" = '-7';\n\
+             INSERT INTO \"ods_shop\".\"or\"\"ders\" (\"id\", \"say\", \"raw\", \"day\") VALUES ('-7', 'it''s', '\\x0027', NULL);"
         );
         assert_eq!(Dialect::Sqlite.mend(&plan(), None, &[&row]), "DELETE FROM \"or\"\"ders\" WHERE \"id\" = '-7';");
         let twice = Dialect::Sqlite.mend(&plan(), Some(&row), &[&row, &row]);

@@ -7,7 +7,7 @@ use std::time::Duration;
 use tidegate::change::Op;
 use tidegate::config::LandConfig;
 use tidegate::letter::DeadLetters;
-use tidegate::log::Kafka;
+use tidegate::log::{Kafka, Pace};
 use tidegate::source::{Clock, Start, TableFilter};
 use tidegate::target::Target;
 use tidegate::target::protocol::StoreTarget;
@@ -294,7 +294,13 @@ impl History {
         let mut writers = Vec::new();
         for (index, open) in open.into_iter().enumerate() {
             let begun = begun.as_ref().filter(|_| index == 0);
-            writers.push(run.begin(open, heard(&said)?, begun, (index, peers), Duration::ZERO)?);
+            writers.push(run.begin(
+                open,
+                heard(&said)?,
+                begun,
+                (index, peers),
+                Pace { interval: Duration::ZERO, bytes: usize::MAX },
+            )?);
         }
         for (worker, writer) in workers.iter_mut().zip(writers) {
             let job = Publish {

@@ -472,7 +472,7 @@ impl Session for Client {
         for batch in [&step.deletes, &step.updates, &step.inserts] {
             for change in batch.changes() {
                 // The schema of a table may come a little later than its first row.
-                if schemas(&change.table_name()).is_none() {
+                if schemas(&change.table_name(), None).is_none() {
                     pause();
                     return Err(Failure::Transient(format!("no schema of {} yet", change.table_name())));
                 }

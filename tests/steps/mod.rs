@@ -81,6 +81,6 @@ impl Schemas {
 
     pub fn find(&self) -> FindSchema {
         let all = self.0.clone();
-        Arc::new(move |name| all.lock().unwrap().iter().find(|schema| schema.name == *name).cloned())
+        Arc::new(move |name, _| all.lock().unwrap().iter().find(|schema| schema.name == *name).cloned())
     }
 }

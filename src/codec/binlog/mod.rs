@@ -20,6 +20,7 @@ mod value;
 pub use bytes::Malformed;
 pub use decoder::BinlogDecoder;
 pub use members::members_of;
+pub(crate) use table::charset_of;
 pub use table::{Described, DescribedColumn, pack_context};
 pub use table_map::{Flavor, TableMap};
 

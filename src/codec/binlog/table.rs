@@ -371,7 +371,7 @@ fn layout(column: &Physical, ty: ColumnType, charset: Option<String>, members: &
 
 /// The character set of a collation's number. MariaDB has collations of its own: it numbers the `uca1400` ones by character
 /// set, gives the `nopad` one of a collation that number with another bit, and has some beside those.
-fn charset_of(id: usize) -> Result<String, String> {
+pub(crate) fn charset_of(id: usize) -> Result<String, String> {
     const NOPAD: usize = 1024;
     let unknown = || format!("its collation is number {id}, which tidegate does not know");
     let by_set = ["utf8mb3", "utf8mb4", "ucs2", "utf16", "utf32"];

@@ -56,16 +56,20 @@ impl DtsReader {
     /// One sentence: what in the configuration can't be used, or what the servers do not do.
     pub fn open(config: &DtsConfig, start: &Start, until_end: bool) -> Result<DtsReader, SourceError> {
         let filter = TableFilter::new(&config.tables).map_err(SourceError::Source)?;
-        let begin = Begin::of(start)?;
+        let mut begin = Begin::of(start)?;
         let consumer: BaseConsumer<Heard> = client_config(config)?
             .create_with_context(Heard::default())
             .map_err(|error| SourceError::Source(format!("the settings of the DTS source can't be used: {error}")))?;
         let topic = Topic { consumer: &consumer, name: &config.topic, brokers: &config.brokers };
         topic.check()?;
         let (low, high) = topic.watermarks()?;
-        let (next, skip_before) = match begin.place {
-            Some(place) => (topic.kept(place, low, high)?, None),
-            None => topic.configured(&config.start, low, high)?,
+        let next = match begin.place {
+            Some(place) => topic.kept(place, low, high)?,
+            None => {
+                let (next, skip_before) = topic.configured(&config.start, low, high)?;
+                begin.skip_before = skip_before;
+                next
+            }
         };
         let mut partition = TopicPartitionList::new();
         partition
@@ -73,7 +77,7 @@ impl DtsReader {
             .and_then(|()| consumer.assign(&partition))
             .map_err(|error| topic.error("reading", &error))?;
         Ok(DtsReader {
-            records: Records::new(filter, &begin, skip_before),
+            records: Records::new(filter, &begin),
             topic: config.topic.clone(),
             brokers: config.brokers.clone(),
             next,

@@ -13,7 +13,7 @@ use crate::source::SourceError;
 
 use super::place::Place;
 use super::server::{Server, Trouble};
-use super::statement::{Named, Statement, classify};
+use super::statement::{Named, Statement, classify, text_of};
 
 /// What has been seen ahead.
 #[derive(Default)]
@@ -103,8 +103,9 @@ impl Ahead {
             if kind == EventType::QUERY_EVENT as u8
                 && let Some(EventData::QueryEvent(query)) = event.read_data().map_err(unread)?
             {
-                found
-                    .extend(reshaped_by(&query.query(), &query.schema()).into_iter().map(|what| (place.clone(), what)));
+                found.extend(
+                    reshaped_by(&text_of(&query), &query.schema()).into_iter().map(|what| (place.clone(), what)),
+                );
             }
             if !artificial {
                 place.advance(header.log_pos());

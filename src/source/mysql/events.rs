@@ -13,9 +13,9 @@ use crate::change::TableName;
 use crate::codec::binlog::{Described, Flavor, TableMap, event, pack_context};
 use crate::source::{Clock, Mark, Raws, Resume, SourceError, TableFilter};
 
-use super::place::{Identity, Place, kept_as};
+use super::place::{Origin, Place, kept_as};
 use super::server::versioned;
-use super::statement::{Named, Statement, classify};
+use super::statement::{Named, Statement, classify, text_of};
 
 /// How many tables' contexts are kept ready.
 const CONTEXTS_MAX: usize = 4096;
@@ -64,8 +64,8 @@ pub(super) struct Follower {
     /// Whether the server takes names for lower case: then statements may have them otherwise than table maps.
     lower_case: bool,
     clock: Clock,
-    /// Whose binlog it is.
-    identity: Identity,
+    /// Which file of its name the place is in.
+    origin: Origin,
     /// The end of what has been taken.
     place: Place,
     /// The number of the next event.
@@ -101,7 +101,7 @@ impl Follower {
     pub fn new(
         (flavor, lower_case): (Flavor, bool),
         filter: TableFilter,
-        identity: Identity,
+        origin: Origin,
         place: Place,
         seq: u64,
         clock: Clock,
@@ -111,7 +111,7 @@ impl Follower {
             filter,
             lower_case,
             clock,
-            identity,
+            origin,
             place,
             seq,
             open: None,
@@ -153,7 +153,7 @@ impl Follower {
     pub fn mark(&self, end: bool) -> Mark {
         let seq = self.seq.max(self.handed);
         let (place, from) = self.open.as_ref().map_or((&self.place, self.seq), |open| (&open.place, open.seq));
-        let resume = Resume { position: kept_as(place, &self.identity), seq: from };
+        let resume = Resume { position: kept_as(place, &self.origin), seq: from };
         Mark { seq, time: self.clock.time(seq), resume, end }
     }
 
@@ -182,9 +182,11 @@ impl Follower {
                 }
                 let Some(EventData::RotateEvent(rotate)) = self.data(event)? else { return Ok(()) };
                 self.place = Place::new(rotate.name(), rotate.position());
+                self.origin.begun = None;
                 self.open = None;
                 return Ok(());
             }
+            t if t == EventType::FORMAT_DESCRIPTION_EVENT as u8 => self.take_file(header.timestamp())?,
             t if t == EventType::TRANSACTION_PAYLOAD_EVENT as u8 => self.take_payload(event, now, describe, out)?,
             _ => self.take_plain(event, now, describe, out)?,
         }
@@ -195,6 +197,19 @@ impl Follower {
             }
         }
         Ok(())
+    }
+
+    /// A file, which comes first on a connection, wherever in it that begins; `second` is when it was begun.
+    fn take_file(&mut self, second: u32) -> Result<(), SourceError> {
+        let known = *self.origin.begun.get_or_insert(second);
+        if known == second {
+            return Ok(());
+        }
+        Err(self.refused(&format!(
+            "the file was begun at {second} (Unix time), and the one of that name that has been read at {known}: the source's \
+             binlog was begun anew (RESET BINARY LOGS AND GTIDS, RESET MASTER), and what was in the old one and not read yet is \
+             gone: copy the tables anew and give the job another topic"
+        )))
     }
 
     /// The events inside of a compressed transaction.
@@ -253,7 +268,7 @@ impl Follower {
             }
             Ok(EventType::QUERY_EVENT) => {
                 let Some(EventData::QueryEvent(query)) = self.data(event)? else { return Ok(()) };
-                self.statement(&query.query(), &query.schema(), second, now, out)?;
+                self.statement(&text_of(&query), &query.schema(), second, now, out)?;
             }
             Ok(EventType::XID_EVENT) => self.open = None,
             // LOAD DATA, whose file was logged before it.

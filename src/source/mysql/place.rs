@@ -1,7 +1,7 @@
 //! A place in the binlog, and whose binlog it is.
 //!
-//! Files of one name are in the binlogs of all servers, and a place in one says nothing about another: after a fail-over
-//! reading would go on somewhere. So a place that is kept has the server's identity beside it.
+//! Files of one name are in the binlogs of all servers, and come again when a server begins its binlog anew: a place in one
+//! says nothing about another, and reading would go on somewhere. So a place that is kept has its file's origin beside it.
 
 use std::fmt;
 use std::str::FromStr;
@@ -13,19 +13,47 @@ use crate::source::SourceError;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Identity(pub String);
 
-/// A place that is kept, as text: `file:offset at identity`.
-pub fn kept_as(place: &Place, identity: &Identity) -> String {
-    format!("{place} at {}", identity.0)
+/// Which file of a name it is. Prints as `identity begun second`, or as the identity alone.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Origin {
+    /// Whose.
+    pub server: Identity,
+    /// The second (Unix) in which the server began it. `None`: it has not said so yet.
+    pub begun: Option<u32>,
 }
 
-/// The place and the identity in the text of a place that was kept; those of old have no identity, nor have those that
-/// people write.
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.server.0)?;
+        self.begun.map_or(Ok(()), |second| write!(f, " begun {second}"))
+    }
+}
+
+impl FromStr for Origin {
+    type Err = SourceError;
+
+    fn from_str(text: &str) -> Result<Self, SourceError> {
+        let Some((server, second)) = text.split_once(" begun ") else {
+            return Ok(Origin { server: Identity(text.into()), begun: None });
+        };
+        let second =
+            second.parse().map_err(|_| SourceError::Source(format!("'{text}' says of no file when it was begun")))?;
+        Ok(Origin { server: Identity(server.into()), begun: Some(second) })
+    }
+}
+
+/// A place that is kept, as text: `file:offset at origin`.
+pub fn kept_as(place: &Place, origin: &Origin) -> String {
+    format!("{place} at {origin}")
+}
+
+/// The place and the origin of its file in the text of a place that was kept; those that people write have none.
 ///
 /// # Errors
 /// It is no place in a binlog.
-pub fn kept_in(text: &str) -> Result<(Place, Option<Identity>), SourceError> {
+pub fn kept_in(text: &str) -> Result<(Place, Option<Origin>), SourceError> {
     match text.split_once(" at ") {
-        Some((place, identity)) => Ok((place.parse()?, Some(Identity(identity.into())))),
+        Some((place, origin)) => Ok((place.parse()?, Some(origin.parse()?))),
         None => Ok((text.parse()?, None)),
     }
 }
@@ -103,12 +131,17 @@ mod tests {
 
     #[test]
     fn a_place_that_is_kept_says_whose_it_is() {
-        let (place, identity) = (Place::new("b.000001", 4), Identity("0ab-1".into()));
-        let text = kept_as(&place, &identity);
-        assert_eq!(text, "b.000001:4 at 0ab-1");
-        assert_eq!(kept_in(&text).unwrap(), (place.clone(), Some(identity)));
+        let place = Place::new("b.000001", 4);
+        for (begun, expected) in [(None, "b.000001:4 at server_id 1"), (Some(17), "b.000001:4 at server_id 1 begun 17")]
+        {
+            let origin = Origin { server: Identity("server_id 1".into()), begun };
+            assert_eq!(kept_as(&place, &origin), expected);
+            assert_eq!(kept_in(expected).unwrap(), (place.clone(), Some(origin)));
+        }
         assert_eq!(kept_in("b.000001:4").unwrap(), (place, None));
-        assert!(kept_in("17 line 3").is_err() && kept_in("b.000001 at x").is_err());
+        for wrong in ["17 line 3", "b.000001 at x", "b.000001:4 at x begun once"] {
+            assert!(kept_in(wrong).is_err(), "{wrong}");
+        }
     }
 
     #[test]

@@ -4,6 +4,7 @@
 use std::time::{Duration, Instant};
 
 use mysql::Conn;
+use mysql::binlog::EventType;
 
 use crate::change::{BATCH_BYTES, BATCH_ROWS, TableName};
 use crate::config::MysqlConfig;
@@ -13,8 +14,8 @@ use super::ahead::Ahead;
 use super::events::{Follower, Shown};
 use super::feed::Feed;
 use super::outage::{Next, Outage, PATIENCE};
-use super::place::{Place, kept_in};
-use super::server::{Server, Trouble};
+use super::place::{Origin, Place, kept_in};
+use super::server::{SILENCE_MAX, Server, Trouble};
 
 /// How long a read waits for the first event.
 const READ_WAIT: Duration = Duration::from_millis(10);
@@ -56,7 +57,7 @@ impl MysqlReader {
         if !matches!(config.start.as_str(), "latest" | "earliest") {
             config.start.parse::<Place>()?; // a mistake is said when it is made, and not when it first counts
         }
-        let (identity, place, seq, clock) = match start {
+        let (origin, place, seq, clock) = match start {
             Start::Resume { resume, clock } => {
                 let (place, known) = kept_in(&resume.position).map_err(|_| {
                     SourceError::Source(format!(
@@ -65,8 +66,9 @@ impl MysqlReader {
                         resume.position
                     ))
                 })?;
-                let identity = server.identify(&mut conn, known.as_ref())?;
-                (identity, server.kept(&mut conn, place)?, resume.seq, clock.clone())
+                let identity = server.identify(&mut conn, known.as_ref().map(|known| &known.server))?;
+                let origin = Origin { server: identity, begun: known.and_then(|known| known.begun) };
+                (origin, server.kept(&mut conn, place)?, resume.seq, clock.clone())
             }
             Start::Configured => {
                 let place = match config.start.as_str() {
@@ -74,12 +76,15 @@ impl MysqlReader {
                     "earliest" => server.earliest(&mut conn)?,
                     place => server.event_at(&mut conn, place.parse()?)?,
                 };
-                (server.identify(&mut conn, None)?, place, crate::source::FIRST_SEQ, Clock::from(0))
+                let origin = Origin { server: server.identify(&mut conn, None)?, begun: None };
+                (origin, place, crate::source::FIRST_SEQ, Clock::from(0))
             }
         };
         let feed = Feed::start(&server, &place).map_err(|trouble| server.give_up(trouble))?;
+        let mut follower = Follower::new((flavor, lower_case), filter, origin, place, seq, clock);
+        begin_file(&server, &feed, &mut follower)?;
         Ok(MysqlReader {
-            follower: Follower::new((flavor, lower_case), filter, identity, place, seq, clock),
+            follower,
             feed: Some(feed),
             outage: None,
             asking: Some(conn),
@@ -193,6 +198,26 @@ impl MysqlReader {
             }
         }
         Ok(())
+    }
+}
+
+/// Takes what a connection begins with: which file it is that is read.
+fn begin_file(server: &Server, feed: &Feed, follower: &mut Follower) -> Result<(), SourceError> {
+    loop {
+        let event = match feed.next(SILENCE_MAX) {
+            Some(Ok(event)) => event,
+            Some(Err(error)) => return Err(server.give_up(server.trouble("reading the binlog", &error))),
+            None => return Err(server.give_up(Trouble::Passing("it does not send its binlog".into()))),
+        };
+        let mut describe = |table: &TableName, place: &Place| {
+            Err(SourceError::Source(format!(
+                "binlog {place}: rows of table {table} come before the file's description"
+            )))
+        };
+        follower.take(&event, now_ms(), &mut describe, &mut Raws::default())?;
+        if event.header().event_type_raw() == EventType::FORMAT_DESCRIPTION_EVENT as u8 {
+            return Ok(());
+        }
     }
 }
 

@@ -16,7 +16,7 @@ use crate::source::{SourceError, TableFilter};
 use super::place::{FILE_START, Identity, Place};
 
 /// How long the server may be silent: while it has nothing to send it sends heartbeats, far more often.
-const SILENCE_MAX: Duration = Duration::from_secs(30);
+pub(super) const SILENCE_MAX: Duration = Duration::from_secs(30);
 
 const CONNECT_MAX: Duration = Duration::from_secs(10);
 const GREETING_MAX: Duration = Duration::from_secs(5);
@@ -403,6 +403,10 @@ impl Server {
                 "another replica with server_id {} reads from the source at {address}: {message}; is the job running twice? \
                  Otherwise give [source] a server_id of its own",
                 self.server_id
+            )),
+            BINLOG_REFUSED if message.contains("GTID_MODE") => lasting(format!(
+                "the source at {address} sends nothing that was logged under another gtid_mode: {message}; set gtid_mode to \
+                 ON_PERMISSIVE (or OFF_PERMISSIVE) there until the job has caught up"
             )),
             BINLOG_REFUSED => lasting(format!(
                 "the source at {address} can't go on sending its binlog: {message}; if the place that the topic \

@@ -1,5 +1,24 @@
 //! What a statement in the binlog means to a reader of rows.
 
+use std::borrow::Cow;
+
+use mysql::binlog::events::{QueryEvent, StatusVarVal};
+use mysql_common::binlog::consts::StatusVarKey;
+
+use crate::codec::binlog::charset_of;
+use crate::codec::charset;
+
+/// The text of a statement, which is logged in the character set that its client spoke.
+pub fn text_of<'a>(event: &'a QueryEvent<'a>) -> Cow<'a, str> {
+    let client = event.status_vars().get_status_var(StatusVarKey::Charset);
+    let client = client.and_then(|said| match said.get_value() {
+        Ok(StatusVarVal::Charset { charset_client, .. }) => charset_of(charset_client.into()).ok(),
+        _ => None,
+    });
+    let text = client.and_then(|client| charset::decode(&client, event.query_raw()).ok().flatten());
+    text.unwrap_or_else(|| event.query())
+}
+
 /// A statement, as far as the reader cares.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Statement {

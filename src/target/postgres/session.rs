@@ -150,12 +150,9 @@ impl Session for PostgresSession {
         if now.column(column).is_some() {
             return Ok(());
         }
-        let schema = now.source.filter(|_| self.policy.create_tables);
+        let find = || schemas(table, Some(column)).filter(|schema| schema.form(column).is_some());
+        let schema = self.policy.create_tables.then(find).flatten();
         let schema = schema.ok_or_else(|| missing_column(table.clone(), column))?;
-        // The row may be here before the statement of its table's new schema.
-        if schema.form(column).is_none() {
-            return Err(Failure::Stale(missing_column(table.clone(), column).to_string()));
-        }
         add_column(&mut self.server, table, column, &schema, &self.policy)
     }
 
@@ -234,7 +231,7 @@ impl PostgresSession {
                 && bound.table.name == name
             {
                 let Some(known) = &bound.table.source else { continue };
-                if find_schema(&name).is_none_or(|now| now.same_shape(known)) {
+                if find_schema(&name, None).is_none_or(|now| now.same_shape(known)) {
                     continue;
                 }
             }

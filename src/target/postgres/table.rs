@@ -73,7 +73,7 @@ impl Table {
         find_schema: &FindSchema,
     ) -> Result<Table, Failure> {
         let fault = |reason: String| TargetError::Table { table: name.clone(), reason };
-        let source = find_schema(name);
+        let source = find_schema(name, None);
         if source.as_ref().is_some_and(|schema| schema.key.is_empty()) {
             return Err(fault(
                 "it has no primary key and no NOT NULL unique key at the source, and without a key no row can be found \

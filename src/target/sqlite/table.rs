@@ -1,8 +1,6 @@
 //! Tables of the file, and the statements for rows of one shape.
 
 use std::ops::Range;
-use std::thread::sleep;
-use std::time::{Duration, Instant};
 
 use rusqlite::{Connection, ErrorCode, params};
 
@@ -12,8 +10,6 @@ use crate::change::{Change, Changes, ColumnType, Form, Op, TableName, TableSchem
 use crate::target::fields::{Stop, each_field};
 use crate::target::{FindSchema, RefusedRow, TargetError, coarse_key};
 
-/// How long the source's schema may lag behind its rows.
-const SCHEMA_PATIENCE: Duration = Duration::from_secs(5);
 /// Shapes of rows of one table whose statements are kept.
 const SHAPES_MAX: usize = 16;
 
@@ -81,25 +77,15 @@ fn quoted(name: &str) -> String {
     format!("\"{}\"", name.replace('"', "\"\""))
 }
 
-/// The source's schema with that column. A row may be here before the statement of its table's new schema.
+/// The source's schema with that column.
 pub(super) fn schema_with(table: &TableName, column: &str, schemas: &FindSchema) -> Result<TableSchema, TargetError> {
-    let asked = Instant::now();
-    loop {
-        let schema = schemas(table);
-        let known = schema.is_some();
-        if let Some(schema) = schema.filter(|schema| schema.form(column).is_some()) {
-            return Ok(schema);
-        }
-        if !known || asked.elapsed() > SCHEMA_PATIENCE {
-            return Err(TargetError::Table {
-                table: table.clone(),
-                reason: format!(
-                    "missing column in the target: {column}: add it there, or let publish announce the table's schema"
-                ),
-            });
-        }
-        sleep(Duration::from_millis(100));
-    }
+    let schema = schemas(table, Some(column)).filter(|schema| schema.form(column).is_some());
+    schema.ok_or_else(|| TargetError::Table {
+        table: table.clone(),
+        reason: format!(
+            "missing column in the target: {column}: add it there, or let publish announce the table's schema"
+        ),
+    })
 }
 
 /// The error for a table whose rows can't be found again.
@@ -119,7 +105,7 @@ impl Table {
 
     pub(super) fn outdated(&self, schemas: &FindSchema) -> bool {
         let Some(known) = &self.source else { return false };
-        schemas(&self.name).is_some_and(|now| !now.same_shape(known))
+        schemas(&self.name, None).is_some_and(|now| !now.same_shape(known))
     }
 
     /// Looks the table up, making it, and columns it lacks, from the source's schema.
