@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use binlog::{Database, SERVERS, Seen, connect, decode, read_to_end, rows, url};
 use mysql::prelude::Queryable;
-use tidegate::change::Op;
+use tidegate::change::{BATCH_BYTES, Op};
 use tidegate::source::mysql::MysqlReader;
 use tidegate::source::{Raws, Reader, Resume, SourceError, Start, now_ms};
 
@@ -181,6 +181,33 @@ fn compressed_transactions_are_read() {
     let seen = without_schemas(decode(&raws).unwrap());
     assert_eq!(seen.len(), (0..20).map(|number| 2 + number % 4).sum::<usize>());
     assert!(seen.windows(2).all(|pair| pair[0].seq < pair[1].seq));
+
+    // A long one comes in parts, none of which is a place to go on from.
+    database.run("CREATE TABLE long_one (id int primary key, v varchar(200))");
+    let start = database.end();
+    database.run(
+        "INSERT INTO long_one SELECT a.n * 1000 + b.n, repeat('x', 200) FROM \
+         (WITH RECURSIVE s AS (SELECT 0 n UNION ALL SELECT n + 1 FROM s WHERE n < 99) SELECT n FROM s) a, \
+         (WITH RECURSIVE s AS (SELECT 0 n UNION ALL SELECT n + 1 FROM s WHERE n < 999) SELECT n FROM s) b",
+    );
+    database.run("INSERT INTO long_one VALUES (-1, 'behind it')");
+    let mut reader = database.reader(&start);
+    let (mut all, mut parts, mut largest) = (Raws::default(), 0, 0);
+    loop {
+        let mut raws = Raws::default();
+        let mark = reader.read(&mut raws).unwrap();
+        raws.iter().for_each(|(head, payload)| all.push(*head, payload));
+        largest = largest.max(raws.payload_bytes());
+        parts += usize::from(mark.seq > mark.resume.seq);
+        if mark.end {
+            break;
+        }
+    }
+    let seen = without_schemas(decode(&all).unwrap());
+    assert_eq!(seen.len(), 100_001);
+    assert!(parts > 5 && largest < 2 * BATCH_BYTES, "{parts} parts, {largest} bytes");
+    let again = without_schemas(database.changes(&start));
+    assert_eq!(seen.last().unwrap().seq, again.last().unwrap().seq);
 }
 
 #[test]

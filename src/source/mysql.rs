@@ -13,6 +13,7 @@ mod ahead;
 mod events;
 mod feed;
 mod outage;
+mod packed;
 mod place;
 mod reader;
 mod server;

@@ -6,13 +6,12 @@ use std::sync::Arc;
 
 use mysql::binlog::EventType;
 use mysql::binlog::events::{Event, EventData, TransactionPayloadEvent};
-use mysql_common::binlog::EventStreamReader;
-use mysql_common::binlog::consts::BinlogVersion;
 
 use crate::change::TableName;
 use crate::codec::binlog::{Described, Flavor, TableMap, event, pack_context};
 use crate::source::{Clock, Mark, Raws, Resume, SourceError, TableFilter};
 
+use super::packed::Packed;
 use super::place::{Origin, Place, kept_as};
 use super::server::versioned;
 use super::statement::{Named, Statement, classify, text_of};
@@ -71,6 +70,8 @@ pub(super) struct Follower {
     /// The number of the next event.
     seq: u64,
     open: Option<Transaction>,
+    /// The compressed transaction that is being read, which is the open one.
+    packed: Option<Packed>,
     /// Contexts of the tables of the open transaction, by table number.
     tables: HashMap<u64, Context>,
     /// Contexts by the table map's bytes, until a table is altered.
@@ -115,6 +116,7 @@ impl Follower {
             place,
             seq,
             open: None,
+            packed: None,
             tables: HashMap::new(),
             contexts: HashMap::new(),
             broken: None,
@@ -131,6 +133,7 @@ impl Follower {
             (self.place, self.seq) = (open.place.clone(), open.seq);
             self.broken = Some(open);
         }
+        self.packed = None;
         self.tables.clear();
         self.live = false;
         self.fresh = true;
@@ -157,6 +160,15 @@ impl Follower {
         Mark { seq, time: self.clock.time(seq), resume, end }
     }
 
+    /// The next event of the compressed transaction that is being read, which comes before any other.
+    ///
+    /// # Errors
+    /// It can't be unpacked.
+    pub fn unpack(&mut self) -> Result<Option<Event>, SourceError> {
+        let event = self.packed.as_mut().map(Packed::next).transpose();
+        event.map_err(|error| self.broken_event(&error))
+    }
+
     /// Takes an event, read at `now` (ms), and appends it to `out` if it changes rows of a wanted table.
     ///
     /// # Errors
@@ -168,6 +180,10 @@ impl Follower {
         describe: &mut Describe,
         out: &mut Raws,
     ) -> Result<(), SourceError> {
+        if self.packed.is_some() {
+            self.take_plain(event, now, describe, out)?;
+            return self.end_packed();
+        }
         let header = event.header();
         let artificial = header.log_pos() == 0 || header.flags_raw() & 0x20 != 0;
         match header.event_type_raw() {
@@ -187,14 +203,39 @@ impl Follower {
                 return Ok(());
             }
             t if t == EventType::FORMAT_DESCRIPTION_EVENT as u8 => self.take_file(header.timestamp())?,
-            t if t == EventType::TRANSACTION_PAYLOAD_EVENT as u8 => self.take_payload(event, now, describe, out)?,
+            t if t == EventType::TRANSACTION_PAYLOAD_EVENT as u8 => {
+                let payload: TransactionPayloadEvent = event.read_event().map_err(|e| self.broken_event(&e))?;
+                self.packed = Some(Packed::new(&payload, header.log_pos()).map_err(|e| self.broken_event(&e))?);
+                return self.end_packed();
+            }
             _ => self.take_plain(event, now, describe, out)?,
         }
         if !artificial {
-            self.place.advance(header.log_pos());
-            if self.open.is_none() {
-                self.tables.clear();
-            }
+            self.advance(header.log_pos());
+        }
+        Ok(())
+    }
+
+    /// Goes on to the end of an event.
+    fn advance(&mut self, end: u32) {
+        self.place.advance(end);
+        if self.open.is_none() {
+            self.tables.clear();
+        }
+    }
+
+    /// Ends the compressed transaction if everything in it has been taken. It has to be over then, and not before: while it is
+    /// read, the only place to go on from is where it begins.
+    fn end_packed(&mut self) -> Result<(), SourceError> {
+        let Some(packed) = &mut self.packed else { return Ok(()) };
+        let (empty, end) = (packed.is_empty(), packed.end);
+        let empty = empty.map_err(|error| self.broken_event(&error))?;
+        if empty != self.open.is_none() {
+            return Err(self.broken_event(&"a compressed transaction ends before its end or goes on behind it"));
+        }
+        if empty {
+            self.packed = None;
+            self.advance(end);
         }
         Ok(())
     }
@@ -210,26 +251,6 @@ impl Follower {
              binlog was begun anew (RESET BINARY LOGS AND GTIDS, RESET MASTER), and what was in the old one and not read yet is \
              gone: copy the tables anew and give the job another topic"
         )))
-    }
-
-    /// The events inside of a compressed transaction.
-    fn take_payload(
-        &mut self,
-        event: &Event,
-        now: u64,
-        describe: &mut Describe,
-        out: &mut Raws,
-    ) -> Result<(), SourceError> {
-        let payload: TransactionPayloadEvent = event.read_event().map_err(|e| self.broken_event(&e))?;
-        let mut bytes = payload.decompressed().map_err(|e| self.broken_event(&e))?;
-        let mut reader = EventStreamReader::new(BinlogVersion::Version4);
-        while bytes.has_data_left().map_err(|e| self.broken_event(&e))? {
-            match reader.read_decompressed(&mut bytes).map_err(|e| self.broken_event(&e))? {
-                Some(event) => self.take_plain(&event, now, describe, out)?,
-                None => break,
-            }
-        }
-        Ok(())
     }
 
     fn take_plain(

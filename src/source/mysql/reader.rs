@@ -120,7 +120,11 @@ impl MysqlReader {
             }
             let Some(feed) = &self.feed else { return self.reconnect() };
             let now = now_ms();
-            match feed.next(wait) {
+            let next = match self.follower.unpack()? {
+                Some(event) => Some(Ok(event)),
+                None => feed.next(wait),
+            };
+            match next {
                 None => {
                     self.follower.idle(now);
                     return Ok(());
