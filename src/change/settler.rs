@@ -81,6 +81,26 @@ impl Settler {
         self.partitions.entry(partition).or_insert(Partition { newest_ms: None, seen_at_ms: now_ms });
     }
 
+    /// Takes note, at `now_ms`, that a partition has records that are not read yet: it is not idle.
+    pub fn wait_for(&mut self, partition: u32, now_ms: u64) {
+        if let Some(state) = self.partitions.get_mut(&partition) {
+            state.seen_at_ms = now_ms;
+        }
+    }
+
+    /// Leaves a partition out until it has another record, as one that is idle.
+    pub fn leave_out(&mut self, partition: u32) {
+        if let Some(state) = self.partitions.get_mut(&partition) {
+            state.seen_at_ms = 0;
+        }
+    }
+
+    /// The first epoch that a partition, for its part, leaves open.
+    pub fn own_epoch(&self, partition: u32) -> u64 {
+        let bound = self.policy.out_of_orderness.as_millis() as u64;
+        epoch_of(self.newest(partition).saturating_sub(bound), self.policy.epoch)
+    }
+
     /// Declares everything seen complete, as if all partitions were idle. Returns the first epoch that is not.
     pub fn complete(&mut self) -> u64 {
         let newest = self

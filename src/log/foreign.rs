@@ -21,6 +21,7 @@ use rdkafka::message::Headers;
 
 use super::LogError;
 use super::kafka::{Consumer, Kafka, Polled, Record};
+use super::lead::Lead;
 use super::moved::Moved;
 use super::reader::{EpochReader, EpochStart, Fetched, Schemas};
 use crate::change::{BATCH_BYTES, Changes, Head, Moment, SettlePolicy, Settler, Verdict, epoch_of, moment};
@@ -49,6 +50,8 @@ pub struct ForeignSettings {
     pub policy: SettlePolicy,
     /// How much later than the policy's out-of-orderness a record may come.
     pub lateness: Duration,
+    /// How many bytes partitions may be ahead of the slowest, all together.
+    pub lead_bytes: usize,
     /// Whether everything counts as complete once the end that was there at the start has been read.
     pub until_caught_up: bool,
 }
@@ -66,6 +69,7 @@ impl ForeignSettings {
             tables: tables.clone(),
             policy,
             lateness: config.lateness,
+            lead_bytes: config.memory / 4,
             until_caught_up,
         })
     }
@@ -88,6 +92,13 @@ struct Partition {
     given: u64,
     /// What comes again of applied epochs, until it is let go.
     held: Option<Held>,
+    lead: Lead,
+}
+
+impl Partition {
+    fn is_at_end(&self) -> bool {
+        self.next >= self.end
+    }
 }
 
 #[derive(Debug)]
@@ -151,7 +162,7 @@ impl ForeignReader {
             let inside = first > 0 && kept.get(*number as usize).is_some_and(|(low, _)| start > low);
             let held = (first > 0).then(|| Held { changes: Changes::default(), end: *end });
             let moved = Moved::new(*start, settings.horizon(), settings.policy.epoch, inside);
-            (*number, Partition { next: *start, end: *end, moved, given: 0, held })
+            (*number, Partition { next: *start, end: *end, moved, given: 0, held, lead: Lead::default() })
         };
         let guess = Guess {
             topic: topic.to_string(),
@@ -170,9 +181,40 @@ impl ForeignReader {
     }
 }
 
+impl ForeignReader {
+    /// Holds back the partitions that are far ahead of `frontier`.
+    fn keep_pace(&mut self, frontier: Moment) -> Result<(), LogError> {
+        let Guess { partitions, settler, settings, .. } = &mut self.guess;
+        let bytes_max = settings.lead_bytes / partitions.len().max(1);
+        for (number, partition) in partitions {
+            let own = moment(settler.own_epoch(*number), 0);
+            if let Some(held) = partition.lead.keep_pace(own, frontier, bytes_max) {
+                self.consumer.hold(*number, held)?;
+            }
+        }
+        Ok(())
+    }
+}
+
 impl Guess {
     fn at_end(&self) -> bool {
-        self.partitions.values().all(|partition| partition.next >= partition.end)
+        self.partitions.values().all(Partition::is_at_end)
+    }
+
+    /// The first epoch that is open now.
+    fn first_open(&mut self) -> u64 {
+        let (now, to_the_end) = (now_ms(), self.settings.until_caught_up);
+        if to_the_end && self.at_end() {
+            return self.settler.complete();
+        }
+        for (number, partition) in &self.partitions {
+            if partition.lead.is_held() {
+                self.settler.wait_for(*number, now);
+            } else if to_the_end && partition.is_at_end() {
+                self.settler.leave_out(*number);
+            }
+        }
+        self.settler.epoch(now)
     }
 
     fn unusable(&self, record: Record<'_>, reason: String) -> Result<(), LogError> {
@@ -258,6 +300,7 @@ impl Guess {
             Verdict::Late => self.settler.take(now_ms()),
         };
         taken.batches.entry(epoch).or_default().push(*head, payload);
+        partition.lead.add(moment(epoch, 0), payload.len());
         self.give(number, epoch, offset, taken);
         true
     }
@@ -287,6 +330,7 @@ impl Guess {
         let batch = taken.batches.entry(epoch).or_default();
         held.changes.iter().for_each(|(head, payload)| batch.push(*head, payload));
         let partition = self.partition(number);
+        partition.lead.add(moment(epoch, 0), held.changes.payload_bytes());
         // The next run has to read it again until this epoch is durable: no start is said before another is given.
         partition.given = epoch.max(partition.given);
         (self.wanted, self.newest) = (self.wanted.max(epoch + 1), self.newest.max(epoch + 1));
@@ -344,8 +388,9 @@ impl EpochReader for ForeignReader {
         };
         let read: Vec<u32> = guess.partitions.iter().filter(read).map(|(number, _)| *number).collect();
         read.into_iter().for_each(|number| guess.let_go(number, &mut taken));
-        let complete = guess.settings.until_caught_up && guess.at_end();
-        let epoch = if complete { guess.settler.complete() } else { guess.settler.epoch(now_ms()) };
+        let epoch = guess.first_open();
+        self.keep_pace(moment(epoch, 0))?;
+        let guess = &self.guess;
         Ok(Fetched {
             batches: taken.batches.into_iter().map(|(epoch, batch)| (moment(epoch, 0), batch)).collect(),
             starts: taken.starts,

@@ -9,6 +9,7 @@
 
 mod foreign;
 mod kafka;
+mod lead;
 mod librdkafka;
 mod meta;
 mod moved;

@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use super::LogError;
 use super::kafka::{Consumer, Kafka, Polled, Record};
+use super::lead::Lead;
 use super::meta::{Layout, Meta, Statement, meta_topic};
 use super::record::parse_record;
 use crate::change::{BATCH_BYTES, Changes, Moment, TableName, TableSchema, epoch_of, moment};
@@ -118,10 +119,7 @@ struct Partition {
     newest: Moment,
     statements: VecDeque<Statement>,
     batch: Changes,
-    /// What has been handed over beyond the reader's frontier: moments and bytes, oldest first, and all their bytes.
-    ahead: VecDeque<(Moment, usize)>,
-    ahead_bytes: usize,
-    held: bool,
+    lead: Lead,
 }
 
 impl Partition {
@@ -138,9 +136,7 @@ impl Partition {
             newest: 0,
             statements: VecDeque::new(),
             batch: Changes::default(),
-            ahead: VecDeque::new(),
-            ahead_bytes: 0,
-            held: false,
+            lead: Lead::default(),
         }
     }
 
@@ -175,23 +171,9 @@ impl Partition {
         if !batch.is_empty() {
             let first = batch.head(0).seq;
             let at = moment(self.epoch, if first > self.together { first } else { 0 });
-            let bytes = batch.payload_bytes();
-            self.ahead.push_back((at, bytes));
-            self.ahead_bytes += bytes;
+            self.lead.add(at, batch.payload_bytes());
             batches.push((at, batch));
         }
-    }
-
-    /// Forgets what the reader's frontier has passed. Says whether the partition is to be held back, or let go, from now on.
-    fn keep_pace(&mut self, frontier: Moment, lead_bytes: usize) -> Option<bool> {
-        while let Some((_, bytes)) = self.ahead.pop_front_if(|(at, _)| *at < frontier) {
-            self.ahead_bytes -= bytes;
-        }
-        let held = match self.held {
-            false => self.ahead_bytes > lead_bytes && self.frontier() > frontier,
-            true => self.ahead_bytes > lead_bytes / 2,
-        };
-        (held != std::mem::replace(&mut self.held, held)).then_some(held)
     }
 }
 
@@ -436,9 +418,9 @@ impl EpochReader for Reader {
             }
         }
         fetched.frontier = self.partitions.values().map(Partition::frontier).min();
-        // What is ahead of the slowest partition can't be applied: it would only fill memory.
         for (number, partition) in &mut self.partitions {
-            if let Some(held) = partition.keep_pace(fetched.frontier.expect("there is a partition"), self.lead_bytes) {
+            let (own, frontier) = (partition.frontier(), fetched.frontier.expect("there is a partition"));
+            if let Some(held) = partition.lead.keep_pace(own, frontier, self.lead_bytes) {
                 self.consumer.hold(*number, held)?;
             }
         }
@@ -453,7 +435,8 @@ impl EpochReader for Reader {
         let ends = self.kafka.ends(&self.topic)?;
         let mut starts = Vec::new();
         for (number, partition) in &mut self.partitions {
-            (partition.end, partition.ended, partition.held) = (ends[*number as usize].1, false, false);
+            (partition.end, partition.ended) = (ends[*number as usize].1, false);
+            partition.lead.release();
             partition.wanted = partition.newest;
             starts.push((*number, Some(partition.next)));
         }

@@ -41,6 +41,7 @@ struct Reading {
     topic: Topic,
     next: Vec<usize>,
     ended: Vec<bool>,
+    held: Vec<bool>,
 }
 
 impl Topic {
@@ -67,6 +68,9 @@ impl Consumer for Reading {
         }
         let first = self.topic.choices.below(self.next.len());
         for number in (0..self.next.len()).map(|number| (first + number) % self.next.len()) {
+            if self.held[number] {
+                continue;
+            }
             if self.next[number] < self.topic.shown()[number] {
                 let (partition, offset) = (number as u32, self.next[number] as u64);
                 self.next[number] += 1;
@@ -82,8 +86,9 @@ impl Consumer for Reading {
         Ok(Polled::Nothing)
     }
 
-    fn hold(&mut self, _partition: u32, _held: bool) -> Result<(), LogError> {
-        unreachable!("no partition is held back")
+    fn hold(&mut self, partition: u32, held: bool) -> Result<(), LogError> {
+        assert_ne!(std::mem::replace(&mut self.held[partition as usize], held), held, "it is so already");
+        Ok(())
     }
 }
 
@@ -93,7 +98,12 @@ impl Kafka for Topic {
     }
     fn consumer(&self, _topic: &str, starts: &[(u32, Option<u64>)]) -> Result<Box<dyn Consumer>, LogError> {
         let next: Vec<_> = starts.iter().map(|(_, start)| start.unwrap_or(0) as usize).collect();
-        Ok(Box::new(Reading { topic: self.clone(), ended: vec![false; next.len()], next }))
+        Ok(Box::new(Reading {
+            topic: self.clone(),
+            ended: vec![false; next.len()],
+            held: vec![false; next.len()],
+            next,
+        }))
     }
     fn offsets_at(&self, _topic: &str, _time: u64) -> Result<Vec<u64>, LogError> {
         unreachable!("nobody asks")
@@ -280,6 +290,7 @@ fn settings(idle_timeout: Duration) -> ForeignSettings {
         tables: TableFilter::default(),
         policy: SettlePolicy { out_of_orderness: Duration::from_millis(20), idle_timeout, epoch: EPOCH },
         lateness: Duration::from_millis(60),
+        lead_bytes: usize::MAX,
         until_caught_up: false,
     }
 }
@@ -298,6 +309,29 @@ fn a_time_in_the_future_is_refused_with_its_place() {
     );
 }
 
+#[test]
+fn a_partition_that_is_far_ahead_waits_for_the_others() {
+    // The second has its first record at once, and the others when the first partition has been read as far as it may.
+    let times = |count: u64| (0..count).map(|n| message(1, 1_000_000 + n * 10)).collect::<Vec<_>>();
+    let records = vec![times(20_000), times(20_000)];
+    let choices = Choices(Arc::new(Mutex::new((vec![1], 0))));
+    let topic = Topic { records: Arc::new(records), shown: Arc::new(Mutex::new(vec![20_000, 1])), choices };
+    let settings = ForeignSettings { lead_bytes: 100_000, ..settings(Duration::from_secs(3600)) };
+    let mut run = Run::begin(&topic, &Warehouse::default(), &settings);
+    let read = |run: &Run| run.open.values().map(Vec::len).sum::<usize>();
+    (0..1_000).for_each(|_| run.poll());
+    let ahead = read(&run);
+    assert!((300..5_000).contains(&ahead), "{ahead} records wait for those of the other partition");
+    topic.shown()[1] = 20_000;
+    let mut most = 0;
+    for _ in 0..100_000 {
+        run.poll();
+        most = most.max(read(&run));
+    }
+    assert!(most < 10_000, "{most} records wait");
+    assert_eq!(run.frontier, (1_000_000 + 19_999 * 10 - 20) / 10, "both have been read to their ends");
+}
+
 /// How far a partition moves on: mostly little, at times by many horizons.
 fn ahead() -> impl Strategy<Value = u64> {
     prop_oneof![8 => 0u64..15, 2 => 15u64..120, 1 => 120u64..900]
@@ -309,10 +343,11 @@ proptest! {
     fn no_row_goes_back_and_the_newest_of_each_key_is_there_in_the_end(
         steps in proptest::collection::vec((0usize..3, 0i64..3, ahead(), 0u64..90), 1..120),
         choices in proptest::collection::vec(any::<u8>(), 40..200),
-        stops in 1usize..6, idle in any::<bool>(),
+        stops in 1usize..6, idle in any::<bool>(), lead_bytes in prop_oneof![Just(usize::MAX), 0usize..900],
     ) {
         // Every partition at once, or none.
         let settings = settings(if idle { Duration::ZERO } else { Duration::from_secs(3600) });
+        let settings = ForeignSettings { lead_bytes, ..settings };
         let (records, oracle) = topic_of(&steps, settings.horizon());
         let choices = Choices(Arc::new(Mutex::new((choices, 0))));
         let shown = Arc::new(Mutex::new(vec![0; records.len()]));
