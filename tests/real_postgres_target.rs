@@ -351,3 +351,20 @@ fn a_key_column_that_takes_two_keys_of_the_source_for_one_is_refused() {
         assert!(rows[0].column.as_deref() == Some("k") && rows[0].key == case.3, "{}: {}", case.1, rows[0]);
     }
 }
+
+#[test]
+fn a_column_that_was_narrowed_at_the_target_rounds_nothing() {
+    let mut place = Place::new();
+    let mut lane = place.run(&Schemas::of(&[schema("t", &[("id", "bigint"), ("v", "decimal(10,3)")], &["id"])]));
+    lane.apply(&step(1, &[(Insert, "t", "1", r#"{"id":1,"v":"3.125"}"#)])).unwrap();
+    place.execute("ALTER TABLE t ALTER v TYPE numeric(10,1)");
+    lane.apply(&step(2, &[(Insert, "t", "2", r#"{"id":2,"v":"3.100"}"#)])).unwrap();
+    place.execute("ALTER TABLE t ALTER v TYPE numeric(10,3)");
+    lane.apply(&step(3, &[(Insert, "t", "3", r#"{"id":3,"v":"3.125"}"#)])).unwrap();
+    place.execute("ALTER TABLE t ALTER v TYPE numeric(10,2)");
+    let rows = refused(lane.apply(&step(4, &[(Insert, "t", "4", r#"{"id":4,"v":"3.125"}"#)])));
+    assert_eq!((rows.len(), rows[0].key.as_str()), (1, "4"), "{rows:?}");
+    place.execute("ALTER TABLE t ALTER v TYPE numeric(10,3)");
+    lane.apply(&step(4, &[(Insert, "t", "4", r#"{"id":4,"v":"3.125"}"#)])).unwrap();
+    assert_eq!(place.query("SELECT * FROM t WHERE id > 2 ORDER BY id"), ["3|3.130", "4|3.125"]);
+}

@@ -104,6 +104,8 @@ impl TableSchema {
         let ty = |schema: &TableSchema, name: &str| schema.column(name).map(|column| column.ty);
         let keeps_text = |name: &String| match (ty(before, name), ty(self, name)) {
             (Some(ColumnType::Integer { .. }), Some(ColumnType::Integer { .. })) => true,
+            // CHAR drops the blanks at the end.
+            (Some(ColumnType::Varchar | ColumnType::Text), Some(ColumnType::Char)) => false,
             (Some(old), Some(new)) => old == new || (old.is_text() && new.is_text()),
             _ => true,
         };
@@ -141,8 +143,19 @@ mod tests {
         assert!(moved(&["a"], &[("a", "int"), ("b", "varchar(9)")]), "fewer columns");
         assert!(moved(&["a", "b"], &[("a", "decimal(9,2)"), ("b", "varchar(9)")]), "another text");
         assert!(!moved(&[], &[("a", "int")]), "a table without a key is refused elsewhere");
-        let before = schema(&["c"], &[("c", "decimal(9,2)")]);
-        assert!(schema(&["c"], &[("c", "decimal(9,3)")]).has_moved_keys(&before), "another scale");
+        for (old, new, expected) in [
+            ("decimal(9,2)", "decimal(9,3)", true), // another scale
+            ("varchar(9)", "char(9)", true),        // blanks at the end go
+            ("text", "char(9)", true),
+            ("char(9)", "varchar(9)", false),
+            ("enum('a')", "char(9)", false),
+            ("varbinary(9)", "binary(9)", true), // zeroes come
+            ("binary(9)", "binary(10)", true),
+            ("binary(9)", "binary(9)", false),
+        ] {
+            let [before, now] = [old, new].map(|ty| schema(&["c"], &[("c", ty)]));
+            assert_eq!(now.has_moved_keys(&before), expected, "{old} to {new}");
+        }
     }
 
     #[test]

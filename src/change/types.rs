@@ -43,11 +43,15 @@ pub enum ColumnType {
     DateTime(u8),
     /// TIMESTAMP with so many digits of a second: an instant.
     Timestamp(u8),
-    /// CHAR, VARCHAR.
+    /// CHAR: blanks at the end of a value are not kept.
+    Char,
+    /// VARCHAR.
     Varchar,
     /// TINYTEXT to LONGTEXT.
     Text,
-    /// BINARY, VARBINARY.
+    /// BINARY of so many bytes, up to which values are filled with zeroes. 0: the source does not say how many.
+    Binary(u8),
+    /// VARBINARY.
     Varbinary,
     /// TINYBLOB to LONGBLOB, and anything else that is bytes (VECTOR).
     Blob,
@@ -107,17 +111,21 @@ impl ColumnType {
             ColumnType::Time(_) => Form::Time,
             ColumnType::DateTime(_) => Form::DateTime,
             ColumnType::Timestamp(_) => Form::Instant,
-            ColumnType::Varchar | ColumnType::Text | ColumnType::Enum | ColumnType::Set | ColumnType::Unknown => {
-                Form::Text
-            }
-            ColumnType::Varbinary | ColumnType::Blob | ColumnType::Geometry => Form::Bytes,
+            ColumnType::Char
+            | ColumnType::Varchar
+            | ColumnType::Text
+            | ColumnType::Enum
+            | ColumnType::Set
+            | ColumnType::Unknown => Form::Text,
+            ColumnType::Binary(_) | ColumnType::Varbinary | ColumnType::Blob | ColumnType::Geometry => Form::Bytes,
             ColumnType::Json => Form::Json,
         }
     }
 
     /// Whether it holds text.
     pub fn is_text(self) -> bool {
-        matches!(self, ColumnType::Varchar | ColumnType::Text | ColumnType::Enum | ColumnType::Set)
+        use ColumnType::{Char, Enum, Set, Text, Varchar};
+        matches!(self, Char | Varchar | Text | Enum | Set)
     }
 
     /// The column type for a table that tidegate creates on PostgreSQL or Hologres. A key column may not be numeric or a
@@ -150,10 +158,13 @@ impl ColumnType {
             ColumnType::Time(_) => "text".into(),
             ColumnType::DateTime(_) => "timestamp".into(),
             ColumnType::Timestamp(_) => "timestamptz".into(),
-            ColumnType::Varchar | ColumnType::Text | ColumnType::Enum | ColumnType::Set | ColumnType::Unknown => {
-                "text".into()
-            }
-            ColumnType::Varbinary | ColumnType::Blob | ColumnType::Geometry => "bytea".into(),
+            ColumnType::Char
+            | ColumnType::Varchar
+            | ColumnType::Text
+            | ColumnType::Enum
+            | ColumnType::Set
+            | ColumnType::Unknown => "text".into(),
+            ColumnType::Binary(_) | ColumnType::Varbinary | ColumnType::Blob | ColumnType::Geometry => "bytea".into(),
             // json keeps the text; jsonb would reorder keys and drop repeated ones.
             ColumnType::Json => "json".into(),
         }
@@ -161,15 +172,7 @@ impl ColumnType {
 
     /// Whether different values of it, as texts, may be one number, date or UUID: any text, and -0 and 0.
     pub fn is_loose(self) -> bool {
-        matches!(
-            self,
-            ColumnType::Varchar
-                | ColumnType::Text
-                | ColumnType::Enum
-                | ColumnType::Set
-                | ColumnType::Float
-                | ColumnType::Double
-        )
+        self.is_text() || matches!(self, ColumnType::Float | ColumnType::Double)
     }
 
     /// The column type for a table that tidegate creates on SQLite. Whatever SQLite would turn into a float or round
@@ -189,7 +192,7 @@ impl ColumnType {
 
 impl fmt::Display for ColumnType {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let fsp = |f: &mut fmt::Formatter<'_>, name: &str, digits: u8| match digits {
+        let sized = |f: &mut fmt::Formatter<'_>, name: &str, digits: u8| match digits {
             0 => f.write_str(name),
             _ => write!(f, "{name}({digits})"),
         };
@@ -210,11 +213,13 @@ impl fmt::Display for ColumnType {
             ColumnType::Bit(bits) => write!(f, "bit({bits})"),
             ColumnType::Year => f.write_str("year"),
             ColumnType::Date => f.write_str("date"),
-            ColumnType::Time(digits) => fsp(f, "time", digits),
-            ColumnType::DateTime(digits) => fsp(f, "datetime", digits),
-            ColumnType::Timestamp(digits) => fsp(f, "timestamp", digits),
+            ColumnType::Time(digits) => sized(f, "time", digits),
+            ColumnType::DateTime(digits) => sized(f, "datetime", digits),
+            ColumnType::Timestamp(digits) => sized(f, "timestamp", digits),
+            ColumnType::Char => f.write_str("char"),
             ColumnType::Varchar => f.write_str("varchar"),
             ColumnType::Text => f.write_str("text"),
+            ColumnType::Binary(bytes) => sized(f, "binary", bytes),
             ColumnType::Varbinary => f.write_str("varbinary"),
             ColumnType::Blob => f.write_str("blob"),
             ColumnType::Json => f.write_str("json"),
@@ -261,9 +266,11 @@ impl FromStr for ColumnType {
             "time" => ColumnType::Time(first(0)),
             "datetime" => ColumnType::DateTime(first(0)),
             "timestamp" => ColumnType::Timestamp(first(0)),
-            "char" | "varchar" | "uuid" | "inet4" | "inet6" => ColumnType::Varchar,
+            "char" => ColumnType::Char,
+            "varchar" | "uuid" | "inet4" | "inet6" => ColumnType::Varchar,
             "tinytext" | "text" | "mediumtext" | "longtext" => ColumnType::Text,
-            "binary" | "varbinary" => ColumnType::Varbinary,
+            "binary" => ColumnType::Binary(first(0)),
+            "varbinary" => ColumnType::Varbinary,
             "tinyblob" | "blob" | "mediumblob" | "longblob" | "vector" => ColumnType::Blob,
             "json" => ColumnType::Json,
             "enum" => ColumnType::Enum,
@@ -319,8 +326,11 @@ mod tests {
         "datetime(3)",
         "timestamp",
         "timestamp(6)",
+        "char",
         "varchar",
         "text",
+        "binary",
+        "binary(16)",
         "varbinary",
         "blob",
         "json",

@@ -15,7 +15,7 @@ use mysql::prelude::Queryable;
 use mysql::{Conn, Opts, OptsBuilder, Row as MysqlRow, Value as Wire};
 
 use super::{Keys, RowSink, Session, Side, SourceTable, TablePlan, TargetColumn, Value, VerifyError, calendar};
-use crate::change::{Column, ColumnType, TableName, TableSchema};
+use crate::change::{Column, ColumnType, Form, TableName, TableSchema};
 use crate::config::{MYSQL_URL, MysqlConfig};
 use crate::source::TableFilter;
 
@@ -345,7 +345,7 @@ fn give(row: &MysqlRow, types: &[ColumnType], converted: &[Option<Charset>], sin
 fn bytes_value(ty: ColumnType, bytes: &[u8]) -> Value<'_> {
     match ty {
         ColumnType::Bit(_) => Value::UInt(bytes.iter().fold(0, |bits, byte| bits << 8 | u64::from(*byte))),
-        ColumnType::Varbinary | ColumnType::Blob | ColumnType::Geometry => Value::Bytes(bytes),
+        ty if ty.form() == Form::Bytes => Value::Bytes(bytes),
         // ZEROFILL is for the eye.
         ColumnType::Decimal { .. } => {
             let fill = bytes.windows(2).take_while(|two| two[0] == b'0' && two[1].is_ascii_digit()).count();

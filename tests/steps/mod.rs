@@ -1,6 +1,7 @@
 //! Steps and schemas for the tests of targets, from keys and JSON.
 
 use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use tidegate::change::{Changes, Column, NewChange, Op, TableName, TableSchema};
 use tidegate::target::{FindSchema, Progress, Step};
@@ -81,6 +82,16 @@ impl Schemas {
 
     pub fn find(&self) -> FindSchema {
         let all = self.0.clone();
-        Arc::new(move |name, _| all.lock().unwrap().iter().find(|schema| schema.name == *name).cloned())
+        Arc::new(move |name, column| {
+            let asked = Instant::now();
+            loop {
+                let known = all.lock().unwrap().iter().find(|schema| schema.name == *name).cloned();
+                let says = |schema: &TableSchema| column.is_none_or(|column| schema.form(column).is_some());
+                if known.is_none() || known.as_ref().is_some_and(says) || asked.elapsed() > Duration::from_secs(2) {
+                    return known;
+                }
+                std::thread::sleep(Duration::from_millis(10));
+            }
+        })
     }
 }

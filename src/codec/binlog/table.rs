@@ -245,7 +245,7 @@ fn layout_of(column: &Physical, ty: ColumnType, described: &DescribedColumn) -> 
         return Ok(native);
     }
     let unsigned = matches!(ty, ColumnType::Integer { unsigned: true, .. });
-    let binary = matches!(ty, ColumnType::Varbinary | ColumnType::Blob);
+    let binary = matches!(ty, ColumnType::Binary(_) | ColumnType::Varbinary | ColumnType::Blob);
     if !same_bytes(type_of(column, unsigned, binary)?, ty) {
         return Err(format!("its type is {ty} now, and was another when this was logged"));
     }
@@ -264,10 +264,10 @@ fn native(column: &Physical, described: &DescribedColumn) -> Option<Layout> {
 
 /// Whether values of both types lie in the binlog alike.
 fn same_bytes(logged: ColumnType, described: ColumnType) -> bool {
-    use ColumnType::{Blob, Geometry, Text, Varbinary, Varchar};
+    use ColumnType::{Binary, Blob, Char, Geometry, Text, Varbinary, Varchar};
     let family = |ty| match ty {
-        Varchar | Text => Varchar,
-        Varbinary | Blob | Geometry => Varbinary,
+        Char | Varchar | Text => Varchar,
+        Binary(_) | Varbinary | Blob | Geometry => Varbinary,
         other => other,
     };
     family(logged) == family(described)
@@ -299,8 +299,10 @@ fn type_of(column: &Physical, unsigned: bool, binary: bool) -> Result<ColumnType
         code::TIME2 => ColumnType::Time(meta),
         code::DATETIME2 => ColumnType::DateTime(meta),
         code::TIMESTAMP2 => ColumnType::Timestamp(meta),
-        code::VARCHAR | code::VAR_STRING | code::STRING if binary => ColumnType::Varbinary,
-        code::VARCHAR | code::VAR_STRING | code::STRING => ColumnType::Varchar,
+        code::STRING if binary => ColumnType::Binary(meta),
+        code::STRING => ColumnType::Char,
+        code::VARCHAR | code::VAR_STRING if binary => ColumnType::Varbinary,
+        code::VARCHAR | code::VAR_STRING => ColumnType::Varchar,
         code::BLOB if binary => ColumnType::Blob,
         code::BLOB => ColumnType::Text,
         code::VECTOR => ColumnType::Blob,
@@ -342,11 +344,11 @@ fn layout(column: &Physical, ty: ColumnType, charset: Option<String>, members: &
         ColumnType::Time(digits) | ColumnType::DateTime(digits) | ColumnType::Timestamp(digits) => {
             return Err(format!("its seconds have {digits} digits"));
         }
-        ColumnType::Varchar | ColumnType::Text => {
+        ColumnType::Char | ColumnType::Varchar | ColumnType::Text => {
             let charset = charset.ok_or("the binlog does not say which character set it has")?;
             Layout::Text { length, charset: charset.into() }
         }
-        ColumnType::Varbinary => {
+        ColumnType::Binary(_) | ColumnType::Varbinary => {
             Layout::Bytes { length, pad: if column.code == code::STRING { column.meta } else { 0 } }
         }
         ColumnType::Blob | ColumnType::Geometry => Layout::Bytes { length, pad: 0 },

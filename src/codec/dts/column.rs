@@ -77,7 +77,8 @@ fn type_of_number(number: i32) -> ColumnType {
         number::JSON => ColumnType::Json,
         number::ENUM => ColumnType::Enum,
         number::SET => ColumnType::Set,
-        number::VARCHAR | number::VAR_STRING | number::STRING => ColumnType::Varchar,
+        number::STRING => ColumnType::Char,
+        number::VARCHAR | number::VAR_STRING => ColumnType::Varchar,
         number::GEOMETRY => ColumnType::Geometry,
         _ => ColumnType::Text,
     }
@@ -101,9 +102,11 @@ impl Column {
     pub fn new(name: String, number: i32) -> Self {
         let ty = match type_of_number(number) {
             // One number for texts and bytes, and for geometry in both forms; decimals of all digits.
-            ColumnType::Varchar | ColumnType::Text | ColumnType::Geometry | ColumnType::Decimal { .. } => {
-                ColumnType::Unknown
-            }
+            ColumnType::Char
+            | ColumnType::Varchar
+            | ColumnType::Text
+            | ColumnType::Geometry
+            | ColumnType::Decimal { .. } => ColumnType::Unknown,
             ty => ty,
         };
         Column { prefix: column_prefix(&name), name, number, ty }
@@ -209,7 +212,7 @@ impl Column {
         }
         write_text(out, text);
         Ok(match type_of_number(self.number) {
-            ty @ (ColumnType::Varchar | ColumnType::Enum | ColumnType::Set) => ty,
+            ty @ (ColumnType::Char | ColumnType::Varchar | ColumnType::Enum | ColumnType::Set) => ty,
             _ => ColumnType::Text,
         })
     }
@@ -225,6 +228,7 @@ impl Column {
         }
         write_bytes(out, bytes);
         Ok(match type_of_number(self.number) {
+            ColumnType::Char => ColumnType::Binary(0),
             ColumnType::Varchar => ColumnType::Varbinary,
             ColumnType::Geometry => ColumnType::Geometry,
             _ => ColumnType::Blob,

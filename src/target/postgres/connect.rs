@@ -71,6 +71,8 @@ pub struct Server {
     pub dialect: Dialect,
     /// The server's id of the session.
     pub pid: i32,
+    /// The question for the columns of a table, once it has been asked.
+    pub look: Option<postgres::Statement>,
 }
 
 /// Opens connections to the configured server.
@@ -129,7 +131,7 @@ impl Connector {
             ))?;
         }
         let pid = client.query_one("SELECT pg_backend_pid()", &[])?.get(0);
-        Ok(Server { client, dialect, pid })
+        Ok(Server { client, dialect, pid, look: None })
     }
 
     fn not_connected(&self, error: &postgres::Error) -> Failure {

@@ -12,7 +12,7 @@ use super::batch::{Limits, Shape, Sink, Unfit, Unmatched};
 use super::columns::Bad;
 use super::connect::{Connector, Dialect, STATEMENT_TIMEOUT, Server};
 use super::progress;
-use super::table::{Policy, Table, add_column};
+use super::table::{Policy, Table, add_column, look_of};
 use crate::change::{Change, Changes, TableName};
 use crate::target::fields::key_agrees;
 use crate::target::protocol::{JobRow, LaneRow, OtherSession, Session, Store};
@@ -141,6 +141,7 @@ impl Session for PostgresSession {
             }
         }
         self.sent = None;
+        self.refuse_altered(step)?;
         if self.refused.is_empty() { Ok(()) } else { Err(self.give_up()) }
     }
 
@@ -186,6 +187,29 @@ impl Session for PostgresSession {
 }
 
 impl PostgresSession {
+    /// That the tables of a step have the columns that its values were made for, or refused for: PostgreSQL rounds what does not
+    /// fit a narrower type. What the step has written keeps them from changing before its end.
+    fn refuse_altered(&mut self, step: &Step) -> Result<(), Failure> {
+        if !self.is_atomic() {
+            return Ok(());
+        }
+        let mut seen = Vec::new();
+        for (_, changes) in sinks(step) {
+            for run in table_runs(changes) {
+                let hash = changes.head(run.start).table_hash;
+                if seen.contains(&hash) {
+                    continue;
+                }
+                seen.push(hash);
+                let table = &self.tables[&hash].table;
+                if look_of(&mut self.server, &table.sql)? != table.look {
+                    return Err(Failure::Stale(format!("table {} was altered at the target", table.sql)));
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// What has been refused so far.
     fn give_up(&mut self) -> Failure {
         TargetError::Rows(std::mem::take(&mut self.refused)).into()

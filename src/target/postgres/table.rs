@@ -53,6 +53,8 @@ pub(super) struct Table {
     pub columns: Vec<TargetColumn>,
     /// The source's schema, where it is known.
     pub source: Option<TableSchema>,
+    /// How it looked when it was bound: see [`look_of`].
+    pub look: String,
 }
 
 impl Table {
@@ -83,6 +85,7 @@ impl Table {
             .into());
         }
         let place = Place::of(name, policy)?;
+        let mut look = look_of(server, &place.sql())?; // before its columns: what changes in between is noticed
         let mut columns = place.columns(server)?;
         if columns.is_empty() {
             if !policy.create_tables {
@@ -101,6 +104,7 @@ impl Table {
             };
             create_schema(server, &place.schema)?;
             create(server, &place.create_sql(schema, server.dialect)?)?;
+            look = look_of(server, &place.sql())?;
             columns = place.columns(server)?;
         }
         let holds = claim(server, &place.sql(), &name.to_string())?;
@@ -134,7 +138,7 @@ impl Table {
                 .into());
             }
         }
-        let table = Table { name: name.clone(), sql: place.sql(), columns, source };
+        let table = Table { name: name.clone(), sql: place.sql(), columns, source, look };
         table.refuse_coarse_key().map_err(fault)?;
         Ok(table)
     }
@@ -147,6 +151,22 @@ impl Table {
             Some(TargetColumn { name, cast, .. }) => Err(coarse_key(&self.sql, name, cast)),
         }
     }
+}
+
+/// Names and types of the columns of the table that is called so in SQL, as one text; empty if there is no such table, and on
+/// Hologres, where nothing keeps them from changing.
+pub(super) fn look_of(server: &mut Server, sql: &str) -> Result<String, Failure> {
+    if server.dialect == Dialect::Hologres {
+        return Ok(String::new());
+    }
+    let look = "SELECT coalesce(pg_catalog.string_agg(a.attnum::text || ' ' || a.atttypid::text || ' ' || a.atttypmod::text || ' ' \
+                || a.attname::text, ',' ORDER BY a.attnum), '') FROM pg_catalog.pg_attribute a \
+                WHERE a.attrelid = pg_catalog.to_regclass($1)::oid AND a.attnum > 0 AND NOT a.attisdropped";
+    let look = match &server.look {
+        Some(look) => look.clone(),
+        None => server.look.insert(server.client.prepare(look)?).clone(),
+    };
+    Ok(server.client.query_one(&look, &[&sql])?.get(0))
 }
 
 /// Adds a column that the source has and the target lacks.
