@@ -55,19 +55,6 @@ pub fn refuse_overstated(topic: &str, ends: &Ends, companion: &Companion) -> any
     Ok(())
 }
 
-/// Moves the offsets of a checkpoint on where retention has passed nothing but markers of transactions: a job that has read
-/// everything is at the last record, and what is behind that goes away too, in time.
-pub fn pass_markers(from: &mut BTreeMap<u32, u64>, ends: &Ends, companion: &Companion) {
-    for (partition, (low, _)) in (0..).zip(ends) {
-        let stated = companion.statements.get(&partition).map(|statement| statement.offset);
-        if let (Some(next), Some(stated)) = (from.get_mut(&partition), stated)
-            && stated <= *next
-        {
-            *next = (*next).max(*low);
-        }
-    }
-}
-
 /// That everything is there from where a job has to read on: `from`, and where that says nothing from the beginning.
 pub fn refuse_gone(
     topic: &str,
@@ -102,7 +89,7 @@ pub fn refuse_gone(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use tidegate::log::{Meta, Statement};
+    use tidegate::log::{Meta, Statement, pass_markers};
     use tidegate::source::Resume;
 
     #[test]

@@ -15,14 +15,14 @@ use tidegate::config::LandConfig;
 use tidegate::letter::DeadLetters;
 use tidegate::log::{
     Begin, Companion, EpochReader, ForeignReader, ForeignSettings, Kafka, Layout, OpenWriter, Pace, PartitionStart,
-    Reader, ReaderSettings, Run, Schemas, Statement, Writer, begin_run, fence_left_over, read_to_end, refuse_replaced,
-    times_from, transactional_id,
+    Reader, ReaderSettings, Run, Schemas, Statement, Writer, begin_run, fence_left_over, pass_markers, read_to_end,
+    refuse_replaced, times_from, transactional_id,
 };
 use tidegate::source::{Clock, Mark, Start, TableFilter};
 use tidegate::target::{FindSchema, JobState, Lane, Seqs, Target};
 
 use crate::cluster::pause;
-use crate::fit::{pass_markers, refuse_gone, refuse_overstated, refuse_unstated};
+use crate::fit::{refuse_gone, refuse_overstated, refuse_unstated};
 
 /// How long the marker of a transaction may take to a partition: when it has come to another already, or to whoever committed
 /// it an answer.

