@@ -1,15 +1,15 @@
 //! The commands: from a configuration to a running dataflow.
 
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, anyhow};
 use tidegate::config::{Config, Delivery, TargetConfig, ZeroDates};
 use tidegate::letter::DeadLetters;
-use tidegate::log::{ForeignSettings, Librdkafka, Pace};
-use tidegate::source::{Start, TableFilter};
+use tidegate::log::{ForeignSettings, Librdkafka, Pace, meta_topic};
+use tidegate::source::{Reader, Start, TableFilter};
 use tidegate::target::Target;
 use tidegate::verify::Outcome;
 use timely::worker::Worker;
@@ -32,7 +32,9 @@ const WAIT_SAID: Duration = Duration::from_secs(10);
 /// How many records of a partition a publisher looks at first when it goes on where an older one was.
 const LOOK_BACK: u64 = 10_000;
 
-/// How long a lane waits for the schema of a table that it has a row of.
+/// How long the end of a transaction is waited for once publish is to stop.
+const STOP_PATIENCE: Duration = Duration::from_secs(10);
+/// How long a lane waits for the schema of a table, or a column, that it has a row of.
 const SCHEMA_PATIENCE: Duration = Duration::from_secs(30);
 
 /// The same on a topic that something else wrote: its envelope says the schema with the row, or never.
@@ -70,6 +72,8 @@ pub fn publish(job: &Job) -> anyhow::Result<()> {
     let kafka = config.kafka()?.clone();
     let tables = config.source()?.tables().to_vec();
     let cluster = Librdkafka::new(&kafka);
+    let until_end = job.until_caught_up;
+    let first = Mutex::new(first_reader(&cluster, &config, job.cluster.process, until_end)?);
     let run = Publishing {
         partitions: cluster.ensure_topics()?,
         kafka: Arc::new(cluster),
@@ -79,7 +83,6 @@ pub fn publish(job: &Job) -> anyhow::Result<()> {
         look_back: LOOK_BACK,
     };
     let stop = stop_on_signals()?;
-    let until_end = job.until_caught_up;
     let letters = DeadLetters::new(config.publish.dead_letter.clone());
     let report = Report::new(letters.clone());
     report.start("publish", "in Kafka");
@@ -101,12 +104,19 @@ pub fn publish(job: &Job) -> anyhow::Result<()> {
             _ => None,
         };
         let known: Published = heard(&tell_all(worker, said))?;
-        let start = (index == 0).then_some(&known.start);
-        let reader = start.map(|start: &Start| connect::reader(source, &config.job, start, until_end)).transpose()?;
+        let opened = if index == 0 { first.lock().unwrap_or_else(PoisonError::into_inner).take() } else { None };
+        let reader = match (&known.start, opened) {
+            _ if index > 0 => None,
+            (Start::Configured, Some(opened)) => Some(opened),
+            (start, opened) => {
+                drop(opened); // somebody else has begun meanwhile; a server has one replica of a number
+                Some(connect::reader(source, &config.job, start, until_end)?)
+            }
+        };
         let begun = reader.as_ref().map(|reader| reader.begun());
         let layout = known.layout.clone();
         // Of what may be in flight a part waits for commits, and the rest goes on meanwhile.
-        let pace = Pace { interval: config.publish.commit_interval, bytes: config.publish.memory / 4 / peers };
+        let pace = Pace { interval: config.publish.commit_interval, bytes: config.publish.memory / 8 / peers };
         let writer = run.begin(open, known, begun.as_ref(), (index, peers), pace)?;
         // Once where it begins is kept, so that a run after this one begins there too.
         if let Some(begun) = &begun {
@@ -126,6 +136,7 @@ pub fn publish(job: &Job) -> anyhow::Result<()> {
                 letters: letters.clone(),
                 report: shown.clone(),
                 stop: Arc::clone(&stop),
+                stop_patience: STOP_PATIENCE,
             },
         );
         run_until(worker, &stop, || durable.done());
@@ -133,6 +144,21 @@ pub fn publish(job: &Job) -> anyhow::Result<()> {
     })?;
     report.end("publish", "in Kafka");
     Ok(())
+}
+
+/// The reader of a job that has published nothing yet, on the one process that reads. It is opened before anything else: so it
+/// begins where the source is now, and a mistake in [source] leaves no topic behind.
+fn first_reader(
+    cluster: &Librdkafka,
+    config: &Config,
+    process: u32,
+    until_end: bool,
+) -> anyhow::Result<Option<Box<dyn Reader>>> {
+    let companion = meta_topic(&config.kafka()?.topic);
+    if process > 0 || cluster.partitions_of(&companion)?.is_some() {
+        return Ok(None);
+    }
+    connect::reader(config.source()?, &config.job, &Start::Configured, until_end).map(Some)
 }
 
 /// Tells a run from every other one.

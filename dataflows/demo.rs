@@ -8,6 +8,7 @@
 //! lead: over `publish` in bytes of DTS records, over `land` in records. Whether all went well is not asked of the
 //! pipeline: the shop keeps a model of its own, and every row that SQLite holds is compared with it.
 
+use std::fmt::Write;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -17,7 +18,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use anyhow::{Context, anyhow, bail};
 use clap::Args;
 use hdrhistogram::Histogram;
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::{HumanCount, ProgressBar, ProgressState, ProgressStyle};
 use rdkafka::ClientConfig;
 use rdkafka::mocking::MockCluster;
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
@@ -236,6 +237,7 @@ impl Flow {
                     letters: DeadLetters::default(),
                     report: Report::default(),
                     stop: Arc::clone(&stop),
+                    stop_patience: Duration::MAX,
                 },
             );
             run_until(worker, &stop, || durable.done());
@@ -365,8 +367,12 @@ fn spawn(
 }
 
 fn progress(changes: u64) -> ProgressBar {
-    let style = ProgressStyle::with_template("{bar:40} {human_pos}/{human_len} changes  {per_sec}  {elapsed}");
-    ProgressBar::new(changes).with_style(style.expect("the template is a constant"))
+    let style = ProgressStyle::with_template("{bar:40} {human_pos}/{human_len} changes  {rate}/s  {elapsed}");
+    let style =
+        style.expect("the template is a constant").with_key("rate", |state: &ProgressState, to: &mut dyn Write| {
+            let _ = write!(to, "{}", HumanCount(state.per_sec() as u64)); // what does not fit on the terminal is no reason to stop
+        });
+    ProgressBar::new(changes).with_style(style)
 }
 
 /// Compares every row of the target with the model; returns the model's rows and the differences.

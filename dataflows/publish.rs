@@ -32,9 +32,6 @@ use crate::cluster::{fail, spawn};
 use crate::outlet::{Handed, Outlet};
 use crate::report::{Report, Work};
 
-/// How long the end of a transaction is waited for once the run is to stop.
-const STOP_PATIENCE: Duration = Duration::from_secs(10);
-
 /// How long delivery reports may lie about.
 const REPORTS: Duration = Duration::from_millis(1);
 
@@ -56,6 +53,8 @@ pub struct Publish {
     pub report: Report,
     /// Set to stop in good order.
     pub stop: Arc<AtomicBool>,
+    /// How long the end of a transaction is waited for then.
+    pub stop_patience: Duration,
 }
 
 /// Builds the dataflow on a worker; it is complete when the source has ended and everything is in Kafka.
@@ -74,12 +73,12 @@ pub fn in_order(changes: Stream<'_, u64, Changes>) -> Stream<'_, u64, Changes> {
 
 /// [`publish`] with another ordering: the simulator shows what becomes of those that trust times or arrival.
 pub fn publish_by(worker: &mut Worker, job: Publish, arrange: Arrange) -> Handle<u64> {
-    let Publish { reader, decoder, writer, layout, memory, letters, report, stop } = job;
+    let Publish { reader, decoder, writer, layout, memory, letters, report, stop, stop_patience } = job;
     worker.dataflow::<u64, _, _>(|scope| {
         let durable = Handle::new();
         let peers = scope.peers() as u32;
         let throttle = Throttle::new(durable.clone(), memory, 4096);
-        let source = ingest(scope, "Source", throttle, |waker| read(reader, waker, stop));
+        let source = ingest(scope, "Source", throttle, |waker| read(reader, waker, stop, stop_patience));
         let marks = source.notes.unary::<NoopBuilder<Changes>, _, _, _>(
             timely::dataflow::channels::pact::Pipeline,
             "Marks",
@@ -112,6 +111,7 @@ fn read(
     reader: Option<Box<dyn Reader>>,
     waker: SyncActivator,
     stop: Arc<AtomicBool>,
+    patience: Duration,
 ) -> crossbeam_channel::Receiver<Ingested<u64, Raws, Mark>> {
     let (sender, receiver) = crossbeam_channel::bounded(8);
     let Some(mut reader) = reader else {
@@ -128,9 +128,9 @@ fn read(
             let mut raws = Raws::default();
             let mut mark = reader.read(&mut raws).unwrap_or_else(|e| fail(&e));
             if stop.load(Ordering::Relaxed) {
-                // The next run finds less to be read again between two transactions, but the source may be away, inside of one.
+                // Between two transactions the next run has nothing to read again; but one may be long, or its source away.
                 let asked = *stopping.get_or_insert_with(Instant::now);
-                mark.end |= mark.resume.seq == mark.seq || asked.elapsed() >= STOP_PATIENCE;
+                mark.end |= mark.resume.seq == mark.seq || asked.elapsed() >= patience;
             }
             if !raws.is_empty() || last.as_ref() != Some(&mark) {
                 last = Some(mark.clone());

@@ -12,6 +12,8 @@ use tidegate::source::now_ms;
 
 /// How often it is said how far the work is, while there is any.
 const EVERY: Duration = Duration::from_secs(10);
+/// How many times as long it is not said again that there is none.
+const IDLE: u32 = 60;
 
 /// Writes a line to stdout. A reader that is gone is no reason to stop.
 pub fn say(line: &dyn std::fmt::Display) {
@@ -63,11 +65,17 @@ impl Report {
     pub fn start(&self, command: &'static str, did: &'static str) {
         let Report { done, letters } = self.clone();
         std::thread::spawn(move || {
-            let (mut before, mut at) = (0, Instant::now());
+            let (mut before, mut at, mut idle) = (0, Instant::now(), 0);
             loop {
                 std::thread::sleep(EVERY);
                 let rows = done.rows.load(Ordering::Relaxed);
-                if rows > before {
+                if rows == before {
+                    if idle % IDLE == 0 {
+                        say(&format_args!("{command}: {rows} changes {did}{}, nothing new", dead(&letters)));
+                    }
+                    idle += 1;
+                } else {
+                    idle = 0;
                     let rate = (rows - before) as f64 / at.elapsed().as_secs_f64();
                     let age = now_ms().saturating_sub(done.newest.load(Ordering::Relaxed));
                     let letters = dead(&letters);

@@ -195,8 +195,8 @@ pub enum LandStart {
 pub struct PublishConfig {
     /// Whether records and the statements about them are committed in Kafka transactions.
     pub delivery: Delivery,
-    /// How often what has been written is stated, and with transactions committed: those that have a quarter of `memory`
-    /// sooner.
+    /// How often what has been written is stated, and with transactions committed: those that have an eighth of `memory`,
+    /// shared out among the workers, sooner.
     #[serde(deserialize_with = "duration")]
     pub commit_interval: Duration,
     /// How many bytes may be between the source and Kafka's acknowledgement, per worker.

@@ -5,6 +5,8 @@ mod hologres;
 #[allow(dead_code, reason = "each test program uses its part of it")]
 mod job;
 
+use std::fs::File;
+use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use job::{Job, env};
@@ -45,4 +47,45 @@ fn a_binlog_that_mysql_has_purged() {
 #[test]
 fn a_binlog_that_mariadb_has_purged() {
     a_purged_binlog("MARIADB_URL");
+}
+
+/// The server goes on showing a connected replica the file that is gone, and nothing of the one that has its name.
+fn a_binlog_begun_anew(server: &str, flush: bool) {
+    let name = format!("anew_{}_{flush}", std::process::id());
+    let mut source = mysql::Conn::new(mysql::Opts::from_url(&env(server)).unwrap()).unwrap();
+    source.query_drop(format!("CREATE DATABASE {name}")).unwrap();
+    source.query_drop(format!("CREATE TABLE {name}.t (id int PRIMARY KEY)")).unwrap();
+    let settings = format!("kind = \"mysql\"\nurl = \"{}\"\ntables = [\"{name}.*\"]\nstart = \"latest\"", env(server));
+    let mut job = Job::new("anew", &settings);
+    let out = job.file("publish.out");
+    let publish =
+        job.command("publish", &[]).stdout(File::create(&out).unwrap()).stderr(Stdio::piped()).spawn().unwrap();
+    job.wait("publish to begin", |_| std::fs::read_to_string(&out).unwrap().contains(": reads "));
+    std::thread::sleep(Duration::from_millis(1_100)); // a file is told from another by its second
+    if source.query_drop("RESET BINARY LOGS AND GTIDS").is_err() {
+        source.query_drop("RESET MASTER").unwrap();
+    }
+    source.query_drop(format!("INSERT INTO {name}.t VALUES (1)")).unwrap();
+    if flush {
+        source.query_drop("FLUSH BINARY LOGS").unwrap();
+        source.query_drop(format!("INSERT INTO {name}.t VALUES (2)")).unwrap();
+    }
+    let ended = publish.wait_with_output().unwrap();
+    let said = String::from_utf8_lossy(&ended.stderr).into_owned();
+    assert_eq!(ended.status.code(), Some(3), "{said}");
+    // Where the new file is shorter, the server itself refuses the place.
+    assert!(["was begun anew", "can't go on sending its binlog"].iter().any(|words| said.contains(words)), "{said}");
+    job.run("land");
+    assert_eq!(job.count("t", "true"), 0, "nothing comes behind what is missing");
+    source.query_drop(format!("DROP DATABASE {name}")).unwrap();
+}
+
+#[test]
+fn a_binlog_that_mysql_has_begun_anew() {
+    [false, true].into_iter().for_each(|flush| a_binlog_begun_anew("MYSQL_URL", flush));
+}
+
+#[test]
+fn a_binlog_that_mariadb_has_begun_anew() {
+    [false, true].into_iter().for_each(|flush| a_binlog_begun_anew("MARIADB_URL", flush));
 }

@@ -1,27 +1,22 @@
 //! How far a partition is ahead of what can be applied. What is ahead only fills memory, so whoever is far ahead is held back
 //! until the others have come nearer.
 
-use std::collections::VecDeque;
+use std::collections::BTreeMap;
 
 use crate::change::Moment;
 
 /// The lead of a partition.
 #[derive(Debug, Default)]
 pub(super) struct Lead {
-    /// What has been handed over beyond the reader's frontier: moments and bytes, and all their bytes.
-    ahead: VecDeque<(Moment, usize)>,
-    bytes: usize,
+    /// Bytes that have been handed over beyond the reader's frontier, by moment.
+    ahead: BTreeMap<Moment, usize>,
     held: bool,
 }
 
 impl Lead {
     /// Takes note of what is handed over.
     pub fn add(&mut self, at: Moment, bytes: usize) {
-        self.bytes += bytes;
-        match self.ahead.back_mut() {
-            Some((last, sum)) if *last == at => *sum += bytes,
-            _ => self.ahead.push_back((at, bytes)),
-        }
+        *self.ahead.entry(at).or_default() += bytes;
     }
 
     /// Whether the partition is held back.
@@ -35,13 +30,12 @@ impl Lead {
     }
 
     /// Forgets what the reader's `frontier` has passed, where `own` is the partition's. Says whether it is to be held back, or
-    /// let go, from now on: never one that nothing but itself is waiting for.
+    /// let go, from now on: by what could be applied if all the others were where it is.
     pub fn keep_pace(&mut self, own: Moment, frontier: Moment, bytes_max: usize) -> Option<bool> {
-        while let Some((_, bytes)) = self.ahead.pop_front_if(|(at, _)| *at < frontier) {
-            self.bytes -= bytes;
-        }
+        self.ahead = self.ahead.split_off(&frontier);
+        let lead: usize = self.ahead.range(..own.max(frontier)).map(|(_, bytes)| bytes).sum();
         let most = if self.held { bytes_max / 2 } else { bytes_max };
-        let held = self.bytes > most && own > frontier;
+        let held = lead > most;
         (held != std::mem::replace(&mut self.held, held)).then_some(held)
     }
 }
@@ -59,6 +53,8 @@ mod tests {
         assert_eq!(lead.keep_pace(21, 11, 99), Some(true));
         assert_eq!(lead.keep_pace(21, 12, 99), None, "not just below the limit again");
         assert_eq!(lead.keep_pace(21, 17, 99), Some(false));
+        lead.add(22, 900);
+        assert_eq!(lead.keep_pace(22, 17, 99), None, "its own last moments are not ahead of anybody");
         lead.add(21, 100);
         assert_eq!(lead.keep_pace(22, 17, 99), Some(true));
         assert_eq!(lead.keep_pace(22, 22, 99), Some(false), "nothing but itself is waited for");

@@ -57,8 +57,13 @@ impl Librdkafka {
 
     fn base_consumer(&self) -> Result<BaseConsumer, LogError> {
         let mut client = kafka_config(&self.config);
-        let defaults =
-            [("group.id", "tidegate"), ("fetch.queue.backoff.ms", "5"), ("queued.max.messages.kbytes", "65536")];
+        let defaults = [
+            ("group.id", "tidegate"),
+            // How long an end is waited at before it is one.
+            ("fetch.wait.max.ms", "100"),
+            ("fetch.queue.backoff.ms", "5"),
+            ("queued.max.messages.kbytes", "65536"),
+        ];
         set_defaults(&mut client, &defaults);
         // What is right depends on these, so that nobody's properties change them.
         client.set("isolation.level", "read_committed").set("auto.offset.reset", "error");
@@ -71,10 +76,10 @@ impl Librdkafka {
     /// # Errors
     /// The cluster can't be reached.
     pub fn partitions_of(&self, topic: &str) -> Result<Option<u32>, LogError> {
-        let metadata = self
-            .base_consumer()?
-            .fetch_metadata(Some(topic), PATIENCE)
-            .map_err(|e| LogError(format!("Kafka at {} does not answer: {e}", self.config.brokers)))?;
+        let metadata = self.base_consumer()?.fetch_metadata(Some(topic), PATIENCE).map_err(|e| {
+            let brokers = &self.config.brokers;
+            LogError(format!("Kafka at {brokers} does not answer ({e}): check brokers in [kafka], and the network"))
+        })?;
         Ok(metadata
             .topics()
             .iter()
@@ -231,6 +236,8 @@ impl Kafka for Librdkafka {
 
     fn consumer(&self, topic: &str, starts: &[(u32, Option<u64>)]) -> Result<Box<dyn Consumer>, LogError> {
         let consumer = self.base_consumer()?;
+        // Without it the client waits a second before it looks where the partitions are. If it fails, reading will say so.
+        let _ = consumer.fetch_metadata(Some(topic), PATIENCE);
         let mut assignment = TopicPartitionList::new();
         for (partition, start) in starts {
             let offset = start.map_or(Offset::Beginning, |offset| Offset::Offset(offset as i64));
@@ -259,8 +266,14 @@ impl Kafka for Librdkafka {
 
     fn ends(&self, topic: &str) -> Result<Vec<(u64, u64)>, LogError> {
         let partitions = self.partitions_of(topic)?.ok_or_else(|| {
-            let brokers = &self.config.brokers;
-            LogError(format!("topic {topic} does not exist at {brokers}: run tidegate publish, which creates it"))
+            let KafkaConfig { brokers, topic: data, .. } = &self.config;
+            LogError(match topic == data {
+                true => format!("topic {topic} does not exist at {brokers}: run tidegate publish, which creates it"),
+                false => format!(
+                    "topic {topic}, the companion of {data}, does not exist at {brokers}: it was deleted, or {data} is another tool's \
+                     topic: publish to a new topic, with the tables copied anew"
+                ),
+            })
         })?;
         let consumer = self.base_consumer()?;
         (0..partitions)
@@ -317,9 +330,12 @@ fn lasting(topic: &str, error: &KafkaError) -> Option<LogError> {
         RDKafkaErrorCode::AutoOffsetReset | RDKafkaErrorCode::OffsetOutOfRange => Some(LogError(format!(
             "topic {topic}: the offset to read from is gone, retention has passed it ({error}): land the tables anew under another job name, or from a new snapshot"
         ))),
-        RDKafkaErrorCode::UnknownTopicOrPartition
-        | RDKafkaErrorCode::TopicAuthorizationFailed
-        | RDKafkaErrorCode::Authentication => Some(LogError(format!("topic {topic}: {error}"))),
+        RDKafkaErrorCode::UnknownTopicOrPartition => Some(LogError(format!(
+            "topic {topic} is not there any more ({error}): if it was deleted, publish to a new topic, with the tables copied anew"
+        ))),
+        RDKafkaErrorCode::TopicAuthorizationFailed | RDKafkaErrorCode::Authentication => {
+            Some(LogError(format!("topic {topic}: {error}")))
+        }
         _ => None,
     }
 }

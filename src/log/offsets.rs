@@ -40,6 +40,20 @@ impl EpochOffsets {
     }
 }
 
+/// Moves the offsets of a checkpoint on where retention has passed nothing but markers of transactions: a job that has read
+/// everything is at the last record, and what is behind that goes away too, in time. `ends` are the
+/// first kept offset and the end of each partition.
+pub fn pass_markers(from: &mut BTreeMap<u32, u64>, ends: &[(u64, u64)], companion: &Companion) {
+    for (partition, (low, _)) in (0..).zip(ends) {
+        let stated = companion.statements.get(&partition).map(|statement| statement.offset);
+        if let (Some(next), Some(stated)) = (from.get_mut(&partition), stated)
+            && stated <= *next
+        {
+            *next = (*next).max(*low);
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -70,20 +84,6 @@ mod tests {
                 // And no more than the one epoch before is read again.
                 prop_assert!(epochs[from as usize..first as usize].windows(2).all(|pair| pair[0] == pair[1]));
             }
-        }
-    }
-}
-
-/// Moves the offsets of a checkpoint on where retention has passed nothing but markers of transactions: a job that has read
-/// everything is at the last record, and what is behind that goes away too, in time. `ends` are the
-/// first kept offset and the end of each partition.
-pub fn pass_markers(from: &mut BTreeMap<u32, u64>, ends: &[(u64, u64)], companion: &Companion) {
-    for (partition, (low, _)) in (0..).zip(ends) {
-        let stated = companion.statements.get(&partition).map(|statement| statement.offset);
-        if let (Some(next), Some(stated)) = (from.get_mut(&partition), stated)
-            && stated <= *next
-        {
-            *next = (*next).max(*low);
         }
     }
 }

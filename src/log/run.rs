@@ -56,7 +56,8 @@ pub fn begin_run(
     if let Some(before) = before.as_ref().filter(|before| before.tables != tables) {
         tracing::warn!(
             "topic {topic}: [source] tables was {:?} and is {tables:?} now: of tables that were left out until now, earlier \
-             changes are not in the topic; for all of them publish to a new topic",
+             changes are not in the topic; of those that are left out from now on, what comes will not be, even if they are taken \
+             in again",
             before.tables
         );
     }

@@ -35,7 +35,7 @@ pub struct PartitionStart {
 pub struct Pace {
     /// The least time between two statements of a partition, and between two commits.
     pub interval: Duration,
-    /// A transaction of so many bytes is committed at once: what is not committed is in flight, and whoever has as much in
+    /// A transaction of so many bytes of batches is committed at once: what is not committed is in flight, and whoever has as much in
     /// flight as he may would wait for the interval to pass.
     pub bytes: usize,
 }
@@ -190,6 +190,7 @@ impl Writer {
                 Op::Schema => {}
             }
         }
+        self.bytes += batch.memory_bytes();
         self.deliveries.pending.push_back(pending);
         for change in batch.changes() {
             match change.op() {
@@ -209,7 +210,6 @@ impl Writer {
 
     fn write_change(&mut self, change: &Change, ticket: u64) -> Result<(), LogError> {
         self.begin_transaction()?;
-        self.bytes += change.key().len() + change.row().len();
         let record = NewRecord {
             topic: &self.topic,
             partition: change.head.partition,
@@ -427,10 +427,7 @@ mod tests {
         let commits = Arc::clone(&producer.commits);
         let open = OpenWriter { producer: Box::new(producer), topic: "t".into(), transactional: true };
         let starts = BTreeMap::from([(0, PartitionStart::default())]);
-        let pace = Pace { interval: Duration::from_secs(3600), bytes: 100 };
-        let mut writer = open.begin(starts, Layout::default(), Vec::new(), pace);
-        let mut committed = Vec::new();
-        for seq in 1..=8 {
+        let batch = |seq: u64| {
             let mut batch = Changes::default();
             let resume = Resume { position: String::new(), seq: seq + 1 };
             let mark = serde_json::to_vec(&Mark { seq: seq + 1, time: seq, resume, end: false }).unwrap();
@@ -448,10 +445,16 @@ mod tests {
                 };
                 batch.push_change(&row);
             }
-            writer.write(seq, &batch).unwrap();
+            batch
+        };
+        let pace = Pace { interval: Duration::from_secs(3600), bytes: 3 * batch(1).memory_bytes() };
+        let mut writer = open.begin(starts, Layout::default(), Vec::new(), pace);
+        let mut committed = Vec::new();
+        for seq in 1..=8 {
+            writer.write(seq, &batch(seq)).unwrap();
             committed.push((writer.poll(Duration::ZERO).unwrap(), commits.load(Ordering::Relaxed)));
         }
-        // The first is stated at once, then every third one makes a transaction of more than 100 bytes.
+        // The first is stated at once, then every third one fills a transaction.
         assert_eq!(committed, [(1, 1), (1, 1), (1, 1), (4, 2), (4, 2), (4, 2), (7, 3), (7, 3)]);
     }
 

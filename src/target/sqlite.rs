@@ -41,7 +41,8 @@ const TABLES: &str = "
     CREATE TABLE IF NOT EXISTS tidegate_checkpoint (
         job TEXT PRIMARY KEY, generation INTEGER NOT NULL, epoch INTEGER NOT NULL, offsets TEXT NOT NULL);
     CREATE TABLE IF NOT EXISTS tidegate_tables (
-        name TEXT PRIMARY KEY COLLATE NOCASE, source_database TEXT NOT NULL, source_table TEXT NOT NULL);";
+        name TEXT PRIMARY KEY COLLATE NOCASE, source_database TEXT NOT NULL, source_table TEXT NOT NULL,
+        job TEXT NOT NULL);";
 
 /// A SQLite file as a target.
 pub struct SqliteTarget {
@@ -265,7 +266,7 @@ impl Lane for SqliteLane {
             let mut refused = Vec::new();
             for (changes, op) in [(&step.deletes, Op::Delete), (&step.updates, Op::Update), (&step.inserts, Op::Insert)]
             {
-                file.write(changes, op, &self.schemas, &mut refused)?;
+                file.write(changes, op, (&self.job, &self.schemas), &mut refused)?;
             }
             if !refused.is_empty() {
                 return Err(TargetError::Rows(refused).into());
@@ -294,7 +295,7 @@ impl File {
         &mut self,
         changes: &Changes,
         op: Op,
-        schemas: &FindSchema,
+        (job, schemas): (&str, &FindSchema),
         refused: &mut Vec<RefusedRow>,
     ) -> Result<(), Failure> {
         let mut start = 0;
@@ -307,7 +308,7 @@ impl File {
             let known = self.tables.remove(&hash).filter(|table| table.name == name && !table.outdated(schemas));
             let mut table = match known {
                 Some(table) => table,
-                None => Table::bind(&self.connection, &name, schemas(&name, None))?,
+                None => Table::bind(&self.connection, &name, job, schemas(&name, None))?,
             };
             // In the order of keys a change of a time when the table had no key comes first.
             if first.key().is_empty() && !key_agrees(&first, |name| table.is_key(name)) {
@@ -318,7 +319,7 @@ impl File {
                 if op != Op::Delete
                     && let Some(column) = table.missing_column(&changes.change(next))
                 {
-                    table = Table::bind(&self.connection, &name, Some(schema_with(&name, &column, schemas)?))?;
+                    table = Table::bind(&self.connection, &name, job, Some(schema_with(&name, &column, schemas)?))?;
                 }
                 next = table.write_alike(&self.connection, changes, next..end, op, refused)?;
             }

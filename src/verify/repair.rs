@@ -45,7 +45,7 @@ impl Dialect {
             return self.not_mended(plan, source, column);
         }
         // An update meets one row, and only if that spells the key as the source does.
-        if targets.len() == 1 && deletes[0] == own {
+        if targets.len() == 1 && deletes[0] == own && plan.key.len() < plan.columns.len() {
             return self.update(plan, source);
         }
         // What has come meanwhile, or by a repair before this, is no obstacle.

@@ -181,7 +181,7 @@ impl TableReport {
     fn decide(&mut self) {
         // What only the first reading saw may have been on its way.
         let different = self.missing + self.extra + self.changed > self.not_read_again
-            || !self.target_exists
+            || (!self.target_exists && self.source_rows > 0)
             || self.not_compared.is_some()
             || !self.missing_columns.is_empty();
         self.outcome = match (different, self.undecided + self.not_read_again) {
@@ -329,15 +329,21 @@ fn compare_keys(a: &[(String, String)], b: &[(String, String)]) -> std::cmp::Ord
 /// Longer values are cut in print; the report has them whole.
 const SHOWN_CHARS: usize = 200;
 
-/// A value in print.
+/// A value in print, on one line whatever is in it.
 fn shown(value: Option<&str>) -> String {
+    let escaped = |text: &str| text.replace('\\', r"\\").replace('\'', r"\'").chars().map(plain).collect::<String>();
     match value {
         None => "NULL".into(),
         Some(text) => match text.char_indices().nth(SHOWN_CHARS) {
-            None => format!("'{text}'"),
-            Some((cut, _)) => format!("'{}'… ({} bytes)", &text[..cut], text.len()),
+            None => format!("'{}'", escaped(text)),
+            Some((cut, _)) => format!("'{}'… ({} bytes)", escaped(&text[..cut]), text.len()),
         },
     }
+}
+
+/// A character, escaped if it would control the terminal.
+fn plain(c: char) -> String {
+    if c.is_control() { c.escape_default().to_string() } else { c.to_string() }
 }
 
 /// Writes a report: JSON lines or a table for people on `out`, repair SQL to `repair`, progress on stderr if that is a
@@ -470,7 +476,12 @@ impl<'a> Printer<'a> {
 fn notes(table: &TableReport) -> Vec<String> {
     let mut notes = Vec::new();
     if !table.target_exists {
-        notes.push("the target has no such table, so that all its rows are missing".into());
+        let all = if table.source_rows > 0 {
+            "all its rows are missing"
+        } else {
+            "it lacks nothing but that: there are no rows"
+        };
+        notes.push(format!("the target has no such table, so that {all}"));
     }
     if let Some(reason) = &table.not_compared {
         notes.push(format!("not compared: {reason}"));

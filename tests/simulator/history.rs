@@ -312,6 +312,8 @@ impl History {
                 letters: DeadLetters::default(),
                 report: Report::default(),
                 stop: Arc::clone(&process.stop),
+                // In some histories a publisher stops wherever it is.
+                stop_patience: if self.setting.lanes % 2 == 0 { Duration::ZERO } else { Duration::MAX },
             };
             let arrange: Arrange = match self.broken.0 {
                 Some(Switch::SortByTime) => wrong::by_time,

@@ -1,9 +1,10 @@
 //! Steps and schemas for the tests of targets, from keys and JSON.
 
-use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::time::Duration;
 
 use tidegate::change::{Changes, Column, NewChange, Op, TableName, TableSchema};
+use tidegate::log;
 use tidegate::target::{FindSchema, Progress, Step};
 
 /// A change for a step: operation, table, key, row.
@@ -66,32 +67,22 @@ pub fn schema(table: &str, columns: &[(&str, &str)], key: &[&str]) -> TableSchem
 
 /// The schemas that a target is told of, which may change while it runs.
 #[derive(Clone, Default)]
-pub struct Schemas(Arc<Mutex<Vec<TableSchema>>>);
+pub struct Schemas(Arc<log::Schemas>);
 
 impl Schemas {
     pub fn of(schemas: &[TableSchema]) -> Schemas {
-        Schemas(Arc::new(Mutex::new(schemas.to_vec())))
+        let known = Schemas::default();
+        schemas.iter().for_each(|schema| known.set(schema.clone()));
+        known
     }
 
     /// Replaces the schema of its table.
     pub fn set(&self, schema: TableSchema) {
-        let mut all = self.0.lock().unwrap();
-        all.retain(|known| known.name != schema.name);
-        all.push(schema);
+        self.0.announce(schema);
     }
 
     pub fn find(&self) -> FindSchema {
-        let all = self.0.clone();
-        Arc::new(move |name, column| {
-            let asked = Instant::now();
-            loop {
-                let known = all.lock().unwrap().iter().find(|schema| schema.name == *name).cloned();
-                let says = |schema: &TableSchema| column.is_none_or(|column| schema.form(column).is_some());
-                if known.is_none() || known.as_ref().is_some_and(says) || asked.elapsed() > Duration::from_secs(2) {
-                    return known;
-                }
-                std::thread::sleep(Duration::from_millis(10));
-            }
-        })
+        let known = self.0.clone();
+        Arc::new(move |name, column| known.find(name, column, Duration::from_millis(700)))
     }
 }

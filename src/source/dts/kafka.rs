@@ -298,6 +298,11 @@ impl Topic<'_> {
                 ))
             })?,
         };
+        if seconds > (now_ms() / 1000) as i64 {
+            return Err(SourceError::Source(format!(
+                "source: start = '{start}' is a time to come: write it in seconds"
+            )));
+        }
         let found = self.ask("asking for a time", |timeout| {
             let mut times = TopicPartitionList::new();
             // DTS takes seconds where Kafka takes milliseconds; from a plain Kafka topic this gives its first record.

@@ -84,6 +84,13 @@ pub(super) struct Follower {
     live: bool,
     /// Nothing has come on this connection.
     fresh: bool,
+    /// Something has come since the file's description did.
+    described: bool,
+    /// The file has said that it ends.
+    ended: bool,
+    /// Where a file was left by the server that had not said that it ends.
+    doubtful: Option<Place>,
+    doubts: bool,
 }
 
 /// A transaction that has begun.
@@ -123,6 +130,10 @@ impl Follower {
             handed: 0,
             live: false,
             fresh: true,
+            described: false,
+            ended: false,
+            doubtful: None,
+            doubts: false,
         }
     }
 
@@ -137,7 +148,19 @@ impl Follower {
         self.tables.clear();
         self.live = false;
         self.fresh = true;
+        self.doubts = false;
         self.place.clone()
+    }
+
+    /// Whether the server has gone on to another file though this one has not ended: it is to be asked again for what comes
+    /// behind the place, since the file may be gone and another have its name.
+    pub fn doubts(&self) -> bool {
+        self.doubts
+    }
+
+    /// The end of what has been taken.
+    pub fn place(&self) -> &Place {
+        &self.place
     }
 
     /// Whether `end` has been reached, between transactions.
@@ -188,7 +211,7 @@ impl Follower {
         let artificial = header.log_pos() == 0 || header.flags_raw() & 0x20 != 0;
         match header.event_type_raw() {
             t if t == EventType::HEARTBEAT_EVENT as u8 || t == HEARTBEAT_V2 => {
-                self.live = true;
+                (self.live, self.described) = (true, true);
                 return Ok(());
             }
             t if t == EventType::ROTATE_EVENT as u8 => {
@@ -197,7 +220,15 @@ impl Follower {
                     return Ok(());
                 }
                 let Some(EventData::RotateEvent(rotate)) = self.data(event)? else { return Ok(()) };
-                self.place = Place::new(rotate.name(), rotate.position());
+                let next = Place::new(rotate.name(), rotate.position());
+                // After a crash of the server too, but not once more when it has been asked again.
+                let unsaid = artificial && next.file != self.place.file && !self.ended && self.described;
+                if unsaid && self.doubtful.as_ref() != Some(&self.place) {
+                    (self.doubtful, self.doubts) = (Some(self.place.clone()), true);
+                    return Ok(());
+                }
+                self.ended = true;
+                self.place = next;
                 self.origin.begun = None;
                 self.open = None;
                 return Ok(());
@@ -206,10 +237,12 @@ impl Follower {
             t if t == EventType::TRANSACTION_PAYLOAD_EVENT as u8 => {
                 let payload: TransactionPayloadEvent = event.read_event().map_err(|e| self.broken_event(&e))?;
                 self.packed = Some(Packed::new(&payload, header.log_pos()).map_err(|e| self.broken_event(&e))?);
-                return self.end_packed();
+                return Ok(());
             }
+            t if t == EventType::STOP_EVENT as u8 => self.ended = true,
             _ => self.take_plain(event, now, describe, out)?,
         }
+        self.described = header.event_type_raw() != EventType::FORMAT_DESCRIPTION_EVENT as u8;
         if !artificial {
             self.advance(header.log_pos());
         }
@@ -242,14 +275,15 @@ impl Follower {
 
     /// A file, which comes first on a connection, wherever in it that begins; `second` is when it was begun.
     fn take_file(&mut self, second: u32) -> Result<(), SourceError> {
+        self.ended = false;
         let known = *self.origin.begun.get_or_insert(second);
         if known == second {
             return Ok(());
         }
         Err(self.refused(&format!(
             "the file was begun at {second} (Unix time), and the one of that name that has been read at {known}: the source's \
-             binlog was begun anew (RESET BINARY LOGS AND GTIDS, RESET MASTER), and what was in the old one and not read yet is \
-             gone: copy the tables anew and give the job another topic"
+             binlog was begun anew (RESET BINARY LOGS AND GTIDS, RESET MASTER), or it is another server's with the same number, \
+             and what was in the old one and not read yet is gone: copy the tables anew and give the job another topic"
         )))
     }
 
@@ -380,7 +414,7 @@ impl Follower {
                     let reason = format!(
                         "{what} takes rows of {wanted} away, or brings some, without logging them: do the same to the target's \
                          table, or let verify --repair mend it, and let [publish] dead_letter name a file that this record \
-                         may go to, or start behind it"
+                         may go to; or publish to another topic from behind it"
                     );
                     let time = self.time(second, now);
                     self.hand_on(&[&[event::UNUSABLE], reason.as_bytes()], &[], 1, time, out);
@@ -423,7 +457,10 @@ impl Follower {
             let database = named.database.as_deref().unwrap_or(default_database);
             (self.in_maps(database), self.in_maps(&named.table))
         });
-        let wanted = names.filter(|(database, table)| self.filter.wants(database, table));
+        // A letter that nobody knows may be any.
+        let doubtful = |name: &str| name.contains(char::REPLACEMENT_CHARACTER);
+        let wanted = names
+            .filter(|(database, table)| doubtful(database) || doubtful(table) || self.filter.wants(database, table));
         let wanted: Vec<String> = wanted.map(|(database, table)| format!("{database}.{table}")).collect();
         (!wanted.is_empty()).then(|| wanted.join(" and "))
     }

@@ -20,6 +20,9 @@ use super::server::{SILENCE_MAX, Server, Trouble};
 /// How long a read waits for the first event.
 const READ_WAIT: Duration = Duration::from_millis(10);
 
+/// How often the server is asked for its end while nothing comes.
+const ASK_EVERY: Duration = Duration::from_secs(5);
+
 /// How many events one read passes over at most, so that marks come while nothing is wanted.
 const READ_EVENTS_MAX: usize = 16 * BATCH_ROWS;
 
@@ -37,6 +40,9 @@ pub struct MysqlReader {
     ahead: Ahead,
     /// With `until_end`: where to stop.
     end: Option<Place>,
+    /// When the server was last asked for its end while nothing came, and where reading stood then, if that was not there.
+    asked: Instant,
+    behind: Option<Place>,
 }
 
 impl MysqlReader {
@@ -90,6 +96,8 @@ impl MysqlReader {
             asking: Some(conn),
             ahead: Ahead::default(),
             end: until_end.then_some(end),
+            asked: Instant::now(),
+            behind: None,
             server,
         })
     }
@@ -127,7 +135,7 @@ impl MysqlReader {
             match next {
                 None => {
                     self.follower.idle(now);
-                    return Ok(());
+                    return self.ask_for_end();
                 }
                 Some(Ok(event)) => {
                     if let Some(outage) = self.outage.take() {
@@ -147,6 +155,9 @@ impl MysqlReader {
                         return self.lost(reason); // the event comes again
                     }
                     taken?;
+                    if self.follower.doubts() {
+                        return self.lost("it went on to another file though this one has not ended".into());
+                    }
                 }
                 Some(Err(error)) => {
                     return match self.server.trouble("reading the binlog", &error) {
@@ -157,6 +168,28 @@ impl MysqlReader {
             }
             wait = Duration::ZERO;
         }
+        Ok(())
+    }
+
+    /// While nothing comes: that the server has nothing more. One whose binlog was begun anew goes on waiting at the end of a
+    /// file that is gone.
+    fn ask_for_end(&mut self) -> Result<(), SourceError> {
+        if self.asked.elapsed() < ASK_EVERY {
+            return Ok(());
+        }
+        self.asked = Instant::now();
+        let Some(conn) = &mut self.asking else { return Ok(()) };
+        let Ok(end) = self.server.try_end(conn) else {
+            self.asking = None; // it is connected to again when a table is asked about
+            return Ok(());
+        };
+        let place = self.follower.place();
+        let behind = (*place != end).then(|| place.clone());
+        if behind.is_some() && self.behind == behind {
+            self.behind = None;
+            return self.lost(format!("it is at {end} and sends nothing"));
+        }
+        self.behind = behind;
         Ok(())
     }
 

@@ -404,7 +404,10 @@ fn boolean(value: &Value) -> Result<bool, Bad> {
         Value::Number("1") => Ok(true),
         Value::Text(t) if matches!(&**t, "0" | "false") => Ok(false),
         Value::Text(t) if matches!(&**t, "1" | "true") => Ok(true),
-        other => Err(Bad::new(format!("{} is neither 0 nor 1, and the column is boolean: use smallint", shown(other)))),
+        other => Err(Bad::new(format!(
+            "{} is neither 0 nor 1, and the column is boolean: give it the type of the source's column",
+            shown(other)
+        ))),
     }
 }
 

@@ -1,6 +1,6 @@
 //! What a job keeps of its progress at the target, in the schema `tidegate`: `generation` fences an older copy of the job,
 //! `progress` says what each lane has applied, `checkpoint` where reading begins again, `landed` which table of the source a
-//! target table holds. What is done with them is [`protocol`](crate::target::protocol)'s business.
+//! target table holds, and whose it is. What is done with them is [`protocol`](crate::target::protocol)'s business.
 //!
 //! On PostgreSQL a step holds its generation's row in share mode until it commits.
 
@@ -31,7 +31,7 @@ const TABLES: [(&str, &str); 4] = [
     ),
     (
         "landed",
-        "CREATE TABLE IF NOT EXISTS tidegate.landed (target text NOT NULL, source text NOT NULL, PRIMARY KEY (target))",
+        "CREATE TABLE IF NOT EXISTS tidegate.landed (target text NOT NULL, source text NOT NULL, job text NOT NULL, PRIMARY KEY (target))",
     ),
 ];
 
@@ -93,13 +93,28 @@ pub(super) fn create_tables(server: &mut Server) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Makes a target table stand for that table of the source, unless it stands for one already; says for which it does.
-pub(super) fn claim(server: &mut Server, target: &str, source: &str) -> Result<String, Failure> {
-    let sql = "INSERT INTO tidegate.landed (target, source) VALUES ($1, $2) ON CONFLICT (target) DO NOTHING";
-    server.client.execute(sql, &[&target, &source])?;
-    let sql = "SELECT source FROM tidegate.landed WHERE target = $1";
-    let row = server.client.query_opt(sql, &[&target])?;
-    row.map(|row| row.get(0)).ok_or_else(|| Failure::Transient(format!("tidegate.landed has lost {target}")))
+/// What is known of a target table that is to stand for one of the source.
+pub(super) struct Landed {
+    /// The table of the source that it stands for, and the job that lands it, if any does.
+    pub holds: Option<(String, String)>,
+    /// Another target table in which the job has landed that table of the source.
+    pub elsewhere: Option<String>,
+}
+
+/// What a target table stands for, that is to stand for `source` for `job`.
+pub(super) fn landed(server: &mut Server, target: &str, source: &str, job: &str) -> Result<Landed, Failure> {
+    let sql = "SELECT source, job FROM tidegate.landed WHERE target = $1";
+    let holds = server.client.query_opt(sql, &[&target])?.map(|row| (row.get(0), row.get(1)));
+    let sql = "SELECT target FROM tidegate.landed WHERE job = $1 AND source = $2 AND target <> $3 LIMIT 1";
+    let elsewhere = server.client.query_opt(sql, &[&job, &source, &target])?.map(|row| row.get(0));
+    Ok(Landed { holds, elsewhere })
+}
+
+/// Makes a target table stand for that table of the source, landed by that job, unless it stands for one already.
+pub(super) fn claim(server: &mut Server, target: &str, source: &str, job: &str) -> Result<(), Failure> {
+    let sql = "INSERT INTO tidegate.landed (target, source, job) VALUES ($1, $2, $3) ON CONFLICT (target) DO NOTHING";
+    server.client.execute(sql, &[&target, &source, &job])?;
+    Ok(())
 }
 
 /// What is kept of a job.

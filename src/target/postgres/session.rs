@@ -39,6 +39,7 @@ impl Store for Postgres {
         Ok(PostgresSession {
             server,
             policy: Arc::clone(&self.policy),
+            job: job.to_string(),
             tables: HashMap::new(),
             sent: None,
             refused: Vec::new(),
@@ -50,6 +51,7 @@ impl Store for Postgres {
 pub struct PostgresSession {
     server: Server,
     policy: Arc<Policy>,
+    job: String,
     tables: HashMap<u64, Bound>,
     /// The batch that is at the server.
     sent: Option<(Sink, Range<usize>)>,
@@ -137,7 +139,9 @@ impl Session for PostgresSession {
         self.refused.clear();
         for (sink, changes) in sinks(step) {
             for run in table_runs(changes) {
-                self.write_run(changes, run, sink)?;
+                if self.refused.len() < REFUSED_MAX {
+                    self.write_run(changes, run, sink)?;
+                }
             }
         }
         self.sent = None;
@@ -147,7 +151,7 @@ impl Session for PostgresSession {
 
     fn provide_column(&mut self, table: &TableName, column: &str, schemas: &FindSchema) -> Result<(), Failure> {
         self.tables.retain(|_, bound| bound.table.name != *table);
-        let now = Table::bind(&mut self.server, table, &self.policy, schemas)?;
+        let now = Table::bind(&mut self.server, table, &self.policy, &self.job, schemas)?;
         if now.column(column).is_some() {
             return Ok(());
         }
@@ -202,7 +206,7 @@ impl PostgresSession {
                 }
                 seen.push(hash);
                 let table = &self.tables[&hash].table;
-                if look_of(&mut self.server, &table.sql)? != table.look {
+                if !is_as_bound(&look_of(&mut self.server, &table.sql)?, &table.look) {
                     return Err(Failure::Stale(format!("table {} was altered at the target", table.sql)));
                 }
             }
@@ -259,7 +263,7 @@ impl PostgresSession {
                     continue;
                 }
             }
-            let table = Table::bind(&mut self.server, &name, &self.policy, find_schema)?;
+            let table = Table::bind(&mut self.server, &name, &self.policy, &self.job, find_schema)?;
             self.tables.insert(change.head.table_hash, Bound { table, shapes: Default::default() });
         }
         Ok(())
@@ -267,7 +271,7 @@ impl PostgresSession {
 
     /// Writes a run of changes of one table to one sink, and keeps in `sent` which of them the server has just now.
     fn write_run(&mut self, changes: &Changes, run: Range<usize>, sink: Sink) -> Result<(), Failure> {
-        let PostgresSession { server, policy, tables, sent, refused } = self;
+        let PostgresSession { server, policy, tables, sent, refused, .. } = self;
         let limits = Limits::of(server.dialect);
         let first = changes.change(run.start);
         let bound = tables.get_mut(&first.head.table_hash).expect("bound before the step");
@@ -301,8 +305,7 @@ impl PostgresSession {
                 }
             }
             if refused.len() >= REFUSED_MAX {
-                shapes.iter_mut().for_each(Shape::release);
-                return Err(self.give_up());
+                break;
             }
             // There is none yet while only refused rows have come.
             if shapes.first().is_some_and(|shape| shape.is_full(limits)) {
@@ -310,10 +313,17 @@ impl PostgresSession {
                 start = index + 1;
             }
         }
-        send(shapes, server, table, sink, start..run.end, sent)?;
-        shapes.first_mut().into_iter().for_each(Shape::release);
+        if refused.len() < REFUSED_MAX {
+            send(shapes, server, table, sink, start..run.end, sent)?;
+        }
+        shapes.iter_mut().for_each(Shape::release);
         Ok(())
     }
+}
+
+/// Whether a table looks as it did, but for columns behind those that it had.
+fn is_as_bound(now: &str, bound: &str) -> bool {
+    now.strip_prefix(bound).is_some_and(|more| more.is_empty() || more.starts_with(','))
 }
 
 /// Sends the batch of the first shape, if it has rows, and empties it, whatever comes of it.

@@ -2,7 +2,7 @@
 
 use super::columns::Kind;
 use super::connect::{Dialect, Server, quoted};
-use super::progress::{claim, create, create_schema};
+use super::progress::{Landed, claim, create, create_schema, landed};
 use crate::change::{ColumnType, TableName, TableSchema};
 use crate::target::retry::missing_column;
 use crate::target::{Failure, FindSchema, TargetError, coarse_key};
@@ -72,6 +72,7 @@ impl Table {
         server: &mut Server,
         name: &TableName,
         policy: &Policy,
+        job: &str,
         find_schema: &FindSchema,
     ) -> Result<Table, Failure> {
         let fault = |reason: String| TargetError::Table { table: name.clone(), reason };
@@ -85,6 +86,7 @@ impl Table {
             .into());
         }
         let place = Place::of(name, policy)?;
+        place.refuse_landed(job, &landed(server, &place.sql(), &name.to_string(), job)?)?;
         let mut look = look_of(server, &place.sql())?; // before its columns: what changes in between is noticed
         let mut columns = place.columns(server)?;
         if columns.is_empty() {
@@ -107,15 +109,9 @@ impl Table {
             look = look_of(server, &place.sql())?;
             columns = place.columns(server)?;
         }
-        let holds = claim(server, &place.sql(), &name.to_string())?;
-        if holds != name.to_string() {
-            return Err(fault(format!(
-                "the target's table {} holds {holds}, and two tables are not mixed: set schema = \"{{database}}\" in [target], or \
-                 land one of them in another schema; if it is not so any more, delete its row from tidegate.landed",
-                place.sql()
-            ))
-            .into());
-        }
+        claim(server, &place.sql(), &name.to_string(), job)?;
+        // Another may have been faster.
+        place.refuse_landed(job, &landed(server, &place.sql(), &name.to_string(), job)?)?;
         let mut key: Vec<&str> = columns.iter().filter(|c| c.in_key).map(|c| c.name.as_str()).collect();
         if key.is_empty() {
             return Err(fault(format!(
@@ -160,7 +156,7 @@ pub(super) fn look_of(server: &mut Server, sql: &str) -> Result<String, Failure>
         return Ok(String::new());
     }
     let look = "SELECT coalesce(pg_catalog.string_agg(a.attnum::text || ' ' || a.atttypid::text || ' ' || a.atttypmod::text || ' ' \
-                || a.attname::text, ',' ORDER BY a.attnum), '') FROM pg_catalog.pg_attribute a \
+                || a.attcollation::text || ' ' || a.attname::text, ',' ORDER BY a.attnum), '') FROM pg_catalog.pg_attribute a \
                 WHERE a.attrelid = pg_catalog.to_regclass($1)::oid AND a.attnum > 0 AND NOT a.attisdropped";
     let look = match &server.look {
         Some(look) => look.clone(),
@@ -207,6 +203,35 @@ impl<'a> Place<'a> {
 
     fn fault(&self, reason: String) -> TargetError {
         TargetError::Table { table: self.source.clone(), reason }
+    }
+
+    /// That the target's table is this source table's, and this job's, and the only one of both.
+    fn refuse_landed(&self, job: &str, landed: &Landed) -> Result<(), TargetError> {
+        let target = self.sql();
+        let Landed { holds, elsewhere } = landed;
+        let (source, owner) =
+            holds.as_ref().map_or((self.source.to_string(), job), |(source, job)| (source.clone(), job));
+        if source != self.source.to_string() {
+            return Err(self.fault(format!(
+                "the target's table {target} holds {source}, and two tables are not mixed: set schema = \"{{database}}\" in [target], \
+                 or land one of them in another schema; if it is not so any more, delete its row from tidegate.landed"
+            )));
+        }
+        if let Some(elsewhere) = elsewhere {
+            return Err(self.fault(format!(
+                "job '{job}' has landed it in {elsewhere}, and what it has done is not in {target}: set [target] schema as it was, or \
+                 give the job another name; if the table was moved, UPDATE tidegate.landed SET target = '{target}' WHERE target = \
+                 '{elsewhere}'"
+            )));
+        }
+        if owner != job {
+            return Err(self.fault(format!(
+                "the target's table {target} is landed by job '{owner}', and each of two jobs would write older rows over the other's \
+                 newer ones: land it in another schema; or, if '{owner}' is not to run any more, UPDATE tidegate.landed SET job = \
+                 '{job}' WHERE job = '{owner}'"
+            )));
+        }
+        Ok(())
     }
 
     fn check_name(&self, what: &str, name: &str) -> Result<(), TargetError> {

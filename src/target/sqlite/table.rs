@@ -112,6 +112,7 @@ impl Table {
     pub(super) fn bind(
         connection: &Connection,
         name: &TableName,
+        job: &str,
         source: Option<TableSchema>,
     ) -> Result<Table, Failure> {
         let fault = |reason: String| Failure::Target(TargetError::Table { table: name.clone(), reason });
@@ -124,7 +125,7 @@ impl Table {
                 "its name begins with tidegate_ or sqlite_, which the file keeps for itself: leave it out".into(),
             ));
         }
-        claim_name(connection, name)?;
+        claim_name(connection, name, job)?;
         let mut columns = columns(connection, &name.table)?;
         if columns.is_empty() {
             let Some(schema) = &source else {
@@ -377,21 +378,29 @@ fn columns(connection: &Connection, table: &str) -> Result<Vec<TargetColumn>, ru
 }
 
 /// Makes the table's name stand for this source table, or says for which other one it stands.
-fn claim_name(connection: &Connection, name: &TableName) -> Result<(), Failure> {
+fn claim_name(connection: &Connection, name: &TableName, job: &str) -> Result<(), Failure> {
     connection.execute(
-        "INSERT INTO tidegate_tables (name, source_database, source_table) VALUES (?1, ?2, ?1) ON CONFLICT DO NOTHING",
-        params![name.table, name.database],
+        "INSERT INTO tidegate_tables (name, source_database, source_table, job) VALUES (?1, ?2, ?1, ?3) ON CONFLICT DO NOTHING",
+        params![name.table, name.database, job],
     )?;
-    let sql = "SELECT source_database, source_table FROM tidegate_tables WHERE name = ?1";
-    let (database, table) = connection.query_row(sql, [&name.table], |row| Ok((row.get(0)?, row.get(1)?)))?;
+    let sql = "SELECT source_database, source_table, job FROM tidegate_tables WHERE name = ?1";
+    let columns = |row: &rusqlite::Row| Ok((row.get(0)?, row.get(1)?, row.get::<_, String>(2)?));
+    let (database, table, owner) = connection.query_row(sql, [&name.table], columns)?;
     let holder = TableName { database, table };
-    if holder == *name {
+    let table = &name.table;
+    let reason = if holder != *name {
+        format!(
+            "the file's table {table} already holds {holder}, and two tables are not mixed: land one of them in another file"
+        )
+    } else if owner != job {
+        format!(
+            "the file's table {table} is landed by job '{owner}', and each of two jobs would write older rows over the other's newer \
+             ones: land it in another file; or, if '{owner}' is not to run any more, UPDATE tidegate_tables SET job = '{job}' WHERE job \
+             = '{owner}'"
+        )
+    } else {
         return Ok(());
-    }
-    let reason = format!(
-        "the file's table {} already holds {holder}, and two tables are not mixed: land one of them in another file",
-        name.table
-    );
+    };
     Err(TargetError::Table { table: name.clone(), reason }.into())
 }
 
