@@ -313,7 +313,7 @@ impl History {
                 report: Report::default(),
                 stop: Arc::clone(&process.stop),
                 // In some histories a publisher stops wherever it is.
-                stop_patience: if self.setting.lanes % 2 == 0 { Duration::ZERO } else { Duration::MAX },
+                stop_patience: if self.setting.lanes.is_multiple_of(2) { Duration::ZERO } else { Duration::MAX },
             };
             let arrange: Arrange = match self.broken.0 {
                 Some(Switch::SortByTime) => wrong::by_time,
