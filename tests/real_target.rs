@@ -422,7 +422,19 @@ fn two_tables_of_one_name_are_not_mixed() {
     let (database, job) = (place.config.schema.clone(), place.job.clone());
     place.config.schema = format!("{database}_{{database}}");
     let mut lane = place.run(&schemas);
-    lane.apply(&step(2, &[(Insert, "a.t", "1", r#"{"id":1}"#), (Insert, "b.t", "2", r#"{"id":2}"#)])).unwrap();
+    let again = [(Insert, "a.t", "1", r#"{"id":1}"#), (Insert, "b.t", "2", r#"{"id":2}"#)];
+    let error = lane.apply(&step(2, &again)).unwrap_err().to_string();
+    let words =
+        ["table a.t: job '", "has landed it in", "give the job another name", "UPDATE tidegate.landed SET target"];
+    assert!(words.iter().all(|word| error.contains(word)), "{error}");
+    place.job = format!("{job}_again");
+    let mut lane = place.run(&schemas);
+    lane.apply(&step(1, &again)).unwrap();
+    place.config.schema = database;
+    place.job = format!("{job}_other");
+    let error = place.run(&schemas).apply(&step(1, &again)).unwrap_err().to_string();
+    assert!(error.contains(&format!("is landed by job '{job}', and each of two jobs")), "{error}");
+    place.job = job.clone();
     let both = format!("SELECT a.id, b.id FROM {job}_a.t AS a, {job}_b.t AS b");
     assert_eq!(place.query(&both), ["1|2"]);
     place.execute(&format!("DROP SCHEMA {job}_a CASCADE; DROP SCHEMA {job}_b CASCADE"));

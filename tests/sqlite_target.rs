@@ -382,6 +382,11 @@ fn tables_that_can_not_be_landed_are_refused_by_name() {
         let error = lane.apply(&step(2, &[(Insert, table, key, row)])).unwrap_err().to_string();
         assert!(error.starts_with(want), "{error}");
     }
+    let target = scratch.target();
+    let generation = target.begin("k", 1, "shop").unwrap().generation;
+    let mut other = target.lane("k", 0, generation, schemas.find()).unwrap();
+    let error = other.apply(&step(1, &[(Insert, "orders", "3", r#"{"id":3}"#)])).unwrap_err().to_string();
+    assert!(error.contains("the file's table orders is landed by job 'j', and each of two jobs"), "{error}");
     assert_eq!(scratch.query("SELECT * FROM orders"), ["1"]);
 }
 

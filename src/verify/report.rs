@@ -331,7 +331,7 @@ const SHOWN_CHARS: usize = 200;
 
 /// A value in print, on one line whatever is in it.
 fn shown(value: Option<&str>) -> String {
-    let escaped = |text: &str| text.replace('\\', r"\\").replace('\'', r"\'").chars().map(plain).collect::<String>();
+    let escaped = |text: &str| text.chars().map(plain).collect::<String>();
     match value {
         None => "NULL".into(),
         Some(text) => match text.char_indices().nth(SHOWN_CHARS) {

@@ -27,7 +27,7 @@ impl From<postgres::Error> for Failure {
             "42501" => Failure::Final(TargetError::Target(format!(
                 "the target refuses a right: {said}: grant it to the job's user"
             ))),
-            "42703" | "42P01" | "42804" | "42P10" | "0A000" | "26000" => Failure::Stale(said),
+            "42703" | "42P01" | "42804" | "42P10" | "0A000" | "26000" | "3F000" => Failure::Stale(said),
             // Hologres, after DDL, has no code of its own for it.
             _ if db.message().contains("mismatches the version of the table") => Failure::Stale(said),
             code => match &code[..2] {

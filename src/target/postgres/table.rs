@@ -213,8 +213,8 @@ impl<'a> Place<'a> {
             holds.as_ref().map_or((self.source.to_string(), job), |(source, job)| (source.clone(), job));
         if source != self.source.to_string() {
             return Err(self.fault(format!(
-                "the target's table {target} holds {source}, and two tables are not mixed: set schema = \"{{database}}\" in [target], \
-                 or land one of them in another schema; if it is not so any more, delete its row from tidegate.landed"
+                "the target's table {target} holds {source}, and two tables are not mixed: land one of them in another schema, \
+                 or give the job another name and set schema = \"{{database}}\" in [target]; if it is not so any more, delete its row from tidegate.landed"
             )));
         }
         if let Some(elsewhere) = elsewhere {
