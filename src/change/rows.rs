@@ -28,6 +28,8 @@ pub const BATCH_ROWS: usize = 1024;
 /// rows.push_parts(8, &[b"ei", b"ght"]);
 /// assert_eq!(rows.get(1), (&8, &b"eight"[..]));
 /// assert_eq!(rows.payload_bytes(), 10);
+/// let last = rows.split_off(1);
+/// assert_eq!((rows.len(), last.get(0)), (1, (&8, &b"eight"[..])));
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rows<H> {
@@ -125,6 +127,16 @@ impl<H: Pod> Rows<H> {
             self.ends.pop();
             self.bytes.truncate(self.ends.last().map_or(0, |end| *end as usize));
         }
+    }
+
+    /// Takes away the records from `at` on, and returns them.
+    pub fn split_off(&mut self, at: usize) -> Self {
+        if at == 0 {
+            return std::mem::take(self);
+        }
+        let start = self.ends[at - 1];
+        let ends = self.ends.split_off(at).into_iter().map(|end| end - start).collect();
+        Rows { heads: self.heads.split_off(at), ends, bytes: self.bytes.split_off(start as usize) }
     }
 
     /// Removes all records and keeps the memory.

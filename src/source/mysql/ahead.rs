@@ -120,6 +120,25 @@ impl Ahead {
     }
 }
 
+/// When the file of that name was begun, if the place is in it.
+///
+/// # Errors
+/// The server does not send it from there on.
+pub(super) fn begun(server: &Server, place: &Place) -> Result<Option<u32>, Trouble> {
+    let request = BinlogRequest::new(server.looking_id())
+        .with_filename(place.file.as_bytes())
+        .with_pos(place.offset)
+        .with_flags(BinlogDumpFlags::BINLOG_DUMP_NON_BLOCK);
+    let failed = |error| server.trouble("looking at the beginning of a binlog (REPLICATION SLAVE)", &error);
+    for event in server.replica()?.get_binlog_stream(request).map_err(failed)? {
+        let header = event.map_err(failed)?.header();
+        if header.event_type_raw() == EventType::FORMAT_DESCRIPTION_EVENT as u8 {
+            return Ok(Some(header.timestamp()));
+        }
+    }
+    Ok(None)
+}
+
 fn reshaped_by(sql: &str, default_database: &str) -> Vec<Reshaped> {
     let full = |named: Named| {
         let database = named.database.unwrap_or_else(|| default_database.to_string());

@@ -86,11 +86,12 @@ pub(super) struct Follower {
     fresh: bool,
     /// Something has come since the file's description did.
     described: bool,
-    /// The file has said that it ends.
+    /// The file has said that it ends, or may be left without that.
     ended: bool,
-    /// Where a file was left by the server that had not said that it ends.
-    doubtful: Option<Place>,
+    /// The server has gone on to another file though this one has not ended.
     doubts: bool,
+    /// The first number of a transaction that the file has begun and will not end.
+    cut_off: Option<u64>,
 }
 
 /// A transaction that has begun.
@@ -132,8 +133,8 @@ impl Follower {
             fresh: true,
             described: false,
             ended: false,
-            doubtful: None,
             doubts: false,
+            cut_off: None,
         }
     }
 
@@ -152,15 +153,38 @@ impl Follower {
         self.place.clone()
     }
 
-    /// Whether the server has gone on to another file though this one has not ended: it is to be asked again for what comes
-    /// behind the place, since the file may be gone and another have its name.
+    /// Whether the last event was not taken, because by it the server goes on to another file though this one has not ended: it
+    /// may have crashed, or the file may be gone and another have its name. To be taken again once that is known.
     pub fn doubts(&self) -> bool {
         self.doubts
+    }
+
+    /// The file that is read may be left: it is the one that it was.
+    pub fn trust(&mut self) {
+        (self.doubts, self.ended) = (false, true);
     }
 
     /// The end of what has been taken.
     pub fn place(&self) -> &Place {
         &self.place
+    }
+
+    /// The first number of the open transaction, if rows of it are wanted.
+    pub fn open_from(&self) -> Option<u64> {
+        self.open.as_ref().filter(|open| open.rows).map(|open| open.seq)
+    }
+
+    /// The first number of a transaction that will never end, since the server crashed while it wrote it. Asked once.
+    pub fn take_cut_off(&mut self) -> Option<u64> {
+        self.cut_off.take()
+    }
+
+    /// That such a transaction can't be taken back.
+    pub fn cut_off(&self) -> SourceError {
+        self.refused(
+            "the file before ends inside of a transaction, as a crash of the server leaves it: it was never committed, but rows of \
+             it have been published: copy the tables anew and publish to a new topic from here",
+        )
     }
 
     /// Whether `end` has been reached, between transactions.
@@ -181,6 +205,13 @@ impl Follower {
         let (place, from) = self.open.as_ref().map_or((&self.place, self.seq), |open| (&open.place, open.seq));
         let resume = Resume { position: kept_as(place, &self.origin), seq: from };
         Mark { seq, time: self.clock.time(seq), resume, end }
+    }
+
+    /// What is true of what comes before the open transaction, while no row of that has been handed on.
+    pub fn mark_before_open(&self) -> Mark {
+        let mark = self.mark(false);
+        let seq = mark.resume.seq.max(self.handed);
+        Mark { seq, time: self.clock.time(seq), ..mark }
     }
 
     /// The next event of the compressed transaction that is being read, which comes before any other.
@@ -221,16 +252,18 @@ impl Follower {
                 }
                 let Some(EventData::RotateEvent(rotate)) = self.data(event)? else { return Ok(()) };
                 let next = Place::new(rotate.name(), rotate.position());
-                // After a crash of the server too, but not once more when it has been asked again.
-                let unsaid = artificial && next.file != self.place.file && !self.ended && self.described;
-                if unsaid && self.doubtful.as_ref() != Some(&self.place) {
-                    (self.doubtful, self.doubts) = (Some(self.place.clone()), true);
+                if artificial && next.file != self.place.file && !self.ended && self.described {
+                    self.doubts = true;
                     return Ok(());
                 }
                 self.ended = true;
                 self.place = next;
                 self.origin.begun = None;
+                self.cut_off = self.open_from();
                 self.open = None;
+                if self.cut_off.is_some_and(|from| from < self.handed) {
+                    return Err(self.cut_off());
+                }
                 return Ok(());
             }
             t if t == EventType::FORMAT_DESCRIPTION_EVENT as u8 => self.take_file(header.timestamp())?,
@@ -276,6 +309,14 @@ impl Follower {
     /// A file, which comes first on a connection, wherever in it that begins; `second` is when it was begun.
     fn take_file(&mut self, second: u32) -> Result<(), SourceError> {
         self.ended = false;
+        self.compare(second)
+    }
+
+    /// Compares when the file of this name was begun with what is known of it.
+    ///
+    /// # Errors
+    /// It is another.
+    pub fn compare(&mut self, second: u32) -> Result<(), SourceError> {
         let known = *self.origin.begun.get_or_insert(second);
         if known == second {
             return Ok(());

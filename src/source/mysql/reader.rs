@@ -10,7 +10,7 @@ use crate::change::{BATCH_BYTES, BATCH_ROWS, TableName};
 use crate::config::MysqlConfig;
 use crate::source::{Clock, Mark, Raws, Reader, SourceError, Start, TableFilter, now_ms};
 
-use super::ahead::Ahead;
+use super::ahead::{Ahead, begun};
 use super::events::{Follower, Shown};
 use super::feed::Feed;
 use super::outage::{Next, Outage, PATIENCE};
@@ -19,6 +19,9 @@ use super::server::{SILENCE_MAX, Server, Trouble};
 
 /// How long a read waits for the first event.
 const READ_WAIT: Duration = Duration::from_millis(10);
+
+/// How many bytes of an open transaction's rows are kept back at most.
+const HELD_MAX: usize = 4 * BATCH_BYTES;
 
 /// How often the server is asked for its end while nothing comes.
 const ASK_EVERY: Duration = Duration::from_secs(5);
@@ -43,6 +46,10 @@ pub struct MysqlReader {
     /// When the server was last asked for its end while nothing came, and where reading stood then, if that was not there.
     asked: Instant,
     behind: Option<Place>,
+    /// Rows of the open transaction that are not handed on yet, since a crash of the server may leave it without an end; and the
+    /// first number of the open transaction if rows of it are.
+    held: Raws,
+    flowed: Option<u64>,
 }
 
 impl MysqlReader {
@@ -98,6 +105,8 @@ impl MysqlReader {
             end: until_end.then_some(end),
             asked: Instant::now(),
             behind: None,
+            held: Raws::default(),
+            flowed: None,
             server,
         })
     }
@@ -122,8 +131,9 @@ impl MysqlReader {
     /// Takes what is at hand, waiting only for the first event.
     fn take(&mut self, out: &mut Raws) -> Result<(), SourceError> {
         let mut wait = READ_WAIT;
+        let (bytes_max, rows_max) = (out.payload_bytes() + BATCH_BYTES, out.len() + BATCH_ROWS);
         for _ in 0..READ_EVENTS_MAX {
-            if self.ended() || out.payload_bytes() >= BATCH_BYTES || out.len() >= BATCH_ROWS {
+            if self.ended() || out.payload_bytes() >= bytes_max || out.len() >= rows_max {
                 return Ok(());
             }
             let Some(feed) = &self.feed else { return self.reconnect() };
@@ -150,13 +160,22 @@ impl MysqlReader {
                             Trouble::Passing(reason) => SourceError::Source(unanswered.insert(reason).clone()),
                         })
                     };
-                    let taken = self.follower.take(&event, now, &mut describe, out);
+                    let mut taken = self.follower.take(&event, now, &mut describe, out);
+                    if self.follower.doubts() {
+                        match begun(&self.server, self.follower.place()) {
+                            Ok(second) => second.map_or(Ok(()), |second| self.follower.compare(second))?,
+                            Err(Trouble::Passing(reason)) => return self.lost(reason),
+                            Err(Trouble::Lasting(error)) => return Err(error),
+                        }
+                        self.follower.trust();
+                        taken = self.follower.take(&event, now, &mut describe, out);
+                    }
                     if let Some(reason) = unanswered {
                         return self.lost(reason); // the event comes again
                     }
                     taken?;
-                    if self.follower.doubts() {
-                        return self.lost("it went on to another file though this one has not ended".into());
+                    if let Some(from) = self.follower.take_cut_off() {
+                        self.take_back(from, out)?;
                     }
                 }
                 Some(Err(error)) => {
@@ -178,19 +197,56 @@ impl MysqlReader {
             return Ok(());
         }
         self.asked = Instant::now();
-        let Some(conn) = &mut self.asking else { return Ok(()) };
-        let Ok(end) = self.server.try_end(conn) else {
-            self.asking = None; // it is connected to again when a table is asked about
+        if self.asking.is_none() {
+            self.asking = self.server.connect().ok();
+        }
+        let Some(end) = self.asking.as_mut().and_then(|conn| self.server.try_end(conn).ok()) else {
+            self.asking = None; // an outage shows where events are waited for
             return Ok(());
         };
         let place = self.follower.place();
         let behind = (*place != end).then(|| place.clone());
+        // What comes may be large and the way slow: it is waited for if the file is still the one that is read.
         if behind.is_some() && self.behind == behind {
-            self.behind = None;
-            return self.lost(format!("it is at {end} and sends nothing"));
+            match begun(&self.server, place) {
+                Ok(second) => second.map_or(Ok(()), |second| self.follower.compare(second))?,
+                Err(Trouble::Passing(_)) => {}
+                Err(Trouble::Lasting(error)) => return Err(error),
+            }
         }
         self.behind = behind;
         Ok(())
+    }
+
+    /// Forgets the rows of a transaction that will never end.
+    fn take_back(&mut self, from: u64, out: &mut Raws) -> Result<(), SourceError> {
+        if self.flowed == Some(from) {
+            return Err(self.follower.cut_off());
+        }
+        let first = out.heads().partition_point(|head| head.seq < from);
+        let rows = out.split_off(first);
+        tracing::warn!(
+            "binlog {}: the file before ends inside of a transaction, as a crash of the server leaves it: it was never committed, \
+             and its {} row events are passed over",
+            self.follower.place(),
+            rows.len()
+        );
+        Ok(())
+    }
+
+    /// Keeps back the rows of the open transaction, unless they are many, or some of them have been handed on.
+    fn hold_back(&mut self, out: &mut Raws) {
+        let open = self.follower.open_from();
+        if self.flowed != open {
+            self.flowed = None;
+        }
+        let Some(from) = open.filter(|_| self.flowed.is_none()) else { return };
+        let first = out.heads().partition_point(|head| head.seq < from);
+        let bytes: usize = (first..out.len()).map(|index| out.get(index).1.len()).sum();
+        match bytes <= HELD_MAX {
+            true => self.held = out.split_off(first),
+            false => self.flowed = open,
+        }
     }
 
     /// Waits a little, or tries to connect again.
@@ -289,7 +345,16 @@ impl Reader for MysqlReader {
     }
 
     fn read(&mut self, out: &mut Raws) -> Result<Mark, SourceError> {
-        self.take(out)?;
-        Ok(self.follower.mark(self.ended()))
+        let mut taken = std::mem::take(&mut self.held);
+        self.take(&mut taken)?;
+        self.hold_back(&mut taken);
+        match out.is_empty() {
+            true => *out = taken,
+            false => taken.iter().for_each(|(head, payload)| out.push(*head, payload)),
+        }
+        match self.held.is_empty() {
+            true => Ok(self.follower.mark(self.ended())),
+            false => Ok(self.follower.mark_before_open()),
+        }
     }
 }
