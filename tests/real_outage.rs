@@ -20,6 +20,8 @@ use mysql::prelude::Queryable;
 #[derive(Clone, Default)]
 struct Way {
     cut: Arc<AtomicBool>,
+    /// Lets 200 kB a second through.
+    slow: Arc<AtomicBool>,
     /// Where it leads to instead, if anywhere.
     elsewhere: Arc<Mutex<Option<String>>>,
     open: Arc<Mutex<Vec<TcpStream>>>,
@@ -40,10 +42,14 @@ impl Way {
                 }
                 for (from, to) in [(&client, &server), (&server, &client)] {
                     let (mut from, mut to) = (from.try_clone().unwrap(), to.try_clone().unwrap());
+                    let slow = Arc::clone(&way.slow);
                     way.open.lock().unwrap().push(from.try_clone().unwrap());
                     std::thread::spawn(move || {
                         let mut bytes = [0; 1 << 14];
                         while let Ok(n @ 1..) = from.read(&mut bytes) {
+                            if slow.load(Ordering::SeqCst) {
+                                std::thread::sleep(Duration::from_micros(5 * n as u64));
+                            }
                             if to.write_all(&bytes[..n]).is_err() {
                                 break;
                             }
@@ -146,4 +152,33 @@ fn an_outage_of_the_source_is_said_and_loses_nothing() {
         job.stop_all();
         source.query_drop(format!("DROP DATABASE {name}")).unwrap();
     }
+}
+
+#[test]
+fn an_event_that_takes_long_to_come_is_waited_for() {
+    let name = format!("slow_{}", std::process::id());
+    let mut source = mysql::Conn::new(mysql::Opts::from_url(&env("MYSQL_URL")).unwrap()).unwrap();
+    source.query_drop(format!("CREATE DATABASE {name}")).unwrap();
+    source.query_drop(format!("CREATE TABLE {name}.t (id int PRIMARY KEY)")).unwrap();
+    source.query_drop(format!("CREATE TABLE {name}.large (id int PRIMARY KEY, b longblob)")).unwrap();
+    let (way, address) = (Way::default(), address_of("MYSQL_URL"));
+    let url = env("MYSQL_URL").replace(&address, &format!("127.0.0.1:{}", way.to(address.clone())));
+    let lines = format!("kind = \"mysql\"\nurl = \"{url}\"\ntables = [\"{name}.t\"]\nstart = \"latest\"");
+    let mut job = Job::new(&name, &lines);
+    let out = job.file("publish.out");
+    let stdout = File::create(&out).unwrap();
+    let mut publish = job.command("publish", &[]).stdout(stdout).stderr(Stdio::piped()).spawn().unwrap();
+    job.wait("publish to begin", |_| std::fs::read_to_string(&out).unwrap().contains(": reads "));
+    way.slow.store(true, Ordering::SeqCst);
+    // 20 seconds: the server is asked for its end meanwhile, again and again.
+    source.query_drop(format!("INSERT INTO {name}.large VALUES (1, repeat('x', 4000000))")).unwrap();
+    source.query_drop(format!("INSERT INTO {name}.t VALUES (1)")).unwrap();
+    job.start("land");
+    job.wait("what comes behind the large event", |job| job.count("t", "true") == 1);
+    Command::new("kill").args(["-TERM", &publish.id().to_string()]).status().unwrap();
+    publish.wait().unwrap();
+    let mut said = String::new();
+    publish.stderr.take().unwrap().read_to_string(&mut said).unwrap();
+    assert!(!said.contains("is lost"), "{said}");
+    source.query_drop(format!("DROP DATABASE {name}")).unwrap();
 }

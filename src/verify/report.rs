@@ -390,7 +390,8 @@ impl<'a> Printer<'a> {
         }
         if let Some(repair) = &mut self.repair {
             for table in &report.tables {
-                if !table.target_exists || !table.missing_columns.is_empty() || table.not_read_again > 0 {
+                let lacks_table = !table.target_exists && table.source_rows > 0;
+                if lacks_table || !table.missing_columns.is_empty() || table.not_read_again > 0 {
                     writeln!(
                         repair,
                         "-- {}: this is not all of it, see the report",

@@ -106,6 +106,9 @@ impl Table {
             };
             create_schema(server, &place.schema)?;
             create(server, &place.create_sql(schema, server.dialect)?)?;
+        }
+        if look.is_empty() {
+            // It has been made since, by this lane or another.
             look = look_of(server, &place.sql())?;
             columns = place.columns(server)?;
         }
