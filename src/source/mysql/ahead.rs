@@ -5,7 +5,7 @@
 //! changed it, and whether something has stands in the binlog itself. So that part of it is looked through, once.
 
 use mysql::binlog::EventType;
-use mysql::binlog::events::EventData;
+use mysql::binlog::events::{Event, EventData};
 use mysql::{BinlogDumpFlags, BinlogRequest};
 
 use crate::change::TableName;
@@ -77,14 +77,9 @@ impl Ahead {
     }
 
     fn look(&mut self, server: &Server, from: &Place, end: &Place) -> Result<(), Trouble> {
-        let request = BinlogRequest::new(server.looking_id())
-            .with_filename(from.file.as_bytes())
-            .with_pos(from.offset)
-            .with_flags(BinlogDumpFlags::BINLOG_DUMP_NON_BLOCK);
-        let failed = |error| server.trouble("looking ahead in the binlog (REPLICATION SLAVE)", &error);
         let (mut place, mut fresh, mut found) = (from.clone(), true, Vec::new());
-        for event in server.replica()?.get_binlog_stream(request).map_err(failed)? {
-            let event = event.map_err(failed)?;
+        for event in events_from(server, from)? {
+            let event = event?;
             let header = event.header();
             let unread = |error: std::io::Error| {
                 Trouble::Lasting(SourceError::Source(format!("binlog {place}: the event can't be read: {error}")))
@@ -120,18 +115,27 @@ impl Ahead {
     }
 }
 
+/// The events that the server has from a place on, on a connection of their own.
+fn events_from<'s>(
+    server: &'s Server,
+    place: &Place,
+) -> Result<impl Iterator<Item = Result<Event, Trouble>> + 's, Trouble> {
+    let request = BinlogRequest::new(server.looking_id())
+        .with_filename(place.file.as_bytes())
+        .with_pos(place.offset)
+        .with_flags(BinlogDumpFlags::BINLOG_DUMP_NON_BLOCK);
+    let failed = move |error| server.trouble("looking ahead in the binlog (REPLICATION SLAVE)", &error);
+    let stream = server.replica()?.get_binlog_stream(request).map_err(failed)?;
+    Ok(stream.map(move |event| event.map_err(failed)))
+}
+
 /// When the file of that name was begun, if the place is in it.
 ///
 /// # Errors
 /// The server does not send it from there on.
 pub(super) fn begun(server: &Server, place: &Place) -> Result<Option<u32>, Trouble> {
-    let request = BinlogRequest::new(server.looking_id())
-        .with_filename(place.file.as_bytes())
-        .with_pos(place.offset)
-        .with_flags(BinlogDumpFlags::BINLOG_DUMP_NON_BLOCK);
-    let failed = |error| server.trouble("looking at the beginning of a binlog (REPLICATION SLAVE)", &error);
-    for event in server.replica()?.get_binlog_stream(request).map_err(failed)? {
-        let header = event.map_err(failed)?.header();
+    for event in events_from(server, place)? {
+        let header = event?.header();
         if header.event_type_raw() == EventType::FORMAT_DESCRIPTION_EVENT as u8 {
             return Ok(Some(header.timestamp()));
         }
