@@ -1,19 +1,22 @@
-//! What the binlog has ahead of the rows that are read: statements that change how tables look.
+//! What the binlog has ahead of the rows that are read: statements that change how tables look, and ends of transactions.
 //!
 //! With `binlog_row_metadata=MINIMAL` the binlog does not say how the columns of a row are named, and the server is asked. It
 //! says how the table looks *now*. That is how it looked when the rows were written if nothing between there and now has
 //! changed it, and whether something has stands in the binlog itself. So that part of it is looked through, once.
 
 use mysql::binlog::EventType;
-use mysql::binlog::events::{Event, EventData};
-use mysql::{BinlogDumpFlags, BinlogRequest};
+use mysql::binlog::events::EventData;
+use mysql::{BinlogDumpFlags, BinlogRequest, BinlogStream};
 
 use crate::change::TableName;
 use crate::source::SourceError;
 
+use super::events::mariadb;
 use super::place::Place;
-use super::server::{Server, Trouble};
+use super::server::{Server, Trouble, is_cut};
 use super::statement::{Named, Statement, classify, text_of};
+
+const LOOKING: &str = "looking ahead in the binlog (REPLICATION SLAVE)";
 
 /// What has been seen ahead.
 #[derive(Default)]
@@ -77,37 +80,9 @@ impl Ahead {
     }
 
     fn look(&mut self, server: &Server, from: &Place, end: &Place) -> Result<(), Trouble> {
-        let (mut place, mut fresh, mut found) = (from.clone(), true, Vec::new());
-        for event in events_from(server, from)? {
-            let event = event?;
-            let header = event.header();
-            let unread = |error: std::io::Error| {
-                Trouble::Lasting(SourceError::Source(format!("binlog {place}: the event can't be read: {error}")))
-            };
-            let artificial = header.log_pos() == 0 || header.flags_raw() & 0x20 != 0;
-            let kind = header.event_type_raw();
-            if kind == EventType::ROTATE_EVENT as u8 {
-                // The first only names the file that was asked for.
-                if !(std::mem::take(&mut fresh) && artificial)
-                    && let Some(EventData::RotateEvent(rotate)) = event.read_data().map_err(unread)?
-                {
-                    place = Place::new(rotate.name(), rotate.position());
-                }
-                continue;
-            }
-            if kind == EventType::QUERY_EVENT as u8
-                && let Some(EventData::QueryEvent(query)) = event.read_data().map_err(unread)?
-            {
-                found.extend(
-                    reshaped_by(&text_of(&query), &query.schema()).into_iter().map(|what| (place.clone(), what)),
-                );
-            }
-            if !artificial {
-                place.advance(header.log_pos());
-            }
-            if place.reaches(end) {
-                break;
-            }
+        let (mut place, mut found) = (from.clone(), Vec::new());
+        while let Some(cut) = scan(server, &mut place, end, &mut found)? {
+            place = server.file_behind(&place)?.ok_or_else(|| server.trouble(LOOKING, &cut))?;
         }
         self.seen = Some(end.clone());
         self.reshaped.append(&mut found);
@@ -115,18 +90,57 @@ impl Ahead {
     }
 }
 
+/// Looks from a place on, and moves it, for what gives tables another look. The error with which a file ended too soon, if one
+/// did.
+fn scan(
+    server: &Server,
+    place: &mut Place,
+    end: &Place,
+    found: &mut Vec<(Place, Reshaped)>,
+) -> Result<Option<mysql::Error>, Trouble> {
+    let mut fresh = true;
+    for event in events_from(server, place)? {
+        let event = match event {
+            Err(error) if is_cut(&error) => return Ok(Some(error)),
+            event => event.map_err(|error| server.trouble(LOOKING, &error))?,
+        };
+        let header = event.header();
+        let unread = |error: std::io::Error| {
+            Trouble::Lasting(SourceError::Source(format!("binlog {place}: the event can't be read: {error}")))
+        };
+        let artificial = header.log_pos() == 0 || header.flags_raw() & 0x20 != 0;
+        let kind = header.event_type_raw();
+        if kind == EventType::ROTATE_EVENT as u8 {
+            // The first only names the file that was asked for.
+            if !(std::mem::take(&mut fresh) && artificial)
+                && let Some(EventData::RotateEvent(rotate)) = event.read_data().map_err(unread)?
+            {
+                *place = Place::new(rotate.name(), rotate.position());
+            }
+            continue;
+        }
+        if kind == EventType::QUERY_EVENT as u8
+            && let Some(EventData::QueryEvent(query)) = event.read_data().map_err(unread)?
+        {
+            found.extend(reshaped_by(&text_of(&query), &query.schema()).into_iter().map(|what| (place.clone(), what)));
+        }
+        if !artificial {
+            place.advance(header.log_pos());
+        }
+        if place.reaches(end) {
+            break;
+        }
+    }
+    Ok(None)
+}
+
 /// The events that the server has from a place on, on a connection of their own.
-fn events_from<'s>(
-    server: &'s Server,
-    place: &Place,
-) -> Result<impl Iterator<Item = Result<Event, Trouble>> + 's, Trouble> {
+fn events_from(server: &Server, place: &Place) -> Result<BinlogStream, Trouble> {
     let request = BinlogRequest::new(server.looking_id())
         .with_filename(place.file.as_bytes())
         .with_pos(place.offset)
         .with_flags(BinlogDumpFlags::BINLOG_DUMP_NON_BLOCK);
-    let failed = move |error| server.trouble("looking ahead in the binlog (REPLICATION SLAVE)", &error);
-    let stream = server.replica()?.get_binlog_stream(request).map_err(failed)?;
-    Ok(stream.map(move |event| event.map_err(failed)))
+    server.replica()?.get_binlog_stream(request).map_err(|error| server.trouble(LOOKING, &error))
 }
 
 /// When the file of that name was begun, if the place is in it.
@@ -135,12 +149,51 @@ fn events_from<'s>(
 /// The server does not send it from there on.
 pub(super) fn begun(server: &Server, place: &Place) -> Result<Option<u32>, Trouble> {
     for event in events_from(server, place)? {
-        let header = event?.header();
+        let event = event.map_err(|error| server.trouble(LOOKING, &error))?;
+        let header = event.header();
         if header.event_type_raw() == EventType::FORMAT_DESCRIPTION_EVENT as u8 {
             return Ok(Some(header.timestamp()));
         }
     }
     Ok(None)
+}
+
+/// Whether the transaction that begins at a place has its end in that file. In one that the server still writes to each has,
+/// since a replica is not shown less; where the server crashed, the last may not.
+///
+/// # Errors
+/// The server does not say.
+pub(super) fn has_end(server: &Server, place: &Place) -> Result<bool, Trouble> {
+    if server.try_end(&mut server.connect()?)?.file == place.file {
+        return Ok(true);
+    }
+    let (mut begun, mut fresh) = (false, true);
+    for event in events_from(server, place)? {
+        let event = match event {
+            Err(error) if is_cut(&error) => return Ok(false),
+            event => event.map_err(|error| server.trouble(LOOKING, &error))?,
+        };
+        let header = event.header();
+        match header.event_type_raw() {
+            // The first only names the file that was asked for; another one that the file does not have says that it just ends.
+            kind if kind == EventType::ROTATE_EVENT as u8 => match std::mem::take(&mut fresh) {
+                true => {}
+                false => return Ok(header.log_pos() != 0 && header.flags_raw() & 0x20 == 0),
+            },
+            kind if kind == EventType::XID_EVENT as u8 || kind == EventType::STOP_EVENT as u8 => return Ok(true),
+            mariadb::GTID if std::mem::replace(&mut begun, true) => return Ok(true),
+            // Of tables without transactions.
+            kind if kind == EventType::QUERY_EVENT as u8 => {
+                if let Ok(Some(EventData::QueryEvent(query))) = event.read_data()
+                    && classify(&text_of(&query)) == Statement::End
+                {
+                    return Ok(true);
+                }
+            }
+            _ => {}
+        }
+    }
+    Err(Trouble::Passing(format!("the binlog ends behind {place}, but the server has gone on to another file")))
 }
 
 fn reshaped_by(sql: &str, default_database: &str) -> Vec<Reshaped> {

@@ -14,7 +14,11 @@ use crate::source::{Clock, Mark, Raws, Resume, SourceError, TableFilter};
 use super::packed::Packed;
 use super::place::{Origin, Place, kept_as};
 use super::server::versioned;
-use super::statement::{Named, Statement, classify, text_of};
+use super::statement::text_of;
+
+mod statements;
+
+use statements::shortened;
 
 /// How many tables' contexts are kept ready.
 const CONTEXTS_MAX: usize = 4096;
@@ -23,7 +27,7 @@ const CONTEXTS_MAX: usize = 4096;
 const NO_TABLE: u64 = 0xff_ffff;
 
 /// MariaDB's own event types, of which the crate knows nothing.
-mod mariadb {
+pub(super) mod mariadb {
     pub const GTID: u8 = 0xa2;
     /// The flag of a GTID whose group is one statement and has no end of its own.
     pub const STANDALONE: u8 = 1;
@@ -164,6 +168,20 @@ impl Follower {
         (self.doubts, self.ended) = (false, true);
     }
 
+    /// Goes on to another file; a transaction that is open then has no end.
+    pub fn leave_file(&mut self, next: Place) {
+        self.ended = true;
+        self.place = next;
+        self.origin.begun = None;
+        self.cut_off = self.open_from();
+        self.open = None;
+    }
+
+    /// Whether a crash may leave a part of a transaction at the end of a file: MySQL takes it off again before it goes on.
+    pub fn may_be_cut_off(&self) -> bool {
+        matches!(self.flavor, Flavor::MariaDb)
+    }
+
     /// The end of what has been taken.
     pub fn place(&self) -> &Place {
         &self.place
@@ -172,6 +190,11 @@ impl Follower {
     /// The first number of the open transaction, if rows of it are wanted.
     pub fn open_from(&self) -> Option<u64> {
         self.open.as_ref().filter(|open| open.rows).map(|open| open.seq)
+    }
+
+    /// Where the open transaction begins.
+    pub fn open_at(&self) -> Option<&Place> {
+        self.open.as_ref().map(|open| &open.place)
     }
 
     /// The first number of a transaction that will never end, since the server crashed while it wrote it. Asked once.
@@ -256,14 +279,7 @@ impl Follower {
                     self.doubts = true;
                     return Ok(());
                 }
-                self.ended = true;
-                self.place = next;
-                self.origin.begun = None;
-                self.cut_off = self.open_from();
-                self.open = None;
-                if self.cut_off.is_some_and(|from| from < self.handed) {
-                    return Err(self.cut_off());
-                }
+                self.leave_file(next);
                 return Ok(());
             }
             t if t == EventType::FORMAT_DESCRIPTION_EVENT as u8 => self.take_file(header.timestamp())?,
@@ -413,99 +429,6 @@ impl Follower {
         &self.filter
     }
 
-    fn statement(
-        &mut self,
-        sql: &str,
-        default_database: &str,
-        second: u64,
-        now: u64,
-        out: &mut Raws,
-    ) -> Result<(), SourceError> {
-        let statement = classify(sql);
-        match statement {
-            Statement::Begin | Statement::CreateWithRows => match &mut self.open {
-                Some(open) => open.one_statement = false,
-                None => self.begin(Commit::Second(second), now, false),
-            },
-            // Logged only where a part of the transaction can't be rolled back.
-            Statement::Rollback if self.open.as_ref().is_some_and(|open| open.rows) => {
-                return Err(self.refused(
-                    "rows are rolled back that were logged, since the transaction also wrote to a table without transactions \
-                     or made a temporary one: tidegate can't take them back; copy the tables anew and publish to a new topic \
-                     from behind it",
-                ));
-            }
-            // A savepoint's leaves the transaction open, and its COMMIT follows.
-            Statement::Rollback if sql.trim().eq_ignore_ascii_case("rollback") => self.open = None,
-            Statement::Rollback => {}
-            Statement::End => self.open = None,
-            Statement::Xa => return Err(self.distributed()),
-            Statement::RowsAsText { tables } => match self.wanted(&tables, default_database) {
-                None if !tables.is_empty() => tracing::warn!(
-                    "{}: a statement about a table that is not wanted is logged as text; if triggers or foreign keys make it \
-                     change wanted ones too, run verify: {}",
-                    self.place,
-                    shortened(sql)
-                ),
-                _ => return Err(self.as_text(sql)),
-            },
-            Statement::Unlogged { what, tables } => match self.wanted(&tables, default_database) {
-                None => self.seq += 1,
-                Some(wanted) => {
-                    let reason = format!(
-                        "{what} takes rows of {wanted} away, or brings some, without logging them: do the same to the target's \
-                         table, or let verify --repair mend it, and let [publish] dead_letter name a file that this record \
-                         may go to; or publish to another topic from behind it"
-                    );
-                    let time = self.time(second, now);
-                    self.hand_on(&[&[event::UNUSABLE], reason.as_bytes()], &[], 1, time, out);
-                }
-            },
-            Statement::Index { .. } => self.contexts.clear(), // a key may be another
-            Statement::Alter { tables, .. } => {
-                self.contexts.clear(); // a table may be another under the same map
-                if let Some(wanted) = self.wanted(&tables, default_database) {
-                    self.warn_of_rows(&wanted, sql);
-                }
-            }
-            Statement::DropDatabase { database } => {
-                self.contexts.clear();
-                if self.filter.may_want_of(&self.in_maps(&database)) {
-                    self.warn_of_rows(&format!("{database}.*"), sql);
-                }
-            }
-            Statement::Other => {}
-        }
-        if self.open.as_ref().is_some_and(|open| open.one_statement) {
-            self.open = None;
-        }
-        Ok(())
-    }
-
-    fn warn_of_rows(&self, tables: &str, sql: &str) {
-        let (place, sql) = (&self.place, shortened(sql));
-        tracing::warn!("{place}: what becomes of the rows of {tables} is not in the binlog, run verify: {sql}");
-    }
-
-    /// A name of a statement as table maps have it.
-    fn in_maps(&self, name: &str) -> String {
-        if self.lower_case { name.to_lowercase() } else { name.to_string() }
-    }
-
-    /// The names of those tables that are wanted; `None`: none is.
-    fn wanted(&self, tables: &[Named], default_database: &str) -> Option<String> {
-        let names = tables.iter().map(|named| {
-            let database = named.database.as_deref().unwrap_or(default_database);
-            (self.in_maps(database), self.in_maps(&named.table))
-        });
-        // A letter that nobody knows may be any.
-        let doubtful = |name: &str| name.contains(char::REPLACEMENT_CHARACTER);
-        let wanted = names
-            .filter(|(database, table)| doubtful(database) || doubtful(table) || self.filter.wants(database, table));
-        let wanted: Vec<String> = wanted.map(|(database, table)| format!("{database}.{table}")).collect();
-        (!wanted.is_empty()).then(|| wanted.join(" and "))
-    }
-
     fn table_map(&mut self, body: &[u8], describe: &mut Describe) -> Result<(), SourceError> {
         let malformed = |follower: &Self, error| follower.broken_event(&error);
         let map = TableMap::read(body).map_err(|error| malformed(self, error))?;
@@ -630,10 +553,6 @@ impl Follower {
     fn refused(&self, reason: &str) -> SourceError {
         SourceError::Source(format!("binlog {}: {reason}", self.place))
     }
-}
-
-fn shortened(sql: &str) -> String {
-    sql.chars().take(200).collect()
 }
 
 /// When a transaction was committed, as exactly as the server says.

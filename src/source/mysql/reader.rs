@@ -10,12 +10,12 @@ use crate::change::{BATCH_BYTES, BATCH_ROWS, TableName};
 use crate::config::MysqlConfig;
 use crate::source::{Clock, Mark, Raws, Reader, SourceError, Start, TableFilter, now_ms};
 
-use super::ahead::{Ahead, begun};
+use super::ahead::{Ahead, begun, has_end};
 use super::events::{Follower, Shown};
 use super::feed::Feed;
 use super::outage::{Next, Outage, PATIENCE};
 use super::place::{Origin, Place, kept_in};
-use super::server::{SILENCE_MAX, Server, Trouble};
+use super::server::{SILENCE_MAX, Server, Trouble, is_cut};
 
 /// How long a read waits for the first event.
 const READ_WAIT: Duration = Duration::from_millis(10);
@@ -46,10 +46,18 @@ pub struct MysqlReader {
     /// When the server was last asked for its end while nothing came, and where reading stood then, if that was not there.
     asked: Instant,
     behind: Option<Place>,
-    /// Rows of the open transaction that are not handed on yet, since a crash of the server may leave it without an end; and the
-    /// first number of the open transaction if rows of it are.
+    /// Rows of the open transaction that are not handed on yet, since a crash of the server may leave it without an end.
     held: Raws,
-    flowed: Option<u64>,
+    /// Of a transaction with more rows than are kept back, which has that first number: what becomes of them.
+    large: Option<(u64, Fate)>,
+}
+
+/// What becomes of the rows of a large transaction.
+enum Fate {
+    /// It has an end.
+    HandedOn,
+    /// It has none; so many were there until now.
+    PassedOver(usize),
 }
 
 impl MysqlReader {
@@ -106,7 +114,7 @@ impl MysqlReader {
             asked: Instant::now(),
             behind: None,
             held: Raws::default(),
-            flowed: None,
+            large: None,
             server,
         })
     }
@@ -162,10 +170,8 @@ impl MysqlReader {
                     };
                     let mut taken = self.follower.take(&event, now, &mut describe, out);
                     if self.follower.doubts() {
-                        match begun(&self.server, self.follower.place()) {
-                            Ok(second) => second.map_or(Ok(()), |second| self.follower.compare(second))?,
-                            Err(Trouble::Passing(reason)) => return self.lost(reason),
-                            Err(Trouble::Lasting(error)) => return Err(error),
+                        if let Some(reason) = compare_file(&self.server, &mut self.follower)? {
+                            return self.lost(reason);
                         }
                         self.follower.trust();
                         taken = self.follower.take(&event, now, &mut describe, out);
@@ -177,6 +183,9 @@ impl MysqlReader {
                     if let Some(from) = self.follower.take_cut_off() {
                         self.take_back(from, out)?;
                     }
+                }
+                Some(Err(error)) if self.follower.may_be_cut_off() && is_cut(&error) => {
+                    return self.leave_cut_file(&error, out);
                 }
                 Some(Err(error)) => {
                     return match self.server.trouble("reading the binlog", &error) {
@@ -208,45 +217,78 @@ impl MysqlReader {
         let behind = (*place != end).then(|| place.clone());
         // What comes may be large and the way slow: it is waited for if the file is still the one that is read.
         if behind.is_some() && self.behind == behind {
-            match begun(&self.server, place) {
-                Ok(second) => second.map_or(Ok(()), |second| self.follower.compare(second))?,
-                Err(Trouble::Passing(_)) => {}
-                Err(Trouble::Lasting(error)) => return Err(error),
-            }
+            compare_file(&self.server, &mut self.follower)?; // an outage shows where events are waited for
         }
         self.behind = behind;
         Ok(())
     }
 
+    /// Goes on behind a file that ends inside of an event, as a crash leaves it.
+    #[cold]
+    fn leave_cut_file(&mut self, error: &mysql::Error, out: &mut Raws) -> Result<(), SourceError> {
+        let next = match self.server.file_behind(self.follower.place()) {
+            Ok(Some(next)) => next,
+            Ok(None) => return Err(self.server.give_up(self.server.trouble("reading the binlog", error))),
+            Err(Trouble::Passing(reason)) => return self.lost(reason), // the error comes again
+            Err(Trouble::Lasting(error)) => return Err(error),
+        };
+        tracing::warn!(
+            "binlog {}: the file ends inside of an event, as a crash of the server leaves it: what was being written was rolled \
+             back, and reading goes on at {next}; if the server does not sync its binlog (sync_binlog = 1), run verify",
+            self.follower.place()
+        );
+        self.feed = None;
+        self.follower.leave_file(next);
+        match self.follower.take_cut_off() {
+            Some(from) => self.take_back(from, out),
+            None => Ok(()),
+        }
+    }
+
     /// Forgets the rows of a transaction that will never end.
     fn take_back(&mut self, from: u64, out: &mut Raws) -> Result<(), SourceError> {
-        if self.flowed == Some(from) {
-            return Err(self.follower.cut_off());
-        }
+        let passed = match self.large.take() {
+            Some((large, Fate::HandedOn)) if large == from => return Err(self.follower.cut_off()),
+            Some((large, Fate::PassedOver(passed))) if large == from => passed,
+            _ => 0,
+        };
         let first = out.heads().partition_point(|head| head.seq < from);
-        let rows = out.split_off(first);
+        let rows = passed + out.split_off(first).len();
         tracing::warn!(
             "binlog {}: the file before ends inside of a transaction, as a crash of the server leaves it: it was never committed, \
-             and its {} row events are passed over",
-            self.follower.place(),
-            rows.len()
+             and its {rows} row events are passed over",
+            self.follower.place()
         );
         Ok(())
     }
 
-    /// Keeps back the rows of the open transaction, unless they are many, or some of them have been handed on.
-    fn hold_back(&mut self, out: &mut Raws) {
-        let open = self.follower.open_from();
-        if self.flowed != open {
-            self.flowed = None;
-        }
-        let Some(from) = open.filter(|_| self.flowed.is_none()) else { return };
+    /// Keeps back the rows of the open transaction until they are many; then it is found out whether it has an end.
+    fn hold_back(&mut self, out: &mut Raws) -> Result<(), SourceError> {
+        let (Some(from), Some(place)) = (self.follower.open_from(), self.follower.open_at()) else { return Ok(()) };
+        self.large.take_if(|(large, _)| *large != from);
         let first = out.heads().partition_point(|head| head.seq < from);
-        let bytes: usize = (first..out.len()).map(|index| out.get(index).1.len()).sum();
-        match bytes <= HELD_MAX {
-            true => self.held = out.split_off(first),
-            false => self.flowed = open,
+        if self.large.is_none() {
+            let bytes: usize = (first..out.len()).map(|index| out.get(index).1.len()).sum();
+            let ends = match bytes <= HELD_MAX || self.feed.is_none() {
+                true => None,
+                false if !self.follower.may_be_cut_off() => Some(true),
+                false => match has_end(&self.server, place) {
+                    Ok(ends) => Some(ends),
+                    Err(Trouble::Lasting(error)) => return Err(error),
+                    Err(Trouble::Passing(reason)) => {
+                        self.lost(reason)?;
+                        None
+                    }
+                },
+            };
+            self.large = ends.map(|ends| (from, if ends { Fate::HandedOn } else { Fate::PassedOver(0) }));
         }
+        match &mut self.large {
+            None => self.held = out.split_off(first),
+            Some((_, Fate::HandedOn)) => {}
+            Some((_, Fate::PassedOver(rows))) => *rows += out.split_off(first).len(),
+        }
+        Ok(())
     }
 
     /// Waits a little, or tries to connect again.
@@ -291,6 +333,15 @@ impl MysqlReader {
             }
         }
         Ok(())
+    }
+}
+
+/// That the file which is read is the one that it was. Why the server does not say, if it does not say now.
+fn compare_file(server: &Server, follower: &mut Follower) -> Result<Option<String>, SourceError> {
+    match begun(server, follower.place()) {
+        Ok(second) => second.map_or(Ok(None), |second| follower.compare(second).map(|()| None)),
+        Err(Trouble::Passing(reason)) => Ok(Some(reason)),
+        Err(Trouble::Lasting(error)) => Err(error),
     }
 }
 
@@ -347,7 +398,7 @@ impl Reader for MysqlReader {
     fn read(&mut self, out: &mut Raws) -> Result<Mark, SourceError> {
         let mut taken = std::mem::take(&mut self.held);
         self.take(&mut taken)?;
-        self.hold_back(&mut taken);
+        self.hold_back(&mut taken)?;
         match out.is_empty() {
             true => *out = taken,
             false => taken.iter().for_each(|(head, payload)| out.push(*head, payload)),

@@ -252,10 +252,17 @@ impl Server {
     }
 
     /// The binlog files that the server has kept, oldest first, with their sizes.
-    pub fn files(&self, conn: &mut Conn) -> Result<Vec<(String, u64)>, SourceError> {
+    fn files(&self, conn: &mut Conn) -> Result<Vec<(String, u64)>, Trouble> {
         let rows: Vec<mysql::Row> =
-            conn.query("SHOW BINARY LOGS").map_err(|error| self.error("SHOW BINARY LOGS", &error))?;
+            conn.query("SHOW BINARY LOGS").map_err(|error| self.trouble("SHOW BINARY LOGS", &error))?;
         Ok(rows.iter().filter_map(|row| Some((row.get(0)?, row.get(1)?))).collect())
+    }
+
+    /// The beginning of the file behind the one that a place is in; `None`: the server still writes to that.
+    pub fn file_behind(&self, place: &Place) -> Result<Option<Place>, Trouble> {
+        let files = self.files(&mut self.connect()?)?;
+        let behind = files.into_iter().map(|(file, _)| Place::new(file, FILE_START));
+        Ok(behind.skip_while(|file| file.file != place.file).nth(1))
     }
 
     /// All tables that it shows to this user.
@@ -300,7 +307,7 @@ impl Server {
 
     /// Where to begin: a place asked for, if the server has it.
     pub fn kept(&self, conn: &mut Conn, place: Place) -> Result<Place, SourceError> {
-        let files = self.files(conn)?;
+        let files = self.files(conn).map_err(|trouble| self.give_up(trouble))?;
         match files.iter().find(|(file, _)| *file == place.file) {
             Some((_, size)) if place.offset <= *size => Ok(place),
             Some((_, size)) => Err(SourceError::Source(format!(
@@ -320,7 +327,7 @@ impl Server {
     }
 
     pub fn earliest(&self, conn: &mut Conn) -> Result<Place, SourceError> {
-        let files = self.files(conn)?;
+        let files = self.files(conn).map_err(|trouble| self.give_up(trouble))?;
         let oldest = files.into_iter().next();
         let (file, _) = oldest.ok_or_else(|| {
             SourceError::Source(format!("the source at {} has no binlog: set log_bin there", self.address))
@@ -417,6 +424,12 @@ impl Server {
             code => lasting(format!("the source at {address}: {what}: {message} (error {code})")),
         }
     }
+}
+
+/// Whether that is said of a file that ends inside of an event.
+pub(super) fn is_cut(error: &mysql::Error) -> bool {
+    matches!(error, mysql::Error::MySqlError(said)
+        if said.code == BINLOG_REFUSED && said.message.contains("truncated in the middle of event"))
 }
 
 /// The end of a sentence about a table WITH SYSTEM VERSIONING.

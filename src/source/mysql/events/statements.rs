@@ -1,0 +1,108 @@
+//! What the statements in a binlog do to those who follow it: they begin and end transactions, and change rows that are logged
+//! nowhere, or how tables look.
+
+use crate::codec::binlog::event;
+use crate::source::{Raws, SourceError};
+
+use super::super::statement::{Named, Statement, classify};
+use super::{Commit, Follower};
+
+impl Follower {
+    /// Takes a statement, which may be logged in the open transaction or without one.
+    pub(super) fn statement(
+        &mut self,
+        sql: &str,
+        default_database: &str,
+        second: u64,
+        now: u64,
+        out: &mut Raws,
+    ) -> Result<(), SourceError> {
+        let statement = classify(sql);
+        match statement {
+            Statement::Begin | Statement::CreateWithRows => match &mut self.open {
+                Some(open) => open.one_statement = false,
+                None => self.begin(Commit::Second(second), now, false),
+            },
+            // Logged only where a part of the transaction can't be rolled back.
+            Statement::Rollback if self.open.as_ref().is_some_and(|open| open.rows) => {
+                return Err(self.refused(
+                    "rows are rolled back that were logged, since the transaction also wrote to a table without transactions \
+                     or made a temporary one: tidegate can't take them back; copy the tables anew and publish to a new topic \
+                     from behind it",
+                ));
+            }
+            // A savepoint's leaves the transaction open, and its COMMIT follows.
+            Statement::Rollback if sql.trim().eq_ignore_ascii_case("rollback") => self.open = None,
+            Statement::Rollback => {}
+            Statement::End => self.open = None,
+            Statement::Xa => return Err(self.distributed()),
+            Statement::RowsAsText { tables } => match self.wanted(&tables, default_database) {
+                None if !tables.is_empty() => tracing::warn!(
+                    "{}: a statement about a table that is not wanted is logged as text; if triggers or foreign keys make it \
+                     change wanted ones too, run verify: {}",
+                    self.place,
+                    shortened(sql)
+                ),
+                _ => return Err(self.as_text(sql)),
+            },
+            Statement::Unlogged { what, tables } => match self.wanted(&tables, default_database) {
+                None => self.seq += 1,
+                Some(wanted) => {
+                    let reason = format!(
+                        "{what} takes rows of {wanted} away, or brings some, without logging them: do the same to the target's \
+                         table, or let verify --repair mend it, and let [publish] dead_letter name a file that this record \
+                         may go to; or publish to another topic from behind it"
+                    );
+                    let time = self.time(second, now);
+                    self.hand_on(&[&[event::UNUSABLE], reason.as_bytes()], &[], 1, time, out);
+                }
+            },
+            Statement::Index { .. } => self.contexts.clear(), // a key may be another
+            Statement::Alter { tables, .. } => {
+                self.contexts.clear(); // a table may be another under the same map
+                if let Some(wanted) = self.wanted(&tables, default_database) {
+                    self.warn_of_rows(&wanted, sql);
+                }
+            }
+            Statement::DropDatabase { database } => {
+                self.contexts.clear();
+                if self.filter.may_want_of(&self.in_maps(&database)) {
+                    self.warn_of_rows(&format!("{database}.*"), sql);
+                }
+            }
+            Statement::Other => {}
+        }
+        if self.open.as_ref().is_some_and(|open| open.one_statement) {
+            self.open = None;
+        }
+        Ok(())
+    }
+
+    fn warn_of_rows(&self, tables: &str, sql: &str) {
+        let (place, sql) = (&self.place, shortened(sql));
+        tracing::warn!("{place}: what becomes of the rows of {tables} is not in the binlog, run verify: {sql}");
+    }
+
+    /// A name of a statement as table maps have it.
+    fn in_maps(&self, name: &str) -> String {
+        if self.lower_case { name.to_lowercase() } else { name.to_string() }
+    }
+
+    /// The names of those tables that are wanted; `None`: none is.
+    fn wanted(&self, tables: &[Named], default_database: &str) -> Option<String> {
+        let names = tables.iter().map(|named| {
+            let database = named.database.as_deref().unwrap_or(default_database);
+            (self.in_maps(database), self.in_maps(&named.table))
+        });
+        // A letter that nobody knows may be any.
+        let doubtful = |name: &str| name.contains(char::REPLACEMENT_CHARACTER);
+        let wanted = names
+            .filter(|(database, table)| doubtful(database) || doubtful(table) || self.filter.wants(database, table));
+        let wanted: Vec<String> = wanted.map(|(database, table)| format!("{database}.{table}")).collect();
+        (!wanted.is_empty()).then(|| wanted.join(" and "))
+    }
+}
+
+pub(super) fn shortened(sql: &str) -> String {
+    sql.chars().take(200).collect()
+}

@@ -1,0 +1,138 @@
+//! A source that is killed while it writes a large transaction to its binlog. MariaDB leaves the half that it has written at
+//! the end of that file, down to a part of an event, and rolls the transaction back: its rows were never committed, and nobody
+//! may see them.
+
+#[allow(dead_code, reason = "each test program uses its part of it")]
+mod faults;
+#[allow(dead_code, reason = "each test program uses its part of it")]
+mod hologres;
+#[allow(dead_code, reason = "each test program uses its part of it")]
+mod job;
+#[allow(dead_code, reason = "each test program uses its part of it")]
+mod topic;
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use faults::apart::{Servers, apart};
+use job::{Job, env};
+use mysql::Conn;
+use mysql::prelude::Queryable;
+
+/// After how many bytes of the transaction the server is killed, and how many the crash leaves, if not what was written until
+/// then: of an operating system that crashes with it that may be less.
+const CRASHES: [(u64, Option<u64>); 6] =
+    [(1, None), (1 << 23, None), (1, Some(20)), (1 << 17, Some(60_000)), (1 << 20, Some(1_000_000)), (1 << 16, None)];
+
+/// How often a crash may come too late.
+const TRIES: usize = 5;
+
+/// How many rows the transaction has; of 200 bytes and more each.
+const ROWS: usize = 500_000;
+
+/// How many a transaction behind a crash has.
+const KEPT: i64 = 5_000;
+
+fn connect(server: &str) -> Conn {
+    let mut conn = Conn::new(mysql::Opts::from_url(&env(server)).unwrap()).unwrap();
+    // So that what is ahead in the binlog is asked for.
+    conn.query_drop("SET GLOBAL binlog_row_metadata = MINIMAL").unwrap();
+    conn
+}
+
+/// The newest file of the binlog.
+fn newest(folder: &Path) -> PathBuf {
+    let files = std::fs::read_dir(folder.join("data")).unwrap().map(|file| file.unwrap().path());
+    let number = |path: &Path| path.extension().and_then(|number| number.to_str()?.parse::<u64>().ok());
+    let is_binlog = |path: &PathBuf| path.file_stem().is_some_and(|stem| stem == "binlog");
+    files.filter(is_binlog).filter(|path| number(path).is_some()).max_by_key(|path| number(path)).unwrap()
+}
+
+/// Crashes the server while a large transaction comes into its binlog, and starts it again. Whether that was in the midst.
+fn crash(servers: &mut Servers, (url, server): (&str, &str), name: &str, (bytes, left): (u64, Option<u64>)) -> bool {
+    let mut conn = connect(url);
+    conn.query_drop(format!("USE {name}")).unwrap();
+    conn.query_drop("BEGIN").unwrap();
+    conn.query_drop("INSERT INTO t SELECT seq, repeat(lpad(seq, 32, '-'), 6) FROM numbers").unwrap();
+    let file = newest(&servers.folder(server));
+    let size = || std::fs::metadata(&file).unwrap().len();
+    let before = size();
+    let commit = std::thread::spawn(move || conn.query_drop("COMMIT").is_ok());
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while size() < before + bytes {
+        assert!(Instant::now() < deadline, "the transaction does not come into the binlog");
+    }
+    servers.kill(server);
+    let done = commit.join().unwrap();
+    let grown = size() - before;
+    if let Some(left) = left.filter(|_| !done) {
+        std::fs::File::options().write(true).open(&file).unwrap().set_len(before + left.min(grown)).unwrap();
+    }
+    servers.start(server);
+    let mut conn = connect(url);
+    let rows: usize = conn.query_first(format!("SELECT count(*) FROM {name}.t WHERE id > 0")).unwrap().unwrap();
+    println!("{server}: killed after {bytes} bytes, {grown} were written, {rows} rows stayed, answered {done}");
+    if rows != 0 {
+        conn.query_drop(format!("DELETE FROM {name}.t WHERE id > 0")).unwrap();
+    }
+    rows == 0
+}
+
+fn survive(servers: &mut Servers, source: (&str, &str), crashes: &[(u64, Option<u64>)]) {
+    let name = format!("crash_{}", std::process::id());
+    let mut conn = connect(source.0);
+    for sql in [
+        format!("CREATE DATABASE {name}"),
+        format!("USE {name}"),
+        "CREATE TABLE t (id int PRIMARY KEY, v varchar(200))".into(),
+        "CREATE TABLE plain (id int PRIMARY KEY, v varchar(200)) ENGINE = MyISAM".into(),
+        "CREATE TABLE numbers (seq int PRIMARY KEY)".into(),
+        format!(
+            "INSERT INTO numbers WITH RECURSIVE n AS (SELECT 1 AS i UNION ALL SELECT i + 1 FROM n WHERE i < 1000) SELECT (a.i - 1) * 1000 + b.i FROM n a, n b WHERE a.i <= {}",
+            ROWS / 1000
+        ),
+    ] {
+        conn.query_drop(sql).unwrap();
+    }
+    let status: Result<Option<mysql::Row>, _> = conn.query_first("SHOW BINARY LOG STATUS");
+    let status = status.or_else(|_| conn.query_first("SHOW MASTER STATUS")).unwrap().unwrap();
+    let place = format!("{}:{}", status.get::<String, _>(0).unwrap(), status.get::<u64, _>(1).unwrap());
+    drop(conn);
+    let settings = format!(
+        "kind = \"mysql\"\nurl = \"{}\"\ntables = [\"{name}.t\", \"{name}.plain\"]\nstart = \"{place}\"",
+        env(source.0)
+    );
+    let mut job = Job::new("crash", &settings);
+    job.start("publish");
+    job.start("land");
+    let mut kept = 0;
+    for &how in crashes {
+        let in_the_midst = (0..TRIES).any(|_| crash(servers, source, &name, how));
+        assert!(in_the_midst, "the server was never killed in the midst of the transaction");
+        // What has its end is large too.
+        let mut conn = connect(source.0);
+        for table in ["t", "plain"] {
+            let rows = format!("SELECT -{kept} - seq, repeat('k', 200) FROM {name}.numbers WHERE seq <= {KEPT}");
+            conn.query_drop(format!("INSERT INTO {name}.{table} {rows}")).unwrap();
+        }
+        conn.query_drop("FLUSH TABLES").unwrap();
+        kept += KEPT;
+        job.wait("what comes behind it", |job| job.count("plain", "true") == kept);
+    }
+    job.stop_all();
+    let mut again = Job::new("again", &settings);
+    again.run("publish");
+    again.run("land");
+    for job in [&mut job, &mut again] {
+        assert_eq!(job.count("t", "id > 0"), 0, "rows that were never committed");
+        assert_eq!((job.count("t", "true"), job.count("plain", "true")), (kept, kept));
+    }
+}
+
+#[test]
+fn half_a_transaction_that_a_crash_left_is_passed_over() {
+    let test = "half_a_transaction_that_a_crash_left_is_passed_over";
+    let Some(mut servers) = apart(test, &["mysql", "mariadb", "kafka", "postgres"]) else { return };
+    survive(&mut servers, ("MYSQL_URL", "mysql"), &CRASHES[..2]);
+    survive(&mut servers, ("MARIADB_URL", "mariadb"), &CRASHES);
+}
