@@ -37,7 +37,21 @@ pub enum Verdict {
 struct Partition {
     /// None before the first record.
     newest_ms: Option<u64>,
-    seen_at_ms: u64,
+    /// When it was last known to have records; `None`: it is left out until it has another.
+    seen_at_ms: Option<u64>,
+}
+
+impl Partition {
+    /// One from which nothing has come at `now_ms`.
+    fn new(now_ms: u64) -> Self {
+        Partition { newest_ms: None, seen_at_ms: Some(now_ms) }
+    }
+
+    /// The first epoch that it, for its part, leaves open.
+    fn epoch(&self, policy: &SettlePolicy) -> u64 {
+        let bound = policy.out_of_orderness.as_millis() as u64;
+        epoch_of(self.newest_ms.unwrap_or(0).saturating_sub(bound), policy.epoch)
+    }
 }
 
 /// The watermark of a set of partitions: the logic of [`settle`](crate::operators::Settle::settle) without the dataflow.
@@ -78,27 +92,26 @@ impl Settler {
     /// Takes note of a partition that is going to have records: it holds everything open until it has one, or until it
     /// has been idle for long enough.
     pub fn expect(&mut self, partition: u32, now_ms: u64) {
-        self.partitions.entry(partition).or_insert(Partition { newest_ms: None, seen_at_ms: now_ms });
+        self.partitions.entry(partition).or_insert(Partition::new(now_ms));
     }
 
     /// Takes note, at `now_ms`, that a partition has records that are not read yet: it is not idle.
     pub fn wait_for(&mut self, partition: u32, now_ms: u64) {
         if let Some(state) = self.partitions.get_mut(&partition) {
-            state.seen_at_ms = now_ms;
+            state.seen_at_ms = Some(now_ms);
         }
     }
 
     /// Leaves a partition out until it has another record, as one that is idle.
     pub fn leave_out(&mut self, partition: u32) {
         if let Some(state) = self.partitions.get_mut(&partition) {
-            state.seen_at_ms = 0;
+            state.seen_at_ms = None;
         }
     }
 
     /// The first epoch that a partition, for its part, leaves open.
     pub fn own_epoch(&self, partition: u32) -> u64 {
-        let bound = self.policy.out_of_orderness.as_millis() as u64;
-        epoch_of(self.newest(partition).saturating_sub(bound), self.policy.epoch)
+        self.partitions.get(&partition).map_or(0, |state| state.epoch(&self.policy))
     }
 
     /// Declares everything seen complete, as if all partitions were idle. Returns the first epoch that is not.
@@ -129,21 +142,18 @@ impl Settler {
 
     /// Takes note of a record of `partition` with event time `time_ms`, seen at `now_ms`.
     pub fn see(&mut self, partition: u32, time_ms: u64, now_ms: u64) -> Verdict {
-        let state = self.partitions.entry(partition).or_insert(Partition { newest_ms: None, seen_at_ms: now_ms });
-        state.seen_at_ms = now_ms;
+        let state = self.partitions.entry(partition).or_insert(Partition::new(now_ms));
+        state.seen_at_ms = Some(now_ms);
         state.newest_ms = state.newest_ms.max(Some(time_ms));
         if epoch_of(time_ms, self.policy.epoch) < self.epoch(now_ms) { Verdict::Late } else { Verdict::OnTime }
     }
 
     /// The first epoch that is not complete at `now_ms`. Never decreases.
     pub fn epoch(&mut self, now_ms: u64) -> u64 {
-        let bound = self.policy.out_of_orderness.as_millis() as u64;
         let idle = self.policy.idle_timeout.as_millis() as u64;
-        let active = self.partitions.values().filter(|p| now_ms.saturating_sub(p.seen_at_ms) < idle);
-        let first_open = match active.map(|p| p.newest_ms.unwrap_or(0).saturating_sub(bound)).min() {
-            Some(watermark_ms) => epoch_of(watermark_ms, self.policy.epoch),
-            None => self.complete(),
-        };
+        let is_active = |state: &&Partition| state.seen_at_ms.is_some_and(|seen| now_ms.saturating_sub(seen) < idle);
+        let open = self.partitions.values().filter(is_active).map(|state| state.epoch(&self.policy)).min();
+        let first_open = open.unwrap_or_else(|| self.complete());
         self.epoch = self.epoch.max(first_open);
         self.epoch
     }
@@ -206,6 +216,25 @@ mod tests {
         settler.see(1, 4_000, 2);
         assert_eq!(settler.epoch(2), 395);
         assert_eq!(settler.complete(), 501);
+    }
+
+    #[test]
+    fn a_partition_that_is_waited_for_is_not_idle_and_one_that_is_left_out_is() {
+        let mut settler = Settler::new(policy());
+        settler.see(0, 1_000, 0);
+        settler.see(1, 5_000, 0);
+        assert_eq!([0, 1, 2].map(|partition| settler.own_epoch(partition)), [95, 495, 0]);
+        settler.wait_for(0, 150);
+        settler.see(1, 5_000, 150);
+        assert_eq!(settler.epoch(250), 95, "it is not idle");
+        settler.leave_out(0);
+        assert_eq!(settler.epoch(250), 495, "it holds nothing up");
+        assert_eq!(settler.see(0, 4_960, 251), Verdict::OnTime);
+        settler.see(1, 6_000, 252);
+        assert_eq!(settler.epoch(252), 495, "it counts again, once it has a record");
+        settler.leave_out(0);
+        settler.leave_out(1);
+        assert_eq!(settler.epoch(253), 601, "all are left out: the last change is complete");
     }
 
     #[test]

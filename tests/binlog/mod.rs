@@ -146,3 +146,35 @@ pub fn decode(raws: &Raws) -> Result<Vec<Seen>, SourceError> {
 pub fn rows(seen: &[Seen]) -> Vec<(Op, &str, &str)> {
     seen.iter().filter(|s| s.op != Op::Schema).map(|s| (s.op, s.key.as_str(), s.row.as_str())).collect()
 }
+
+/// The changes of rows.
+pub fn without_schemas(seen: Vec<Seen>) -> Vec<Seen> {
+    seen.into_iter().filter(|seen| seen.op != Op::Schema).collect()
+}
+
+/// Transactions of some rows each, on two tables, of which one is not wanted.
+pub fn write_transactions(database: &mut Database, count: usize) {
+    write_transactions_from(database, 0, count);
+}
+
+/// The same, with ids from `first * 10` on.
+pub fn write_transactions_from(database: &mut Database, first: usize, count: usize) {
+    for number in first..first + count {
+        database.run("START TRANSACTION");
+        for row in 0..1 + number % 4 {
+            database.run(&format!("INSERT INTO t VALUES ({}, 'row {row} of {number}')", number * 10 + row));
+            database.run("INSERT INTO other.unwanted VALUES (1)");
+        }
+        database.run(&format!("UPDATE t SET v = 'again' WHERE id = {}", number * 10));
+        database.run("COMMIT");
+    }
+}
+
+/// With a table `t`, and one in a database of all that is not wanted.
+pub fn with_tables(server: &'static str, name: &str) -> Database {
+    let mut database = Database::new(server, name);
+    database.run("CREATE TABLE t (id int primary key, v varchar(100))");
+    database.run("CREATE DATABASE IF NOT EXISTS other");
+    database.run("CREATE TABLE IF NOT EXISTS other.unwanted (a int)");
+    database
+}
