@@ -289,3 +289,19 @@ fn a_time_in_the_future_is_not_believed() {
         assert!(seen[0].time <= seen[1].time && seen[1].time <= bound, "{server}: {seen:?}, {bound}");
     }
 }
+
+#[test]
+fn a_sequence_is_no_table() {
+    let mut database = with_tables("MARIADB_URL", "sequence");
+    for metadata in ["MINIMAL", "FULL"] {
+        let start = database.end();
+        database.run(&format!("SET GLOBAL binlog_row_metadata = {metadata}"));
+        database.run("CREATE SEQUENCE s");
+        database.run("INSERT INTO t SELECT NEXTVAL(s), 'by the sequence'");
+        let seen = without_schemas(database.changes(&start));
+        database.run("DROP SEQUENCE s");
+        database.run("DELETE FROM t");
+        let tables: Vec<&str> = seen.iter().map(|seen| seen.table.as_str()).collect();
+        assert_eq!(tables, ["t"], "{metadata}");
+    }
+}

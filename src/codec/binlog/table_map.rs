@@ -115,6 +115,18 @@ pub(super) mod code {
     pub const GEOMETRY: u8 = 255;
 }
 
+/// The columns of a sequence of MariaDB.
+const SEQUENCE: [&str; 8] = [
+    "next_not_cached_value",
+    "minimum_value",
+    "maximum_value",
+    "start_value",
+    "increment",
+    "cache_size",
+    "cycle_option",
+    "cycle_count",
+];
+
 impl<'a> TableMap<'a> {
     /// Reads the body of a TABLE_MAP event, without header and checksum.
     ///
@@ -185,6 +197,19 @@ impl<'a> TableMap<'a> {
         let hidden = |name: &&str| matches!(*name, "row_start" | "row_end");
         let mut names = self.optional()?.names.into_iter().filter(hidden);
         Ok(names.any(|name| !shown.iter().any(|column| column.name == name)))
+    }
+
+    /// Whether it is a sequence of MariaDB, which is logged as a table with these columns: `shown` are those that the server shows
+    /// of it.
+    ///
+    /// # Errors
+    /// The optional part is malformed.
+    pub fn is_sequence(&self, flavor: Flavor, shown: &[DescribedColumn]) -> Result<bool, Malformed> {
+        let mut names = self.optional()?.names;
+        if names.is_empty() {
+            names.extend(shown.iter().map(|column| column.name.as_str()));
+        }
+        Ok(flavor == Flavor::MariaDb && names == SEQUENCE)
     }
 
     pub(super) fn physical(&self) -> Result<Vec<Physical>, Malformed> {

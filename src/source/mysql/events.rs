@@ -461,6 +461,9 @@ impl Follower {
         let table = TableName::new(map.database, map.table);
         let Shown { described, reshaped } = describe(&table, &self.place)?;
         let shown = described.as_ref().map_or(&[][..], |described| &described.columns);
+        if map.is_sequence(self.flavor, shown).map_err(malformed)? {
+            return Ok(Context::Unwanted);
+        }
         if doubtful
             && (described.as_ref().is_some_and(|described| described.versioned)
                 || map.has_more_than(shown).map_err(malformed)?)
