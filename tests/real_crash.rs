@@ -19,10 +19,26 @@ use job::{Job, env};
 use mysql::Conn;
 use mysql::prelude::Queryable;
 
-/// After how many bytes of the transaction the server is killed, and how many the crash leaves, if not what was written until
-/// then: of an operating system that crashes with it that may be less.
-const CRASHES: [(u64, Option<u64>); 6] =
-    [(1, None), (1 << 23, None), (1, Some(20)), (1 << 17, Some(60_000)), (1 << 20, Some(1_000_000)), (1 << 16, None)];
+/// How much of what was written a crash leaves: if the operating system crashes too that may be less than all.
+#[derive(Clone, Copy)]
+enum Left {
+    All,
+    Bytes(u64),
+    /// Whole events, of so many bytes at most.
+    Events(u64),
+}
+
+/// After how many bytes of the transaction the server is killed, and what the crash leaves.
+const CRASHES: [(u64, Left); 8] = [
+    (1, Left::All),
+    (1 << 23, Left::All),
+    (1 << 20, Left::Events(800_000)),
+    (1, Left::Bytes(20)),
+    (1 << 17, Left::Bytes(60_000)),
+    (1 << 17, Left::Events(60_000)),
+    (1 << 20, Left::Bytes(1_000_000)),
+    (1 << 16, Left::All),
+];
 
 /// How often a crash may come too late.
 const TRIES: usize = 5;
@@ -48,8 +64,34 @@ fn newest(folder: &Path) -> PathBuf {
     files.filter(is_binlog).filter(|path| number(path).is_some()).max_by_key(|path| number(path)).unwrap()
 }
 
+/// How many bytes, of so many at most, are whole events from a place in a file on.
+fn whole_events(file: &Path, from: u64, bytes_max: u64) -> u64 {
+    let file = std::fs::read(file).unwrap();
+    let mut end = from as usize;
+    loop {
+        let length = file.get(end + 9..end + 13).map(|length| u32::from_le_bytes(length.try_into().unwrap()) as usize);
+        match length {
+            Some(length) if end + length <= from as usize + bytes_max as usize => end += length,
+            _ => return end as u64 - from,
+        }
+    }
+}
+
+/// Kills what reads the binlog, again and again, for as long as a reader takes for half a transaction and more.
+fn disturb(url: &str) {
+    let mut conn = connect(url);
+    for pause in [1, 3, 10, 30, 60, 100, 200] {
+        std::thread::sleep(Duration::from_millis(pause));
+        let dumps: Vec<u64> =
+            conn.query("SELECT id FROM information_schema.processlist WHERE command LIKE 'Binlog Dump%'").unwrap();
+        for dump in dumps {
+            let _ = conn.query_drop(format!("KILL {dump}")); // it may be gone by itself
+        }
+    }
+}
+
 /// Crashes the server while a large transaction comes into its binlog, and starts it again. Whether that was in the midst.
-fn crash(servers: &mut Servers, (url, server): (&str, &str), name: &str, (bytes, left): (u64, Option<u64>)) -> bool {
+fn crash(servers: &mut Servers, (url, server): (&str, &str), name: &str, (bytes, left): (u64, Left)) -> bool {
     let mut conn = connect(url);
     conn.query_drop(format!("USE {name}")).unwrap();
     conn.query_drop("BEGIN").unwrap();
@@ -65,8 +107,13 @@ fn crash(servers: &mut Servers, (url, server): (&str, &str), name: &str, (bytes,
     servers.kill(server);
     let done = commit.join().unwrap();
     let grown = size() - before;
-    if let Some(left) = left.filter(|_| !done) {
-        std::fs::File::options().write(true).open(&file).unwrap().set_len(before + left.min(grown)).unwrap();
+    if !done {
+        let left = match left {
+            Left::All => grown,
+            Left::Bytes(bytes) => bytes.min(grown),
+            Left::Events(bytes) => whole_events(&file, before, bytes.min(grown)),
+        };
+        std::fs::File::options().write(true).open(&file).unwrap().set_len(before + left).unwrap();
     }
     servers.start(server);
     let mut conn = connect(url);
@@ -78,7 +125,7 @@ fn crash(servers: &mut Servers, (url, server): (&str, &str), name: &str, (bytes,
     rows == 0
 }
 
-fn survive(servers: &mut Servers, source: (&str, &str), crashes: &[(u64, Option<u64>)]) {
+fn survive(servers: &mut Servers, source: (&str, &str), crashes: &[(u64, Left)]) {
     let name = format!("crash_{}", std::process::id());
     let mut conn = connect(source.0);
     for sql in [
@@ -103,12 +150,17 @@ fn survive(servers: &mut Servers, source: (&str, &str), crashes: &[(u64, Option<
         env(source.0)
     );
     let mut job = Job::new("crash", &settings);
-    job.start("publish");
     job.start("land");
+    job.start("publish");
     let mut kept = 0;
-    for &how in crashes {
+    for (number, &how) in crashes.iter().enumerate() {
         let in_the_midst = (0..TRIES).any(|_| crash(servers, source, &name, how));
         assert!(in_the_midst, "the server was never killed in the midst of the transaction");
+        if number % 2 == 1 {
+            job.kill();
+            job.start("publish");
+        }
+        disturb(source.0);
         // What has its end is large too.
         let mut conn = connect(source.0);
         for table in ["t", "plain"] {
@@ -133,6 +185,6 @@ fn survive(servers: &mut Servers, source: (&str, &str), crashes: &[(u64, Option<
 fn half_a_transaction_that_a_crash_left_is_passed_over() {
     let test = "half_a_transaction_that_a_crash_left_is_passed_over";
     let Some(mut servers) = apart(test, &["mysql", "mariadb", "kafka", "postgres"]) else { return };
-    survive(&mut servers, ("MYSQL_URL", "mysql"), &CRASHES[..2]);
+    survive(&mut servers, ("MYSQL_URL", "mysql"), &CRASHES[..3]);
     survive(&mut servers, ("MARIADB_URL", "mariadb"), &CRASHES);
 }

@@ -37,6 +37,7 @@ pub const AHEAD_MAX_MS: u64 = 1_000;
 /// // The topic has seq 9 at 12,000 and seq 12 at 13,000; of some partition it is said that 15 and later come from 14,000 on, so
 /// // that what comes before has to fit.
 /// let mut clock = Clock::resuming(11_000, [(9, 12_000), (12, 13_000)], [(15, 14_000)]);
+/// assert!(clock.is_given(8..10) && !clock.is_given(10..12));
 /// assert_eq!(clock.exact(8, 11_500, 99_000), 12_000, "of the transaction of 9, or before it");
 /// assert_eq!(clock.idle(10, 99_000), 12_000, "there is more to come of what was there");
 /// assert_eq!(clock.exact(12, 11_500, 99_000), 13_000);
@@ -110,6 +111,11 @@ impl Clock {
     fn next_given(&mut self, seq: u64) -> Option<u64> {
         while self.given.pop_front_if(|(given, _)| *given < seq).is_some() {}
         self.given.front().map(|(_, time)| *time)
+    }
+
+    /// Whether a change with a number in the range has a time in the topic.
+    pub fn is_given(&self, seqs: std::ops::Range<u64>) -> bool {
+        self.given.iter().any(|(seq, _)| seqs.contains(seq))
     }
 
     /// The time below which nothing at `seq` or behind it will come.

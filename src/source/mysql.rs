@@ -12,6 +12,7 @@
 mod ahead;
 mod events;
 mod feed;
+mod held;
 mod outage;
 mod packed;
 mod place;

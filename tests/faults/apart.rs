@@ -41,8 +41,7 @@ pub fn apart(test: &str, servers: &[&str]) -> Option<Servers> {
 
 impl Servers {
     fn order(&mut self, order: &str, server: &str) {
-        // At once: who reads takes what is there when the time is up for less than a line, and throws it away.
-        self.orders.write_all(format!("{order} {server}\n").as_bytes()).unwrap();
+        writeln!(self.orders, "{order} {server}").unwrap();
         let mut done = String::new();
         self.answers.read_line(&mut done).unwrap();
         assert_eq!(done.trim_end(), format!("{order} {server}"));

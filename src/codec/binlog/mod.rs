@@ -21,7 +21,7 @@ pub use bytes::Malformed;
 pub use decoder::BinlogDecoder;
 pub use members::members_of;
 pub(crate) use table::charset_of;
-pub use table::{Described, DescribedColumn, pack_context};
+pub use table::{Described, DescribedColumn, Kind, pack_context};
 pub use table_map::{Flavor, TableMap};
 
 /// The type numbers of the rows events that tidegate reads: with version 2 of the format (MySQL) and 1 (MariaDB).

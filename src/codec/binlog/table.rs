@@ -22,8 +22,21 @@ pub struct Described {
     /// Whether that is the primary key; decoders need not know.
     #[serde(skip)]
     pub has_primary_key: bool,
-    /// Whether MariaDB keeps the history of its rows in it.
-    pub versioned: bool,
+    /// What kind of table it is; decoders need not know.
+    #[serde(skip)]
+    pub kind: Kind,
+}
+
+/// What `TABLE_TYPE` says.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Kind {
+    /// One like any other.
+    #[default]
+    Table,
+    /// MariaDB keeps the history of its rows in it.
+    Versioned,
+    /// A sequence of MariaDB.
+    Sequence,
 }
 
 /// A column as `information_schema` describes it.

@@ -199,17 +199,12 @@ impl<'a> TableMap<'a> {
         Ok(names.any(|name| !shown.iter().any(|column| column.name == name)))
     }
 
-    /// Whether it is a sequence of MariaDB, which is logged as a table with these columns: `shown` are those that the server shows
-    /// of it.
+    /// Whether it is a sequence of MariaDB, by the names of its columns.
     ///
     /// # Errors
     /// The optional part is malformed.
-    pub fn is_sequence(&self, flavor: Flavor, shown: &[DescribedColumn]) -> Result<bool, Malformed> {
-        let mut names = self.optional()?.names;
-        if names.is_empty() {
-            names.extend(shown.iter().map(|column| column.name.as_str()));
-        }
-        Ok(flavor == Flavor::MariaDb && names == SEQUENCE)
+    pub fn is_sequence(&self, flavor: Flavor) -> Result<bool, Malformed> {
+        Ok(flavor == Flavor::MariaDb && self.optional()?.names == SEQUENCE)
     }
 
     pub(super) fn physical(&self) -> Result<Vec<Physical>, Malformed> {

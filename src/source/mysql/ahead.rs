@@ -11,8 +11,8 @@ use mysql::{BinlogDumpFlags, BinlogRequest, BinlogStream};
 use crate::change::TableName;
 use crate::source::SourceError;
 
-use super::events::mariadb;
-use super::place::Place;
+use super::events::{is_artificial, mariadb};
+use super::place::{FILE_START, Place};
 use super::server::{Server, Trouble, is_cut};
 use super::statement::{Named, Statement, classify, text_of};
 
@@ -108,7 +108,7 @@ fn scan(
         let unread = |error: std::io::Error| {
             Trouble::Lasting(SourceError::Source(format!("binlog {place}: the event can't be read: {error}")))
         };
-        let artificial = header.log_pos() == 0 || header.flags_raw() & 0x20 != 0;
+        let artificial = is_artificial(&header);
         let kind = header.event_type_raw();
         if kind == EventType::ROTATE_EVENT as u8 {
             // The first only names the file that was asked for.
@@ -143,12 +143,12 @@ fn events_from(server: &Server, place: &Place) -> Result<BinlogStream, Trouble> 
     server.replica()?.get_binlog_stream(request).map_err(|error| server.trouble(LOOKING, &error))
 }
 
-/// When the file of that name was begun, if the place is in it.
+/// When the file of a name was begun.
 ///
 /// # Errors
-/// The server does not send it from there on.
-pub(super) fn begun(server: &Server, place: &Place) -> Result<Option<u32>, Trouble> {
-    for event in events_from(server, place)? {
+/// The server does not send it.
+pub(super) fn begun(server: &Server, file: &str) -> Result<Option<u32>, Trouble> {
+    for event in events_from(server, &Place::new(file, FILE_START))? {
         let event = event.map_err(|error| server.trouble(LOOKING, &error))?;
         let header = event.header();
         if header.event_type_raw() == EventType::FORMAT_DESCRIPTION_EVENT as u8 {
@@ -159,7 +159,7 @@ pub(super) fn begun(server: &Server, place: &Place) -> Result<Option<u32>, Troub
 }
 
 /// Whether the transaction that begins at a place has its end in that file. In one that the server still writes to each has,
-/// since a replica is not shown less; where the server crashed, the last may not.
+/// since a replica is not shown less; where the server crashed, the last may not. All of the transaction is read for it.
 ///
 /// # Errors
 /// The server does not say.
@@ -178,7 +178,7 @@ pub(super) fn has_end(server: &Server, place: &Place) -> Result<bool, Trouble> {
             // The first only names the file that was asked for; another one that the file does not have says that it just ends.
             kind if kind == EventType::ROTATE_EVENT as u8 => match std::mem::take(&mut fresh) {
                 true => {}
-                false => return Ok(header.log_pos() != 0 && header.flags_raw() & 0x20 == 0),
+                false => return Ok(!is_artificial(&header)),
             },
             kind if kind == EventType::XID_EVENT as u8 || kind == EventType::STOP_EVENT as u8 => return Ok(true),
             mariadb::GTID if std::mem::replace(&mut begun, true) => return Ok(true),
@@ -193,7 +193,9 @@ pub(super) fn has_end(server: &Server, place: &Place) -> Result<bool, Trouble> {
             _ => {}
         }
     }
-    Err(Trouble::Passing(format!("the binlog ends behind {place}, but the server has gone on to another file")))
+    let said =
+        format!("binlog {place}: the file ends behind it, and the server goes on to no other: start the job again");
+    Err(Trouble::Lasting(SourceError::Source(said)))
 }
 
 fn reshaped_by(sql: &str, default_database: &str) -> Vec<Reshaped> {

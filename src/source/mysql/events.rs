@@ -4,11 +4,12 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use mysql::binlog::EventFlags;
 use mysql::binlog::EventType;
-use mysql::binlog::events::{Event, EventData, TransactionPayloadEvent};
+use mysql::binlog::events::{BinlogEventHeader, Event, EventData, TransactionPayloadEvent};
 
 use crate::change::TableName;
-use crate::codec::binlog::{Described, Flavor, TableMap, event, pack_context};
+use crate::codec::binlog::{Described, Flavor, Kind, TableMap, event, pack_context};
 use crate::source::{Clock, Mark, Raws, Resume, SourceError, TableFilter};
 
 use super::packed::Packed;
@@ -16,9 +17,9 @@ use super::place::{Origin, Place, kept_as};
 use super::server::versioned;
 use super::statement::text_of;
 
-mod statements;
+mod effects;
 
-use statements::shortened;
+use effects::shortened;
 
 /// How many tables' contexts are kept ready.
 const CONTEXTS_MAX: usize = 4096;
@@ -82,7 +83,7 @@ pub(super) struct Follower {
     contexts: HashMap<Box<[u8]>, Context>,
     /// The transaction that was open when the connection broke: what is taken of it again has the time that it had.
     broken: Option<Transaction>,
-    /// Events with lower numbers have been handed on before the connection broke.
+    /// Rows with lower numbers have been handed on before the connection broke.
     handed: u64,
     /// Everything that the server had has been taken, as far as one can know.
     live: bool,
@@ -94,8 +95,15 @@ pub(super) struct Follower {
     ended: bool,
     /// The server has gone on to another file though this one has not ended.
     doubts: bool,
-    /// The first number of a transaction that the file has begun and will not end.
-    cut_off: Option<u64>,
+    cut_off: Option<CutOff>,
+}
+
+/// A transaction that a file has begun and will not end.
+pub(super) struct CutOff {
+    /// Its first number.
+    pub from: u64,
+    /// Whether the topic has rows of it, from an earlier run.
+    pub published: bool,
 }
 
 /// A transaction that has begun.
@@ -142,9 +150,10 @@ impl Follower {
         }
     }
 
-    /// The place to ask a server for, after the connection broke: the beginning of the open transaction.
-    pub fn rewind(&mut self) -> Place {
-        self.handed = self.handed.max(self.seq);
+    /// The place to ask a server for, after the connection broke: the beginning of the open transaction. What has a lower number
+    /// than `promised` has been handed on, or is unwanted; all else is taken again.
+    pub fn rewind(&mut self, promised: u64) -> Place {
+        self.handed = promised;
         if let Some(open) = self.open.take() {
             (self.place, self.seq) = (open.place.clone(), open.seq);
             self.broken = Some(open);
@@ -173,7 +182,8 @@ impl Follower {
         self.ended = true;
         self.place = next;
         self.origin.begun = None;
-        self.cut_off = self.open_from();
+        let cut_off = |from| CutOff { from, published: self.clock.is_given(from..self.seq) };
+        self.cut_off = self.open_from().map(cut_off);
         self.open = None;
     }
 
@@ -192,13 +202,18 @@ impl Follower {
         self.open.as_ref().filter(|open| open.rows).map(|open| open.seq)
     }
 
+    /// The first number of what has not been committed.
+    pub fn committed(&self) -> u64 {
+        self.open.as_ref().map_or(self.seq, |open| open.seq)
+    }
+
     /// Where the open transaction begins.
     pub fn open_at(&self) -> Option<&Place> {
         self.open.as_ref().map(|open| &open.place)
     }
 
-    /// The first number of a transaction that will never end, since the server crashed while it wrote it. Asked once.
-    pub fn take_cut_off(&mut self) -> Option<u64> {
+    /// A transaction that will never end, since the server crashed while it wrote it. Asked once.
+    pub fn take_cut_off(&mut self) -> Option<CutOff> {
         self.cut_off.take()
     }
 
@@ -208,6 +223,11 @@ impl Follower {
             "the file before ends inside of a transaction, as a crash of the server leaves it: it was never committed, but rows of \
              it have been published: copy the tables anew and publish to a new topic from here",
         )
+    }
+
+    /// That it was wrong that a transaction has no end.
+    pub fn committed_after_all(&self) -> SourceError {
+        self.refused("a transaction has an end of which the server did not know when it was asked: start the job again")
     }
 
     /// Whether `end` has been reached, between transactions.
@@ -230,11 +250,9 @@ impl Follower {
         Mark { seq, time: self.clock.time(seq), resume, end }
     }
 
-    /// What is true of what comes before the open transaction, while no row of that has been handed on.
-    pub fn mark_before_open(&self) -> Mark {
-        let mark = self.mark(false);
-        let seq = mark.resume.seq.max(self.handed);
-        Mark { seq, time: self.clock.time(seq), ..mark }
+    /// What is true while nothing is handed on from the row of that number on, which the open transaction has.
+    pub fn mark_before(&self, seq: u64) -> Mark {
+        Mark { seq, time: self.clock.time(seq), ..self.mark(false) }
     }
 
     /// The next event of the compressed transaction that is being read, which comes before any other.
@@ -262,7 +280,7 @@ impl Follower {
             return self.end_packed();
         }
         let header = event.header();
-        let artificial = header.log_pos() == 0 || header.flags_raw() & 0x20 != 0;
+        let artificial = is_artificial(&header);
         match header.event_type_raw() {
             t if t == EventType::HEARTBEAT_EVENT as u8 || t == HEARTBEAT_V2 => {
                 (self.live, self.described) = (true, true);
@@ -461,11 +479,8 @@ impl Follower {
         let table = TableName::new(map.database, map.table);
         let Shown { described, reshaped } = describe(&table, &self.place)?;
         let shown = described.as_ref().map_or(&[][..], |described| &described.columns);
-        if map.is_sequence(self.flavor, shown).map_err(malformed)? {
-            return Ok(Context::Unwanted);
-        }
         if doubtful
-            && (described.as_ref().is_some_and(|described| described.versioned)
+            && (described.as_ref().is_some_and(|described| described.kind == Kind::Versioned)
                 || map.has_more_than(shown).map_err(malformed)?)
         {
             return Err(self.refused(&versioned(&table)));
@@ -484,6 +499,13 @@ impl Follower {
                  binlog_row_metadata=FULL at the source keeps this from happening again"
             );
             return Ok(Context::Unusable(reason.into()));
+        }
+        let is_sequence = match &described {
+            Some(described) => described.kind == Kind::Sequence,
+            None => map.is_sequence(self.flavor).map_err(malformed)?,
+        };
+        if is_sequence {
+            return Ok(Context::Unwanted);
         }
         Ok(Context::Rows(pack_context(self.flavor, body, described.as_ref().filter(|_| !full)).into()))
     }
@@ -556,6 +578,11 @@ impl Follower {
     fn refused(&self, reason: &str) -> SourceError {
         SourceError::Source(format!("binlog {}: {reason}", self.place))
     }
+}
+
+/// Whether the server made an event up for a replica: no file has it.
+pub(super) fn is_artificial(header: &BinlogEventHeader) -> bool {
+    header.log_pos() == 0 || header.flags().contains(EventFlags::LOG_EVENT_ARTIFICIAL_F)
 }
 
 /// When a transaction was committed, as exactly as the server says.

@@ -11,8 +11,9 @@ use crate::config::MysqlConfig;
 use crate::source::{Clock, Mark, Raws, Reader, SourceError, Start, TableFilter, now_ms};
 
 use super::ahead::{Ahead, begun, has_end};
-use super::events::{Follower, Shown};
+use super::events::{CutOff, Follower, Shown};
 use super::feed::Feed;
+use super::held::Held;
 use super::outage::{Next, Outage, PATIENCE};
 use super::place::{Origin, Place, kept_in};
 use super::server::{SILENCE_MAX, Server, Trouble, is_cut};
@@ -46,18 +47,9 @@ pub struct MysqlReader {
     /// When the server was last asked for its end while nothing came, and where reading stood then, if that was not there.
     asked: Instant,
     behind: Option<Place>,
-    /// Rows of the open transaction that are not handed on yet, since a crash of the server may leave it without an end.
-    held: Raws,
-    /// Of a transaction with more rows than are kept back, which has that first number: what becomes of them.
-    large: Option<(u64, Fate)>,
-}
-
-/// What becomes of the rows of a large transaction.
-enum Fate {
-    /// It has an end.
-    HandedOn,
-    /// It has none; so many were there until now.
-    PassedOver(usize),
+    held: Held,
+    /// What the last mark promised: nothing with a lower number will come.
+    promised: u64,
 }
 
 impl MysqlReader {
@@ -113,8 +105,8 @@ impl MysqlReader {
             end: until_end.then_some(end),
             asked: Instant::now(),
             behind: None,
-            held: Raws::default(),
-            large: None,
+            held: Held::new(HELD_MAX),
+            promised: 0,
             server,
         })
     }
@@ -144,7 +136,7 @@ impl MysqlReader {
             if self.ended() || out.payload_bytes() >= bytes_max || out.len() >= rows_max {
                 return Ok(());
             }
-            let Some(feed) = &self.feed else { return self.reconnect() };
+            let Some(feed) = &self.feed else { return self.reconnect(out) };
             let now = now_ms();
             let next = match self.follower.unpack()? {
                 Some(event) => Some(Ok(event)),
@@ -170,18 +162,20 @@ impl MysqlReader {
                     };
                     let mut taken = self.follower.take(&event, now, &mut describe, out);
                     if self.follower.doubts() {
-                        if let Some(reason) = compare_file(&self.server, &mut self.follower)? {
-                            return self.lost(reason);
+                        match compare_file(&self.server, &mut self.follower) {
+                            Ok(()) => {}
+                            Err(Trouble::Passing(reason)) => return self.lost(reason, out),
+                            Err(Trouble::Lasting(error)) => return Err(error),
                         }
                         self.follower.trust();
                         taken = self.follower.take(&event, now, &mut describe, out);
                     }
                     if let Some(reason) = unanswered {
-                        return self.lost(reason); // the event comes again
+                        return self.lost(reason, out); // the event comes again
                     }
                     taken?;
-                    if let Some(from) = self.follower.take_cut_off() {
-                        self.take_back(from, out)?;
+                    if let Some(cut_off) = self.follower.take_cut_off() {
+                        self.pass_over(&cut_off, out)?;
                     }
                 }
                 Some(Err(error)) if self.follower.may_be_cut_off() && is_cut(&error) => {
@@ -189,7 +183,7 @@ impl MysqlReader {
                 }
                 Some(Err(error)) => {
                     return match self.server.trouble("reading the binlog", &error) {
-                        Trouble::Passing(reason) => self.lost(reason),
+                        Trouble::Passing(reason) => self.lost(reason, out),
                         Trouble::Lasting(error) => Err(error),
                     };
                 }
@@ -216,8 +210,11 @@ impl MysqlReader {
         let place = self.follower.place();
         let behind = (*place != end).then(|| place.clone());
         // What comes may be large and the way slow: it is waited for if the file is still the one that is read.
-        if behind.is_some() && self.behind == behind {
-            compare_file(&self.server, &mut self.follower)?; // an outage shows where events are waited for
+        if behind.is_some()
+            && self.behind == behind
+            && let Err(Trouble::Lasting(error)) = compare_file(&self.server, &mut self.follower)
+        {
+            return Err(error);
         }
         self.behind = behind;
         Ok(())
@@ -226,10 +223,11 @@ impl MysqlReader {
     /// Goes on behind a file that ends inside of an event, as a crash leaves it.
     #[cold]
     fn leave_cut_file(&mut self, error: &mysql::Error, out: &mut Raws) -> Result<(), SourceError> {
-        let next = match self.server.file_behind(self.follower.place()) {
+        let same = compare_file(&self.server, &mut self.follower);
+        let next = match same.and_then(|()| self.server.file_behind(self.follower.place())) {
             Ok(Some(next)) => next,
             Ok(None) => return Err(self.server.give_up(self.server.trouble("reading the binlog", error))),
-            Err(Trouble::Passing(reason)) => return self.lost(reason), // the error comes again
+            Err(Trouble::Passing(reason)) => return self.lost(reason, out), // the error comes again
             Err(Trouble::Lasting(error)) => return Err(error),
         };
         tracing::warn!(
@@ -240,20 +238,15 @@ impl MysqlReader {
         self.feed = None;
         self.follower.leave_file(next);
         match self.follower.take_cut_off() {
-            Some(from) => self.take_back(from, out),
+            Some(cut_off) => self.pass_over(&cut_off, out),
             None => Ok(()),
         }
     }
 
-    /// Forgets the rows of a transaction that will never end.
-    fn take_back(&mut self, from: u64, out: &mut Raws) -> Result<(), SourceError> {
-        let passed = match self.large.take() {
-            Some((large, Fate::HandedOn)) if large == from => return Err(self.follower.cut_off()),
-            Some((large, Fate::PassedOver(passed))) if large == from => passed,
-            _ => 0,
-        };
-        let first = out.heads().partition_point(|head| head.seq < from);
-        let rows = passed + out.split_off(first).len();
+    /// Passes over the rows of a transaction that will never end.
+    fn pass_over(&mut self, cut_off: &CutOff, out: &mut Raws) -> Result<(), SourceError> {
+        let passed = self.held.cut_off(cut_off.from, out);
+        let Some(rows) = passed.filter(|_| !cut_off.published) else { return Err(self.follower.cut_off()) };
         tracing::warn!(
             "binlog {}: the file before ends inside of a transaction, as a crash of the server leaves it: it was never committed, \
              and its {rows} row events are passed over",
@@ -262,46 +255,35 @@ impl MysqlReader {
         Ok(())
     }
 
-    /// Keeps back the rows of the open transaction until they are many; then it is found out whether it has an end.
+    /// Keeps back what is not to be handed on yet.
     fn hold_back(&mut self, out: &mut Raws) -> Result<(), SourceError> {
+        if self.held.is_refuted(self.follower.committed()) {
+            return Err(self.follower.committed_after_all());
+        }
         let (Some(from), Some(place)) = (self.follower.open_from(), self.follower.open_at()) else { return Ok(()) };
-        self.large.take_if(|(large, _)| *large != from);
-        let first = out.heads().partition_point(|head| head.seq < from);
-        if self.large.is_none() {
-            let bytes: usize = (first..out.len()).map(|index| out.get(index).1.len()).sum();
-            let ends = match bytes <= HELD_MAX || self.feed.is_none() {
-                true => None,
-                false if !self.follower.may_be_cut_off() => Some(true),
-                false => match has_end(&self.server, place) {
-                    Ok(ends) => Some(ends),
-                    Err(Trouble::Lasting(error)) => return Err(error),
-                    Err(Trouble::Passing(reason)) => {
-                        self.lost(reason)?;
-                        None
-                    }
-                },
-            };
-            self.large = ends.map(|ends| (from, if ends { Fate::HandedOn } else { Fate::PassedOver(0) }));
+        if self.held.asks(from, out) {
+            let ends = if self.follower.may_be_cut_off() { has_end(&self.server, place) } else { Ok(true) };
+            match ends {
+                Ok(ends) => self.held.found(from, ends),
+                Err(Trouble::Passing(reason)) => return self.lost(reason, out),
+                Err(Trouble::Lasting(error)) => return Err(error),
+            }
         }
-        match &mut self.large {
-            None => self.held = out.split_off(first),
-            Some((_, Fate::HandedOn)) => {}
-            Some((_, Fate::PassedOver(rows))) => *rows += out.split_off(first).len(),
-        }
+        self.held.keep(from, out);
         Ok(())
     }
 
     /// Waits a little, or tries to connect again.
     #[cold]
-    fn reconnect(&mut self) -> Result<(), SourceError> {
+    fn reconnect(&mut self, out: &mut Raws) -> Result<(), SourceError> {
         let wait = self.outage.as_ref().map_or(Duration::ZERO, |outage| outage.wait(Instant::now()));
         if !wait.is_zero() {
             std::thread::sleep(READ_WAIT.min(wait));
             return Ok(());
         }
-        match Feed::start(&self.server, &self.follower.rewind()) {
+        match Feed::start(&self.server, &self.follower.rewind(self.promised)) {
             Ok(feed) => self.feed = Some(feed),
-            Err(Trouble::Passing(reason)) => return self.lost(reason),
+            Err(Trouble::Passing(reason)) => return self.lost(reason, out),
             Err(Trouble::Lasting(error)) => return Err(error),
         }
         Ok(())
@@ -309,9 +291,11 @@ impl MysqlReader {
 
     /// Notes that the connection broke, or could not be made again.
     #[cold]
-    fn lost(&mut self, reason: String) -> Result<(), SourceError> {
+    fn lost(&mut self, reason: String, out: &mut Raws) -> Result<(), SourceError> {
         self.feed = None;
-        let (place, address, patience) = (self.follower.rewind(), &self.server.address, PATIENCE.as_secs());
+        let (place, address) = (self.follower.rewind(self.promised), &self.server.address);
+        let patience = PATIENCE.as_secs();
+        self.held.forget(self.follower.committed(), out);
         let Some(outage) = &mut self.outage else {
             tracing::warn!(
                 "binlog {place}: the source at {address} is lost: {reason}; it is waited for, {patience} s at most, and read on \
@@ -336,12 +320,11 @@ impl MysqlReader {
     }
 }
 
-/// That the file which is read is the one that it was. Why the server does not say, if it does not say now.
-fn compare_file(server: &Server, follower: &mut Follower) -> Result<Option<String>, SourceError> {
-    match begun(server, follower.place()) {
-        Ok(second) => second.map_or(Ok(None), |second| follower.compare(second).map(|()| None)),
-        Err(Trouble::Passing(reason)) => Ok(Some(reason)),
-        Err(Trouble::Lasting(error)) => Err(error),
+/// That the file which is read is the one that it was.
+fn compare_file(server: &Server, follower: &mut Follower) -> Result<(), Trouble> {
+    match begun(server, &follower.place().file)? {
+        Some(second) => follower.compare(second).map_err(Trouble::Lasting),
+        None => Ok(()),
     }
 }
 
@@ -396,16 +379,20 @@ impl Reader for MysqlReader {
     }
 
     fn read(&mut self, out: &mut Raws) -> Result<Mark, SourceError> {
-        let mut taken = std::mem::take(&mut self.held);
+        let mut taken = self.held.take();
         self.take(&mut taken)?;
         self.hold_back(&mut taken)?;
+        self.held.hand_on(&taken);
         match out.is_empty() {
             true => *out = taken,
             false => taken.iter().for_each(|(head, payload)| out.push(*head, payload)),
         }
-        match self.held.is_empty() {
-            true => Ok(self.follower.mark(self.ended())),
-            false => Ok(self.follower.mark_before_open()),
-        }
+        let mark = match self.held.first() {
+            None => self.follower.mark(self.ended()),
+            Some(seq) => self.follower.mark_before(seq),
+        };
+        assert!(mark.seq >= self.promised, "nothing is promised again");
+        self.promised = mark.seq;
+        Ok(mark)
     }
 }

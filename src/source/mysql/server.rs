@@ -9,7 +9,7 @@ use mysql::{Conn, DriverError, Opts, OptsBuilder};
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::change::TableName;
-use crate::codec::binlog::{Described, DescribedColumn, Flavor};
+use crate::codec::binlog::{Described, DescribedColumn, Flavor, Kind};
 use crate::config::{MYSQL_URL, MysqlConfig};
 use crate::source::{SourceError, TableFilter};
 
@@ -368,9 +368,13 @@ impl Server {
                 (&table.database, &table.table),
             )
             .map_err(error)?;
-        let versioned = kind.is_some_and(|kind| kind == "SYSTEM VERSIONED");
+        let kind = match kind.as_deref() {
+            Some("SYSTEM VERSIONED") => Kind::Versioned,
+            Some("SEQUENCE") => Kind::Sequence,
+            _ => Kind::Table,
+        };
         let described = |(name, column_type, charset, _)| DescribedColumn { name, column_type, charset };
-        Ok(Some(Described { columns: columns.into_iter().map(described).collect(), key, has_primary_key, versioned }))
+        Ok(Some(Described { columns: columns.into_iter().map(described).collect(), key, has_primary_key, kind }))
     }
 
     fn error(&self, what: &str, error: &mysql::Error) -> SourceError {
