@@ -6,10 +6,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, anyhow};
+use tidegate::change::TableFilter;
 use tidegate::config::{Config, Delivery, TargetConfig, ZeroDates};
 use tidegate::letter::DeadLetters;
 use tidegate::log::{ForeignSettings, Librdkafka, Pace, meta_topic};
-use tidegate::source::{Reader, Start, TableFilter};
+use tidegate::source::{Reader, Start};
 use tidegate::target::Target;
 use tidegate::verify::Outcome;
 use timely::worker::Worker;

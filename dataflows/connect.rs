@@ -3,13 +3,14 @@
 use std::sync::Arc;
 
 use anyhow::{anyhow, bail};
+use tidegate::change::TableFilter;
 use tidegate::codec::binlog::BinlogDecoder;
 use tidegate::codec::dts::DtsDecoder;
 use tidegate::config::{SourceConfig, TargetConfig};
 use tidegate::source::dts::DtsReader;
 use tidegate::source::file::{DtsFileReader, JsonlDecoder, JsonlReader};
 use tidegate::source::mysql::MysqlReader;
-use tidegate::source::{Decoder, Reader, Start, TableFilter};
+use tidegate::source::{Decoder, Reader, Start};
 use tidegate::target::Target;
 use tidegate::target::postgres::PostgresTarget;
 use tidegate::target::sqlite::SqliteTarget;

@@ -23,12 +23,13 @@ use rdkafka::ClientConfig;
 use rdkafka::mocking::MockCluster;
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 use rusqlite::types::ValueRef;
+use tidegate::change::TableFilter;
 use tidegate::config::{Config, SourceConfig};
 use tidegate::demo::{Model, Stored, Workload};
 use tidegate::letter::DeadLetters;
 use tidegate::log::{Layout, Librdkafka, OpenWriter, Pace, PartitionStart, Reader, ReaderSettings, Schemas};
+use tidegate::source::Start;
 use tidegate::source::dts::DtsReader;
-use tidegate::source::{Start, TableFilter};
 use tidegate::target::{FindSchema, Lane, Step, TargetError};
 
 use crate::cluster::{fail, run_until};

@@ -14,6 +14,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use crossbeam_channel::RecvTimeoutError;
+use tidegate::change::TableFilter;
 use tidegate::change::{Change, Changes, Moment, epoch_at, moment};
 use tidegate::config::LandConfig;
 use tidegate::letter::{DeadLetter, DeadLetters, text_of};
@@ -21,7 +22,6 @@ use tidegate::log::{EpochOffsets, EpochReader, EpochStart, Fetched};
 use tidegate::operators::{
     Acked, ByKey, Delivery, ExchangeBy, Gate, Ingested, Latest, Net, SplitByOp, Station, Throttle, ingest,
 };
-use tidegate::source::TableFilter;
 use tidegate::target::{Checkpoint, Lane, Progress, RefusedRow, Seqs, Step, TargetError};
 use timely::dataflow::channels::pact::Exchange;
 use timely::dataflow::operators::Probe;

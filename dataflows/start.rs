@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use serde::{Deserialize, Serialize};
-use tidegate::change::{TableName, TableSchema, epoch_of};
+use tidegate::change::{TableFilter, TableName, TableSchema, epoch_of};
 use tidegate::config::LandConfig;
 use tidegate::letter::DeadLetters;
 use tidegate::log::{
@@ -18,7 +18,7 @@ use tidegate::log::{
     Reader, ReaderSettings, Run, Schemas, Statement, Writer, begin_run, fence_left_over, pass_markers, read_to_end,
     refuse_replaced, times_from, transactional_id,
 };
-use tidegate::source::{Clock, Mark, Start, TableFilter};
+use tidegate::source::{Clock, Mark, Start};
 use tidegate::target::{FindSchema, JobState, Lane, Seqs, Target};
 
 use crate::cluster::pause;

@@ -6,8 +6,8 @@ use std::io::{BufWriter, Write, stdout};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, anyhow};
+use tidegate::change::TableFilter;
 use tidegate::config::{Config, MysqlConfig, SourceConfig, TargetConfig};
-use tidegate::source::TableFilter;
 use tidegate::verify::{MysqlSide, Observer, Options, Outcome, PostgresSide, Printer, Report, SqliteSide, compare};
 use tidegate::workers::Workers;
 

@@ -1,8 +1,8 @@
 //! DTS records become changes: the records of Alibaba's own, then each rule about operations, keys, names and errors.
 
-use tidegate::change::{Changes, Op, TableSchema};
+use tidegate::change::{Changes, Op, TableFilter, TableSchema};
 use tidegate::codec::dts::{DateTime, DtsDecoder, Front, Images, NewRecord, Operation, Value, encode};
-use tidegate::source::{Decoder, Raws, SourceError, TableFilter};
+use tidegate::source::{Decoder, Raws, SourceError};
 
 /// The changes of some records, each rendered as one line; schemas are left out.
 fn changes_of(decoder: &mut DtsDecoder, data: &[Vec<u8>]) -> Result<Vec<String>, SourceError> {

@@ -1,9 +1,9 @@
 //! JSON lines as a source: what is written comes back, and what is wrong is told with file and line.
 
-use tidegate::change::{Changes, Op, TableSchema};
+use tidegate::change::{Changes, Op, TableFilter, TableSchema};
 use tidegate::config::FileConfig;
 use tidegate::source::file::{JsonlDecoder, JsonlReader};
-use tidegate::source::{Decoder, Mark, Raws, Reader, SourceError, Start, TableFilter};
+use tidegate::source::{Decoder, Mark, Raws, Reader, SourceError, Start};
 
 struct Seen {
     rows: Vec<String>,

@@ -3,9 +3,9 @@
 
 use proptest::prelude::*;
 use serde::Deserialize;
-use tidegate::change::{Changes, Op};
+use tidegate::change::{Changes, Op, TableFilter};
 use tidegate::codec::dts::{DateTime, DtsDecoder, Images, NewRecord, Operation, Value, encode};
-use tidegate::source::{Decoder, Raws, TableFilter};
+use tidegate::source::{Decoder, Raws};
 
 /// A column's type number, its value as owned data, and the JSON text that it must become.
 #[derive(Clone, Debug)]

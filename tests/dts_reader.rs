@@ -6,11 +6,11 @@ use std::time::{Duration, Instant};
 use rdkafka::ClientConfig;
 use rdkafka::mocking::MockCluster;
 use rdkafka::producer::{BaseProducer, BaseRecord, DefaultProducerContext, Producer};
-use tidegate::change::Changes;
+use tidegate::change::{Changes, TableFilter};
 use tidegate::codec::dts::{DtsDecoder, Images, NewRecord, Operation, Value, encode};
 use tidegate::config::DtsConfig;
 use tidegate::source::dts::DtsReader;
-use tidegate::source::{Decoder, Mark, Raws, Reader, Resume, SourceError, Start, TableFilter, now_ms};
+use tidegate::source::{Decoder, Mark, Raws, Reader, Resume, SourceError, Start, now_ms};
 
 type Cluster = MockCluster<'static, DefaultProducerContext>;
 

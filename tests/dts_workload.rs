@@ -4,12 +4,12 @@ use std::collections::{BTreeMap, HashSet};
 
 use serde_json::Value as Json;
 use serde_json::value::RawValue;
-use tidegate::change::{Changes, Op};
+use tidegate::change::{Changes, Op, TableFilter};
 use tidegate::codec::dts::{DtsDecoder, Front, Operation};
 use tidegate::config::FileConfig;
 use tidegate::demo::{Model, Value, Workload};
 use tidegate::source::file::DtsFileReader;
-use tidegate::source::{Decoder, Mark, Raws, Reader, Start, TableFilter};
+use tidegate::source::{Decoder, Mark, Raws, Reader, Start};
 
 type State = BTreeMap<(String, String), Vec<Json>>;
 

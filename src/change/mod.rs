@@ -8,6 +8,7 @@
 //! per source transaction, never decreasing in seq; an *epoch* is `time / epoch length` and so depends on nothing but the
 //! change itself.
 
+mod filter;
 mod rows;
 mod schema;
 mod settler;
@@ -18,6 +19,7 @@ use std::time::Duration;
 use bytemuck::{Pod, Zeroable};
 use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 
+pub use filter::TableFilter;
 pub use rows::{BATCH_BYTES, BATCH_ROWS, Drain, Row, Rows};
 pub use schema::{Column, TableName, TableSchema};
 pub use settler::{SettlePolicy, Settler, Verdict};

@@ -93,7 +93,7 @@ impl Config {
             ("verify.tables", Some(&self.verify.tables[..])),
         ];
         for (setting, tables) in patterns {
-            if let Err(problem) = crate::source::TableFilter::new(tables.unwrap_or_default()) {
+            if let Err(problem) = crate::change::TableFilter::new(tables.unwrap_or_default()) {
                 return at(setting, problem);
             }
         }

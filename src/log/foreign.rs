@@ -24,11 +24,13 @@ use super::kafka::{Consumer, Kafka, Polled, Record};
 use super::lead::Lead;
 use super::moved::Moved;
 use super::reader::{EpochReader, EpochStart, Fetched, Schemas};
-use crate::change::{BATCH_BYTES, Changes, Head, Moment, SettlePolicy, Settler, Verdict, epoch_of, moment};
+use crate::change::{
+    BATCH_BYTES, Changes, Head, Moment, SettlePolicy, Settler, TableFilter, Verdict, epoch_of, moment,
+};
 use crate::codec::envelope::{Decoded, ForeignDecoder, ForeignRecord};
 use crate::config::{EnvelopeKind, LandConfig};
 use crate::letter::{DeadLetter, DeadLetters, text_of};
-use crate::source::{TableFilter, now_ms};
+use crate::source::now_ms;
 
 /// How far ahead of this machine's clock an event time may be.
 const AHEAD_MAX_MS: u64 = 60_000;

@@ -8,8 +8,9 @@
 
 mod kafka;
 
+use crate::change::TableFilter;
 use crate::codec::dts::{Front, Operation, SEQS_PER_RECORD, table_of};
-use crate::source::{Clock, FIRST_SEQ, Mark, Raws, Resume, SourceError, Start, TableFilter};
+use crate::source::{Clock, FIRST_SEQ, Mark, Raws, Resume, SourceError, Start};
 
 pub use kafka::DtsReader;
 

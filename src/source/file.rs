@@ -13,10 +13,10 @@ use std::fs::File;
 use std::io::{BufReader, ErrorKind, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
-use crate::change::{BATCH_BYTES, BATCH_ROWS};
+use crate::change::{BATCH_BYTES, BATCH_ROWS, TableFilter};
 use crate::config::FileConfig;
 use crate::source::dts::{Begin, Records};
-use crate::source::{Mark, Raws, Reader, SourceError, Start, TableFilter, now_ms};
+use crate::source::{Mark, Raws, Reader, SourceError, Start, now_ms};
 
 pub use jsonl::{JsonlDecoder, JsonlReader};
 

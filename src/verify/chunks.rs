@@ -199,7 +199,7 @@ pub struct Chunk {
 pub fn plan(
     source: &mut dyn Session,
     target: &mut dyn Session,
-    wanted: &crate::source::TableFilter,
+    wanted: &crate::change::TableFilter,
 ) -> Result<Vec<TablePlan>, VerifyError> {
     let mut tables = source.tables(wanted)?;
     tables.sort_by(|a, b| a.schema.name.cmp(&b.schema.name));

@@ -59,8 +59,8 @@ mod value;
 
 use std::time::Duration;
 
+use crate::change::TableFilter;
 use crate::change::{TableName, TableSchema};
-use crate::source::TableFilter;
 
 pub use canonical::Rules;
 pub use chunks::{KeyRange, Keys, TablePlan};

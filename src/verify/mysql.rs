@@ -15,9 +15,9 @@ use mysql::prelude::Queryable;
 use mysql::{Conn, Opts, OptsBuilder, Row as MysqlRow, Value as Wire};
 
 use super::{Keys, RowSink, Session, Side, SourceTable, TablePlan, TargetColumn, Value, VerifyError, calendar};
+use crate::change::TableFilter;
 use crate::change::{Column, ColumnType, Form, TableName, TableSchema};
 use crate::config::{MYSQL_URL, MysqlConfig};
-use crate::source::TableFilter;
 
 /// A MySQL or MariaDB server.
 #[derive(Clone, Debug)]

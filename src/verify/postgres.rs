@@ -12,9 +12,9 @@ use super::repair::quoted;
 use super::{
     Dialect, Keys, RowSink, Rules, Session, Side, SourceTable, TablePlan, TargetColumn, Value, VerifyError, calendar,
 };
+use crate::change::TableFilter;
 use crate::change::TableName;
 use crate::config::{PostgresConfig, ZeroDates};
-use crate::source::TableFilter;
 
 /// A server that speaks PostgreSQL's protocol.
 #[derive(Clone, Debug)]

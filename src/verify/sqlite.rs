@@ -7,9 +7,9 @@ use rusqlite::{Connection, OpenFlags, OptionalExtension};
 
 use super::repair::quoted;
 use super::{Dialect, Keys, RowSink, Session, Side, SourceTable, TablePlan, TargetColumn, Value, VerifyError};
+use crate::change::TableFilter;
 use crate::change::TableName;
 use crate::config::SqliteConfig;
-use crate::source::TableFilter;
 
 /// A SQLite file.
 #[derive(Clone, Debug)]

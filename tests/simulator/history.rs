@@ -4,11 +4,11 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tidegate::change::Op;
+use tidegate::change::{Op, TableFilter};
 use tidegate::config::LandConfig;
 use tidegate::letter::DeadLetters;
 use tidegate::log::{Kafka, Pace};
-use tidegate::source::{Clock, Start, TableFilter};
+use tidegate::source::{Clock, Start};
 use tidegate::target::Target;
 use tidegate::target::protocol::StoreTarget;
 use timely::worker::Worker;

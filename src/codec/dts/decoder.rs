@@ -6,9 +6,9 @@
 
 use std::ops::Range;
 
-use crate::change::{Changes, NewChange, Op};
+use crate::change::{Changes, NewChange, Op, TableFilter};
 use crate::codec::row::{RowWriter, write_null};
-use crate::source::{Announced, Decoder, Raw, SourceError, TableFilter};
+use crate::source::{Announced, Decoder, Raw, SourceError};
 
 use super::Operation;
 use super::avro::{Branch, Cursor, Front, Malformed};

@@ -6,9 +6,9 @@ use std::collections::HashMap;
 use serde::Deserialize;
 
 use super::{Event, Events, ForeignRecord, LooseRow, not_rows, parse};
+use crate::change::TableFilter;
 use crate::change::{ColumnType, Form, Op};
 use crate::codec::row::write_bytes;
-use crate::source::TableFilter;
 
 #[derive(Deserialize)]
 struct Message<'a> {

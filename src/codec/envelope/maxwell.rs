@@ -7,7 +7,7 @@ use serde::Deserialize;
 
 use super::{Event, Events, ForeignRecord, LooseRow, not_rows, parse};
 use crate::change::Op;
-use crate::source::TableFilter;
+use crate::change::TableFilter;
 
 #[derive(Deserialize)]
 struct Message<'a> {

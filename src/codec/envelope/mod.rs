@@ -12,9 +12,9 @@ use std::borrow::Cow;
 use std::collections::HashMap;
 
 use super::loose::{LooseImage, LooseRow};
+use crate::change::TableFilter;
 use crate::change::{Changes, ColumnType, NewChange, Op, TableName, TableSchema};
 use crate::config::EnvelopeKind;
-use crate::source::TableFilter;
 
 /// One row event of an envelope.
 #[derive(Debug)]

@@ -15,9 +15,9 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::Message;
 use rdkafka::{ClientContext, Offset, TopicPartitionList};
 
-use crate::change::{BATCH_BYTES, BATCH_ROWS};
+use crate::change::{BATCH_BYTES, BATCH_ROWS, TableFilter};
 use crate::config::DtsConfig;
-use crate::source::{Mark, Raws, Reader, SourceError, Start, TableFilter, now_ms};
+use crate::source::{Mark, Raws, Reader, SourceError, Start, now_ms};
 
 use super::{Begin, Records};
 

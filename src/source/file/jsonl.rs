@@ -6,12 +6,10 @@ use std::io::BufRead;
 
 use serde::Deserialize;
 
-use crate::change::{BATCH_BYTES, BATCH_ROWS, Changes, ColumnType, NewChange, Op, TableName, TableSchema};
+use crate::change::{BATCH_BYTES, BATCH_ROWS, Changes, ColumnType, NewChange, Op, TableFilter, TableName, TableSchema};
 use crate::codec::loose::{LooseImage, LooseRow};
 use crate::config::FileConfig;
-use crate::source::{
-    Announced, Clock, Decoder, Mark, Raw, Raws, Reader, Resume, SourceError, Start, TableFilter, now_ms,
-};
+use crate::source::{Announced, Clock, Decoder, Mark, Raw, Raws, Reader, Resume, SourceError, Start, now_ms};
 
 use super::Input;
 

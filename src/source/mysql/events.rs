@@ -8,9 +8,9 @@ use mysql::binlog::EventFlags;
 use mysql::binlog::EventType;
 use mysql::binlog::events::{BinlogEventHeader, Event, EventData, TransactionPayloadEvent};
 
-use crate::change::TableName;
+use crate::change::{TableFilter, TableName};
 use crate::codec::binlog::{Described, Flavor, Kind, TableMap, event, pack_context};
-use crate::source::{Clock, Mark, Raws, Resume, SourceError, TableFilter};
+use crate::source::{Clock, Mark, Raws, Resume, SourceError};
 
 use super::packed::Packed;
 use super::place::{Origin, Place, kept_as};

@@ -6,9 +6,9 @@ use std::time::{Duration, Instant};
 use mysql::Conn;
 use mysql::binlog::EventType;
 
-use crate::change::{BATCH_BYTES, BATCH_ROWS, TableName};
+use crate::change::{BATCH_BYTES, BATCH_ROWS, TableFilter, TableName};
 use crate::config::MysqlConfig;
-use crate::source::{Clock, Mark, Raws, Reader, SourceError, Start, TableFilter, now_ms};
+use crate::source::{Clock, Mark, Raws, Reader, SourceError, Start, now_ms};
 
 use super::ahead::{Ahead, begun, has_end};
 use super::events::{CutOff, Follower, Shown};

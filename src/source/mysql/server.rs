@@ -8,10 +8,10 @@ use mysql::prelude::Queryable;
 use mysql::{Conn, DriverError, Opts, OptsBuilder};
 use xxhash_rust::xxh3::xxh3_64;
 
-use crate::change::TableName;
+use crate::change::{TableFilter, TableName};
 use crate::codec::binlog::{Described, DescribedColumn, Flavor, Kind};
 use crate::config::{MYSQL_URL, MysqlConfig};
-use crate::source::{SourceError, TableFilter};
+use crate::source::SourceError;
 
 use super::place::{FILE_START, Identity, Place};
 
