@@ -13,6 +13,7 @@ use timely::dataflow::InputHandle;
 use timely::dataflow::operators::vec::Broadcast;
 use timely::dataflow::operators::{Input, Inspect, Probe};
 use timely::worker::Worker;
+use xxhash_rust::xxh3::xxh3_64;
 
 use crate::Cluster;
 
@@ -62,9 +63,14 @@ pub fn fail_on_panics(cluster: &Cluster) {
     }));
 }
 
+/// Stands for what the processes of a cluster are to do, so that they notice when they do not do the same.
+pub fn purpose(parts: &dyn std::fmt::Debug) -> u64 {
+    xxh3_64(format!("{parts:?}").as_bytes())
+}
+
 /// The workers of this process, once all processes of the cluster are there; `None`: while it waited for them, `stopped`
 /// said that nobody wants them any more.
-pub fn workers(cluster: &Cluster, stopped: &dyn Fn() -> bool) -> anyhow::Result<Option<Workers>> {
+pub fn workers(cluster: &Cluster, purpose: u64, stopped: &dyn Fn() -> bool) -> anyhow::Result<Option<Workers>> {
     let (workers, processes) = (cluster.workers as usize, cluster.processes as usize);
     if cluster.process >= cluster.processes {
         anyhow::bail!("--process {} of --processes {}: they count from 0", cluster.process, cluster.processes);
@@ -83,7 +89,7 @@ pub fn workers(cluster: &Cluster, stopped: &dyn Fn() -> bool) -> anyhow::Result<
             hosts
         }
     };
-    let numbers = Numbers { process: cluster.process as usize, processes, workers };
+    let numbers = Numbers { process: cluster.process as usize, processes, workers, purpose };
     Ok(Workers::cluster(numbers, &addresses, stopped)?)
 }
 

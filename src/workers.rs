@@ -65,6 +65,17 @@ pub enum WorkersError {
         /// The other.
         theirs: Numbers,
     },
+    /// Another process does something else.
+    #[error(
+        "process {theirs} runs another command, job or configuration than process {ours}: start all processes of a cluster with the \
+         same command and the same configuration file, and give each cluster addresses of its own"
+    )]
+    Purpose {
+        /// This process.
+        ours: usize,
+        /// The other.
+        theirs: usize,
+    },
     /// Somebody answers at an address, or comes, whose number can't be.
     #[error(
         "process {process} found process {found} where it looked for {wanted}: is --hosts the same for all of them, and \
@@ -92,6 +103,8 @@ pub struct Numbers {
     pub processes: usize,
     /// Workers of each.
     pub workers: usize,
+    /// Stands for what they are to do: all have the same.
+    pub purpose: u64,
 }
 
 impl Numbers {
@@ -100,11 +113,12 @@ impl Numbers {
         for number in [self.process, self.processes, self.workers] {
             bytes.extend((number as u32).to_be_bytes());
         }
+        bytes.extend(self.purpose.to_be_bytes());
         stream.write_all(&bytes)
     }
 
     fn read(mut stream: &TcpStream) -> io::Result<Numbers> {
-        let mut bytes = [0; GREETING.len() + 12];
+        let mut bytes = [0; GREETING.len() + 20];
         stream.read_exact(&mut bytes)?;
         let (greeting, numbers) = bytes.split_at(GREETING.len());
         if greeting != GREETING {
@@ -113,7 +127,8 @@ impl Numbers {
         let number = |n: usize| {
             u32::from_be_bytes([numbers[4 * n], numbers[4 * n + 1], numbers[4 * n + 2], numbers[4 * n + 3]]) as usize
         };
-        Ok(Numbers { process: number(0), processes: number(1), workers: number(2) })
+        let purpose = (number(3) as u64) << 32 | number(4) as u64;
+        Ok(Numbers { process: number(0), processes: number(1), workers: number(2), purpose })
     }
 }
 
@@ -273,10 +288,13 @@ impl Meeting<'_> {
         };
         let Ok(theirs) = exchange() else { return Ok(None) };
         let ours = self.numbers;
-        match (theirs.processes, theirs.workers) == (ours.processes, ours.workers) {
-            true => Ok(Some(theirs)),
-            false => Err(WorkersError::Numbers { ours, theirs }),
+        if (theirs.processes, theirs.workers) != (ours.processes, ours.workers) {
+            return Err(WorkersError::Numbers { ours, theirs });
         }
+        if theirs.purpose != ours.purpose {
+            return Err(WorkersError::Purpose { ours: ours.process, theirs: theirs.process });
+        }
+        Ok(Some(theirs))
     }
 }
 
@@ -322,8 +340,16 @@ mod tests {
         (process, processes, workers): (usize, usize, usize),
         addresses: &[String],
     ) -> JoinHandle<Result<Workers, WorkersError>> {
+        meet_for(7 << 40, (process, processes, workers), addresses)
+    }
+
+    fn meet_for(
+        purpose: u64,
+        (process, processes, workers): (usize, usize, usize),
+        addresses: &[String],
+    ) -> JoinHandle<Result<Workers, WorkersError>> {
         let addresses = addresses.to_vec();
-        let numbers = Numbers { process, processes, workers };
+        let numbers = Numbers { process, processes, workers, purpose };
         let deadline = Instant::now() + Duration::from_secs(20);
         spawn(move || {
             let met = Workers::cluster(numbers, &addresses, &|| Instant::now() > deadline);
@@ -372,7 +398,7 @@ mod tests {
 
     #[test]
     fn who_is_told_to_stop_waits_no_longer() {
-        let numbers = Numbers { process: 1, processes: 2, workers: 1 };
+        let numbers = Numbers { process: 1, processes: 2, workers: 1, purpose: 0 };
         let began = Instant::now();
         let stopped = || began.elapsed() > Duration::from_millis(300);
         assert!(Workers::cluster(numbers, &places(2), &stopped).unwrap().is_none());
@@ -386,6 +412,15 @@ mod tests {
             let said = process.join().unwrap().unwrap_err().to_string();
             let one = said.contains("--processes 2 --workers 1") && said.contains("--processes 2 --workers 3");
             assert!(one, "{said}");
+        }
+    }
+
+    #[test]
+    fn another_purpose_is_refused_on_both_sides() {
+        let addresses = places(2);
+        for process in [meet_for(1 << 40, (0, 2, 1), &addresses), meet_for(3 << 40, (1, 2, 1), &addresses)] {
+            let said = process.join().unwrap().unwrap_err().to_string();
+            assert!(said.contains("another command, job or configuration than process"), "{said}");
         }
     }
 

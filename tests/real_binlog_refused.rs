@@ -6,6 +6,7 @@ mod binlog;
 use std::time::{Duration, Instant};
 
 use binlog::{Database, SERVERS, decode, read_to_end, with_tables, without_schemas, write_transactions};
+use mysql::prelude::Queryable;
 use tidegate::source::mysql::MysqlReader;
 use tidegate::source::{Raws, Reader, Resume, Start};
 
@@ -209,9 +210,32 @@ fn what_can_not_be_opened_is_refused_with_what_to_do() {
 
         config.url = host;
         config.start = "binlog.999999:4".into();
-        said(&open(&config), &["has no binlog.999999:4 any more", "its oldest file is"]);
+        said(&open(&config), &["[source] start = 'binlog.999999:4'", "has no such file", "its oldest file is"]);
         config.start = format!("{}9999999", database.end());
-        said(&open(&config), &["that file ends at"]);
+        said(&open(&config), &["[source] start", "ends at"]);
+        database.run("CREATE TABLE inside (id int PRIMARY KEY)");
+        database.run("INSERT INTO inside VALUES (1)");
+        let end: u64 = database.end().rsplit_once(':').unwrap().1.parse().unwrap();
+        let offset = offset.parse::<u64>().unwrap();
+        let question = format!("SHOW BINLOG EVENTS IN '{file}' FROM {offset}");
+        let events: Vec<mysql::Row> = database.conn.query(question).unwrap();
+        let (mut begins, mut inside) = (0, 0);
+        for event in &events {
+            let (at, kind): (u64, String) = (event.get(1).unwrap(), event.get(2).unwrap());
+            config.start = format!("{file}:{at}");
+            match at < end && MysqlReader::open(&config, "closed", &Start::Configured, true).is_ok() {
+                true => begins += 1,
+                false => {
+                    said(&open(&config), &["[source] start", &format!("inside of a transaction ({kind})")]);
+                    inside += 1;
+                }
+            }
+        }
+        assert!(begins > 2 && inside > 2, "{server}: {begins} {inside}");
+        for odd in [5, 13, 150, offset - 1] {
+            config.start = format!("{file}:{odd}");
+            said(&open(&config), &["[source] start", "no event begins there"]);
+        }
         config.start = "yesterday".into();
         said(&open(&config), &["'yesterday' is no place in a binlog"]);
 

@@ -47,7 +47,7 @@ const TRIES: usize = 5;
 const ROWS: usize = 500_000;
 
 /// How many a transaction behind a crash has.
-const KEPT: i64 = 5_000;
+const KEPT: i64 = 25_000;
 
 fn connect(server: &str) -> Conn {
     let mut conn = Conn::new(mysql::Opts::from_url(&env(server)).unwrap()).unwrap();

@@ -158,10 +158,9 @@ impl ForeignReader {
         partitions.keys().for_each(|number| settler.expect(*number, now_ms()));
         let begun =
             |(number, (start, _)): (&u32, &(u64, u64))| EpochStart { partition: *number, epoch: 0, offset: *start };
-        let kept = kafka.ends(topic)?;
         let partition = |(number, (start, end)): (&u32, &(u64, u64))| {
-            // Before where an earlier run began there is nothing, if nothing is kept.
-            let inside = first > 0 && kept.get(*number as usize).is_some_and(|(low, _)| start > low);
+            // Before the first offset there is nothing. What was before any other may be gone by now, and was there.
+            let inside = first > 0 && *start > 0;
             let held = (first > 0).then(|| Held { changes: Changes::default(), end: *end });
             let moved = Moved::new(*start, settings.horizon(), settings.policy.epoch, inside);
             (*number, Partition { next: *start, end: *end, moved, given: 0, held, lead: Lead::default() })
@@ -290,7 +289,8 @@ impl Guess {
         let (head, payload) = self.scratch.get(part);
         let own = epoch_of(time, self.settings.policy.epoch);
         let partition = self.partitions.get_mut(&number).expect(ASSIGNED);
-        if partition.moved.was_decided(time) {
+        // Whatever was applied is older than what belongs to an epoch that is open.
+        if own < self.first && partition.moved.was_decided(time) {
             return offset < partition.end;
         }
         if let Some(held) = partition.held.as_mut().filter(|_| own < self.first) {

@@ -34,6 +34,8 @@ impl Choices {
 struct Topic {
     records: Arc<Vec<Vec<Vec<u8>>>>,
     shown: Arc<Mutex<Vec<usize>>>,
+    /// The first offset of each partition that is kept.
+    low: Arc<Mutex<Vec<u64>>>,
     choices: Choices,
 }
 
@@ -98,6 +100,7 @@ impl Kafka for Topic {
     }
     fn consumer(&self, _topic: &str, starts: &[(u32, Option<u64>)]) -> Result<Box<dyn Consumer>, LogError> {
         let next: Vec<_> = starts.iter().map(|(_, start)| start.unwrap_or(0) as usize).collect();
+        assert!(next.iter().zip(&*self.low.lock().unwrap()).all(|(next, low)| *next as u64 >= *low), "it is gone");
         Ok(Box::new(Reading {
             topic: self.clone(),
             ended: vec![false; next.len()],
@@ -109,8 +112,14 @@ impl Kafka for Topic {
         unreachable!("nobody asks")
     }
     fn ends(&self, _topic: &str) -> Result<Vec<(u64, u64)>, LogError> {
-        Ok(self.shown().iter().map(|shown| (0, *shown as u64)).collect())
+        let low = self.low.lock().unwrap();
+        Ok(self.shown().iter().zip(&*low).map(|(shown, low)| (*low, *shown as u64)).collect())
     }
+}
+
+/// Of so many partitions of which all is kept.
+fn low(partitions: usize) -> Arc<Mutex<Vec<u64>>> {
+    Arc::new(Mutex::new(vec![0; partitions]))
 }
 
 type Version = (u64, u64, u32);
@@ -300,7 +309,7 @@ fn a_time_in_the_future_is_refused_with_its_place() {
     let records = vec![vec![message(1, 5), message(1, now_ms() + 3_600_000)]];
     let settings = settings(Duration::ZERO);
     let choices = Choices(Arc::new(Mutex::new((vec![1], 0))));
-    let topic = Topic { records: Arc::new(records), shown: Arc::new(Mutex::new(vec![2])), choices };
+    let topic = Topic { records: Arc::new(records), shown: Arc::new(Mutex::new(vec![2])), low: low(1), choices };
     let mut run = Run::begin(&topic, &Warehouse::default(), &settings);
     let refused = (0..10).find_map(|_| run.reader.poll(Duration::ZERO).err()).unwrap().to_string();
     assert!(
@@ -315,7 +324,8 @@ fn a_partition_that_is_far_ahead_waits_for_the_others() {
     let times = |count: u64| (0..count).map(|n| message(1, 1_000_000 + n * 10)).collect::<Vec<_>>();
     let records = vec![times(20_000), times(20_000)];
     let choices = Choices(Arc::new(Mutex::new((vec![1], 0))));
-    let topic = Topic { records: Arc::new(records), shown: Arc::new(Mutex::new(vec![20_000, 1])), choices };
+    let topic =
+        Topic { records: Arc::new(records), shown: Arc::new(Mutex::new(vec![20_000, 1])), low: low(2), choices };
     let settings = ForeignSettings { lead_bytes: 100_000, ..settings(Duration::from_secs(3600)) };
     let mut run = Run::begin(&topic, &Warehouse::default(), &settings);
     let read = |run: &Run| run.open.values().map(Vec::len).sum::<usize>();
@@ -351,7 +361,8 @@ proptest! {
         let (records, oracle) = topic_of(&steps, settings.horizon());
         let choices = Choices(Arc::new(Mutex::new((choices, 0))));
         let shown = Arc::new(Mutex::new(vec![0; records.len()]));
-        let topic = Topic { records: Arc::new(records), shown, choices: choices.clone() };
+        let low = low(records.len());
+        let topic = Topic { records: Arc::new(records), shown, low, choices: choices.clone() };
         let mut warehouse = Warehouse::default();
         for _ in 0..stops {
             let mut run = Run::begin(&topic, &warehouse, &settings);
@@ -365,6 +376,12 @@ proptest! {
             }
             if choices.below(2) == 0 {
                 run.apply(choices.below(LANES as usize) as u32, &mut warehouse, Some(choices.below(5)));
+            }
+            // Retention deletes what nobody needs any more, at times all of it.
+            for (partition, offset) in warehouse.checkpoint.iter().flat_map(|checkpoint| &checkpoint.offsets) {
+                if choices.below(3) == 0 {
+                    topic.low.lock().unwrap()[*partition as usize] = *offset;
+                }
             }
         }
         topic.shown().iter_mut().zip(&*topic.records).for_each(|(shown, records)| *shown = records.len());

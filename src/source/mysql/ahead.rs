@@ -158,15 +158,13 @@ pub(super) fn begun(server: &Server, file: &str) -> Result<Option<u32>, Trouble>
     Ok(None)
 }
 
-/// Whether the transaction that begins at a place has its end in that file. In one that the server still writes to each has,
-/// since a replica is not shown less; where the server crashed, the last may not. All of the transaction is read for it.
+/// Whether the transaction that begins at a place has its end in that file, which the server does not write to any more: if it
+/// crashed then, the last may not. (Of a file that is written to a replica is shown no less than whole transactions.) All of the
+/// transaction is read for it.
 ///
 /// # Errors
 /// The server does not say.
 pub(super) fn has_end(server: &Server, place: &Place) -> Result<bool, Trouble> {
-    if server.try_end(&mut server.connect()?)?.file == place.file {
-        return Ok(true);
-    }
     let (mut begun, mut fresh) = (false, true);
     for event in events_from(server, place)? {
         let event = match event {

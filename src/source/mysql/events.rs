@@ -32,6 +32,8 @@ pub(super) mod mariadb {
     pub const GTID: u8 = 0xa2;
     /// The flag of a GTID whose group is one statement and has no end of its own.
     pub const STANDALONE: u8 = 1;
+    /// The flag of a GTID whose group only writes to tables with transactions.
+    pub const TRANSACTIONAL: u8 = 4;
     /// The flag of a GTID of a distributed transaction that is being prepared.
     pub const PREPARED_XA: u8 = 64;
     pub const COMPRESSED: std::ops::RangeInclusive<u8> = 0xa5..=0xab;
@@ -104,6 +106,8 @@ pub(super) struct CutOff {
     pub from: u64,
     /// Whether the topic has rows of it, from an earlier run.
     pub published: bool,
+    /// Whether tables may have kept rows of it.
+    pub kept: bool,
 }
 
 /// A transaction that has begun.
@@ -112,6 +116,8 @@ struct Transaction {
     place: Place,
     seq: u64,
     time: u64,
+    /// Whether it may write to tables without transactions, which nothing takes back.
+    kept: bool,
     /// Whether a statement that changes no row ends it.
     one_statement: bool,
     /// Whether rows of wanted tables have come.
@@ -182,9 +188,11 @@ impl Follower {
         self.ended = true;
         self.place = next;
         self.origin.begun = None;
-        let cut_off = |from| CutOff { from, published: self.clock.is_given(from..self.seq) };
-        self.cut_off = self.open_from().map(cut_off);
-        self.open = None;
+        let open = self.open.take().filter(|open| open.rows);
+        self.cut_off = open.map(|Transaction { seq: from, kept, .. }| {
+            let published = self.clock.is_given(from..self.seq);
+            CutOff { from, published, kept }
+        });
     }
 
     /// Whether a crash may leave a part of a transaction at the end of a file: MySQL takes it off again before it goes on.
@@ -402,7 +410,7 @@ impl Follower {
             }
             Ok(EventType::XID_EVENT) => self.open = None,
             // LOAD DATA, whose file was logged before it.
-            Ok(EventType::EXECUTE_LOAD_QUERY_EVENT) => return Err(self.as_text("LOAD DATA")),
+            Ok(EventType::EXECUTE_LOAD_QUERY_EVENT) => self.as_text("LOAD DATA", second, now, out),
             Ok(EventType::XA_PREPARE_LOG_EVENT) => return Err(self.distributed()),
             Ok(EventType::PARTIAL_UPDATE_ROWS_EVENT) => {
                 return Err(self.refused(
@@ -430,7 +438,8 @@ impl Follower {
         };
         // What was committed a while ago was not waited for: there may be more.
         self.live &= time + 1_000 >= now;
-        self.open = Some(Transaction { place: self.place.clone(), seq: self.seq, time, one_statement, rows: false });
+        let (place, seq) = (self.place.clone(), self.seq);
+        self.open = Some(Transaction { place, seq, time, kept: false, one_statement, rows: false });
     }
 
     fn mariadb_gtid(&mut self, data: &[u8], second: u64, now: u64) -> Result<(), SourceError> {
@@ -439,6 +448,9 @@ impl Follower {
             return Err(self.distributed());
         }
         self.begin(Commit::Second(second), now, flags & mariadb::STANDALONE != 0);
+        if let Some(open) = &mut self.open {
+            open.kept = flags & mariadb::TRANSACTIONAL == 0;
+        }
         Ok(())
     }
 
@@ -529,9 +541,6 @@ impl Follower {
                 return Ok(());
             }
         };
-        if let Some(open) = &mut self.open {
-            open.rows = true;
-        }
         self.hand_on(&body, context, numbers, time, out);
         Ok(())
     }
@@ -545,6 +554,9 @@ impl Follower {
     }
 
     fn hand_on(&mut self, body: &[&[u8]; 2], context: &[u8], numbers: u64, time: u64, out: &mut Raws) {
+        if let Some(open) = &mut self.open {
+            open.rows = true;
+        }
         let seq = self.seq;
         self.seq += numbers;
         if seq >= self.handed {
@@ -567,12 +579,15 @@ impl Follower {
         )
     }
 
-    fn as_text(&self, sql: &str) -> SourceError {
-        self.refused(&format!(
+    fn as_text(&mut self, sql: &str, second: u64, now: u64, out: &mut Raws) {
+        let reason = format!(
             "the rows that a statement changed, or may have changed, are not in the binlog: set binlog_format=ROW on the server, \
-             for all sessions, and copy the tables anew; or start behind it if it changed none: {}",
+             for all sessions; then copy the tables anew and publish to another topic, or let [publish] dead_letter name a file \
+             that this record may go to, and verify --repair mend the tables if it changed some: {}",
             shortened(sql)
-        ))
+        );
+        let time = self.time(second, now);
+        self.hand_on(&[&[event::UNUSABLE], reason.as_bytes()], &[], 1, time, out);
     }
 
     fn refused(&self, reason: &str) -> SourceError {

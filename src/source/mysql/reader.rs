@@ -22,7 +22,7 @@ use super::server::{SILENCE_MAX, Server, Trouble, is_cut};
 const READ_WAIT: Duration = Duration::from_millis(10);
 
 /// How many bytes of an open transaction's rows are kept back at most.
-const HELD_MAX: usize = 4 * BATCH_BYTES;
+const HELD_MAX: usize = 16 * BATCH_BYTES;
 
 /// How often the server is asked for its end while nothing comes.
 const ASK_EVERY: Duration = Duration::from_secs(5);
@@ -40,6 +40,8 @@ pub struct MysqlReader {
     outage: Option<Outage>,
     /// A connection for questions about tables.
     asking: Option<Conn>,
+    /// A file that the server wrote to while this connection was there: no crash has ended it since.
+    whole: Option<String>,
     /// What is known of the binlog ahead.
     ahead: Ahead,
     /// With `until_end`: where to stop.
@@ -101,6 +103,7 @@ impl MysqlReader {
             feed: Some(feed),
             outage: None,
             asking: Some(conn),
+            whole: None,
             ahead: Ahead::default(),
             end: until_end.then_some(end),
             asked: Instant::now(),
@@ -116,10 +119,7 @@ impl MysqlReader {
     /// # Errors
     /// The server does not say.
     pub fn unmatched(&mut self) -> Result<Vec<String>, SourceError> {
-        let conn = match &mut self.asking {
-            Some(conn) => conn,
-            None => self.asking.insert(self.server.connect_once()?),
-        };
+        let conn = asked(&self.server, &mut self.asking).map_err(|trouble| self.server.give_up(trouble))?;
         let tables = self.server.tables(conn)?;
         Ok(self.follower.filter().unmatched(tables.iter()))
     }
@@ -235,7 +235,7 @@ impl MysqlReader {
              back, and reading goes on at {next}; if the server does not sync its binlog (sync_binlog = 1), run verify",
             self.follower.place()
         );
-        self.feed = None;
+        (self.feed, self.whole) = (None, None);
         self.follower.leave_file(next);
         match self.follower.take_cut_off() {
             Some(cut_off) => self.pass_over(&cut_off, out),
@@ -249,8 +249,13 @@ impl MysqlReader {
         let Some(rows) = passed.filter(|_| !cut_off.published) else { return Err(self.follower.cut_off()) };
         tracing::warn!(
             "binlog {}: the file before ends inside of a transaction, as a crash of the server leaves it: it was never committed, \
-             and its {rows} row events are passed over",
-            self.follower.place()
+             and its {rows} row events are passed over{}",
+            self.follower.place(),
+            if cut_off.kept {
+                "; but tables without transactions may have kept some of its rows: run verify"
+            } else {
+                ""
+            }
         );
         Ok(())
     }
@@ -261,8 +266,18 @@ impl MysqlReader {
             return Err(self.follower.committed_after_all());
         }
         let (Some(from), Some(place)) = (self.follower.open_from(), self.follower.open_at()) else { return Ok(()) };
+        if !self.follower.may_be_cut_off() {
+            return Ok(());
+        }
         if self.held.asks(from, out) {
-            let ends = if self.follower.may_be_cut_off() { has_end(&self.server, place) } else { Ok(true) };
+            let ends = match &self.whole {
+                Some(file) if *file == place.file => Ok(true),
+                _ => asked(&self.server, &mut self.asking).and_then(|conn| {
+                    let is_written = self.server.try_end(conn)?.file == place.file;
+                    self.whole = is_written.then(|| place.file.clone());
+                    if is_written { Ok(true) } else { has_end(&self.server, place) }
+                }),
+            };
             match ends {
                 Ok(ends) => self.held.found(from, ends),
                 Err(Trouble::Passing(reason)) => return self.lost(reason, out),
@@ -292,7 +307,7 @@ impl MysqlReader {
     /// Notes that the connection broke, or could not be made again.
     #[cold]
     fn lost(&mut self, reason: String, out: &mut Raws) -> Result<(), SourceError> {
-        self.feed = None;
+        (self.feed, self.whole) = (None, None);
         let (place, address) = (self.follower.rewind(self.promised), &self.server.address);
         let patience = PATIENCE.as_secs();
         self.held.forget(self.follower.committed(), out);
@@ -348,6 +363,15 @@ fn begin_file(server: &Server, feed: &Feed, follower: &mut Follower) -> Result<(
     }
 }
 
+/// The connection for questions, a new one if the old one is gone.
+fn asked<'c>(server: &Server, asking: &'c mut Option<Conn>) -> Result<&'c mut Conn, Trouble> {
+    asking.take_if(|conn| conn.ping().is_err());
+    match asking {
+        Some(conn) => Ok(conn),
+        None => Ok(asking.insert(server.connect()?)),
+    }
+}
+
 /// Asks about the table of the rows at a place, on a new connection if the old one is gone.
 fn describe(
     server: &Server,
@@ -356,15 +380,7 @@ fn describe(
     table: &TableName,
     place: &Place,
 ) -> Result<Shown, Trouble> {
-    if let Some(conn) = asking
-        && conn.ping().is_err()
-    {
-        *asking = None;
-    }
-    let conn = match asking {
-        Some(conn) => conn,
-        None => asking.insert(server.connect()?),
-    };
+    let conn = asked(server, asking)?;
     let described = server.describe(conn, table)?;
     // What was altered before it was described is before this end.
     let end = server.try_end(conn)?;

@@ -290,19 +290,42 @@ impl Server {
 
     /// A place that the configuration names: that an event begins there.
     pub fn event_at(&self, conn: &mut Conn, place: Place) -> Result<Place, SourceError> {
-        let place = self.kept(conn, place)?;
-        if place.reaches(&self.end(conn)?) {
+        let files = self.files(conn).map_err(|trouble| self.give_up(trouble))?;
+        let wrong = |why: String| Err(SourceError::Source(format!("[source] start = '{place}': {why}")));
+        match files.iter().find(|(file, _)| *file == place.file) {
+            Some((_, size)) if place.offset <= *size => {}
+            Some((_, size)) => return wrong(format!("that file of the source at {} ends at {size}", self.address)),
+            None => {
+                let [oldest, newest] = [files.first(), files.last()].map(|file| file.map_or("none", |(file, _)| file));
+                return wrong(format!(
+                    "the source at {} has no such file: its oldest file is {oldest}, its newest {newest}",
+                    self.address
+                ));
+            }
+        }
+        if place.offset == FILE_START || place.reaches(&self.end(conn)?) {
             return Ok(place);
         }
+        let list = format!("take a place of a GTID event that SHOW BINLOG EVENTS IN '{}' lists", place.file);
         let question = format!("SHOW BINLOG EVENTS IN '{}' FROM {} LIMIT 1", place.file, place.offset);
-        match conn.query_first::<mysql::Row, _>(question) {
-            Err(mysql::Error::MySqlError(said)) if said.code == NO_EVENT => Err(SourceError::Source(format!(
-                "[source] start = '{place}': no event begins there: {}; take a place that SHOW BINLOG EVENTS IN '{}' lists",
-                said.message, place.file
-            ))),
-            Err(error) => Err(self.error("SHOW BINLOG EVENTS", &error)),
-            Ok(_) => Ok(place),
+        let event: Option<mysql::Row> = match conn.query_first(question) {
+            Err(mysql::Error::MySqlError(said)) if said.code == NO_EVENT => {
+                return wrong(format!("no event begins there: {}; {list}", said.message));
+            }
+            event => event.map_err(|error| self.error("SHOW BINLOG EVENTS", &error))?,
+        };
+        let said = event.as_ref().and_then(|event| Some((event.get::<u64, _>(1)?, event.get(2)?, event.get(5)?)));
+        let (offset, kind, info): (u64, String, String) = said.unwrap_or_default();
+        if offset != place.offset {
+            return wrong(format!("no event begins there; {list}"));
         }
+        let inside =
+            ["Table_map", "Write_rows", "Update_rows", "Delete_rows", "Partial_update", "Xid", "Annotate_rows"];
+        let ends = kind == "Query" && info.eq_ignore_ascii_case("COMMIT");
+        if ends || kind == "Rows_query" || inside.iter().any(|inside| kind.starts_with(inside)) {
+            return wrong(format!("that is inside of a transaction ({kind}); {list}"));
+        }
+        Ok(place)
     }
 
     /// Where to begin: a place asked for, if the server has it.

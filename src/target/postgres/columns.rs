@@ -212,7 +212,7 @@ impl ColumnArray {
             Kind::Int4 => out.put_i32(integer(&value, "integer")?),
             Kind::Int8 => out.put_i64(integer(&value, "bigint")?),
             Kind::Float4 => out.put_f32(float4(&value, self.form)?),
-            Kind::Float8 => out.put_f64(float8(&value)?),
+            Kind::Float8 => out.put_f64(float8(&value, self.form)?),
             Kind::Numeric(limits) => scalars::numeric(number(&value, "a number")?, limits, out).map_err(Bad::new)?,
             Kind::Text(_) | Kind::Varchar(_) | Kind::Char(_) | Kind::Other if self.form == Some(Form::Bytes) => {
                 return Err(Bad::new("the source's column holds bytes, and the target's does not: make it bytea"));
@@ -372,13 +372,19 @@ fn integer<T: TryFrom<i128>>(value: &Value, type_name: &str) -> Result<T, Bad> {
     })
 }
 
-fn float8(value: &Value) -> Result<f64, Bad> {
+fn float8(value: &Value, form: Option<Form>) -> Result<f64, Bad> {
     let digits = number(value, "a number")?;
     let float: f64 = digits.parse().map_err(|_| Bad::new(format!("{} is no number", shown(value))))?;
-    // A double was written with the fewest digits that read back as itself, at most 17. A decimal or a large integer
-    // may have more than fit.
     let significant = scalars::significant_digits(digits);
-    if float.is_infinite() || (significant > 15 && !scalars::same_number(digits, float)) {
+    let fits = match form {
+        // It was written with the fewest digits that read back as itself. Of two such texts that are as near, who wrote it may
+        // have taken the other one than we would.
+        Some(Form::Double | Form::Float) => true,
+        // A decimal or a large integer may have more digits than fit.
+        Some(_) => significant <= 15 || scalars::same_number(digits, float),
+        None => significant <= 15 || significant <= scalars::significant_digits(&float.to_string()),
+    };
+    if float.is_infinite() || !fits {
         return Err(Bad::new(format!("{} has more digits than double precision holds: use numeric or text", digits)));
     }
     Ok(float)

@@ -78,15 +78,15 @@ fn bind_number(
     form: Option<Form>,
 ) -> Result<(), String> {
     let lossy = || format!("{digits} has more digits than the column keeps: declare the column TEXT");
+    let is_float = matches!(form, Some(Form::Float | Form::Double));
     let bound = match digits.parse::<i64>() {
         // REAL holds whole numbers up to 2⁵³ and only some beyond.
-        Ok(whole) if affinity == Affinity::Real && whole.unsigned_abs() > 1 << 53 => return Err(lossy()),
+        Ok(whole) if affinity == Affinity::Real && whole.unsigned_abs() > 1 << 53 && !is_float => return Err(lossy()),
         Ok(whole) if whole.to_string() == digits => statement.raw_bind_parameter(parameter, whole),
         Ok(_) => return Err(lossy()),
         Err(_) => {
             let float: f64 = digits.parse().map_err(|_| format!("{digits} is no number"))?;
             let significant = digits.bytes().take_while(|b| !matches!(b, b'e' | b'E')).filter(u8::is_ascii_digit);
-            let is_float = matches!(form, Some(Form::Float | Form::Double));
             if float.is_infinite() || (!is_float && significant.count() > 15) {
                 return Err(lossy());
             }

@@ -43,7 +43,7 @@ impl Follower {
                     self.place,
                     shortened(sql)
                 ),
-                _ => return Err(self.as_text(sql)),
+                _ => self.as_text(sql, second, now, out),
             },
             Statement::Unlogged { what, tables } => match self.wanted(&tables, default_database) {
                 None => self.seq += 1,
