@@ -293,7 +293,8 @@ impl Server {
         let files = self.files(conn).map_err(|trouble| self.give_up(trouble))?;
         let wrong = |why: String| Err(SourceError::Source(format!("[source] start = '{place}': {why}")));
         match files.iter().find(|(file, _)| *file == place.file) {
-            Some((_, size)) if place.offset <= *size => {}
+            Some((_, size)) if place.offset == FILE_START || place.offset == *size => return Ok(place),
+            Some((_, size)) if place.offset < *size => {}
             Some((_, size)) => return wrong(format!("that file of the source at {} ends at {size}", self.address)),
             None => {
                 let [oldest, newest] = [files.first(), files.last()].map(|file| file.map_or("none", |(file, _)| file));
@@ -302,9 +303,6 @@ impl Server {
                     self.address
                 ));
             }
-        }
-        if place.offset == FILE_START || place.reaches(&self.end(conn)?) {
-            return Ok(place);
         }
         let list = format!("take a place of a GTID event that SHOW BINLOG EVENTS IN '{}' lists", place.file);
         let question = format!("SHOW BINLOG EVENTS IN '{}' FROM {} LIMIT 1", place.file, place.offset);
