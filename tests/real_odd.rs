@@ -336,7 +336,7 @@ fn what_the_server_logs_beside_the_rows_does_no_harm() {
 fn doubles_of_every_size_arrive() {
     // Many lie in the middle between the two shortest texts that read back as them.
     let microseconds = (0..2_000).map(|n| 1.79e15 + f64::from(n) * 2_500_000.25);
-    let sizes = (-1_000..1_000).map(|n| f64::from_bits(0x3ff5_5555_5555_5555 ^ (n as u64) << 50 ^ n as u64 * 977));
+    let sizes = (-1_000..1_000).map(|n| f64::from_bits(0x3ff5_5555_5555_5555 ^ ((n as u64) << 50) ^ (n as u64 * 977)));
     let doubles: Vec<f64> = microseconds.chain(sizes).filter(|double| double.is_finite()).collect();
     let rows: Vec<String> = doubles
         .iter()
