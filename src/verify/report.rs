@@ -341,9 +341,9 @@ fn shown(value: Option<&str>) -> String {
     }
 }
 
-/// A character, escaped if it would control the terminal, can't be seen, or is what escapes begin with.
+/// A character, escaped if it would control the terminal or can't be seen.
 fn plain(c: char) -> String {
-    if matches!(c, '\'' | '"') { c.to_string() } else { c.escape_debug().to_string() }
+    if matches!(c, '\'' | '"' | '\\') { c.to_string() } else { c.escape_debug().to_string() }
 }
 
 /// Writes a report: JSON lines or a table for people on `out`, repair SQL to `repair`, progress on stderr if that is a
