@@ -93,66 +93,61 @@ pub fn publish(job: &Job) -> anyhow::Result<()> {
     let stopped = Arc::clone(&stop);
     let same = PublishConfig { dead_letter: None, ..config.publish.clone() };
     let purpose = purpose(&("publish", &config.job, &kafka.topic, run.partitions, &run.tables, same, until_end));
-    execute(
-        job,
-        purpose,
-        &stopped,
-        || report.start("publish", "in Kafka"),
-        move |worker| {
-            let (index, peers) = (worker.index(), worker.peers());
-            let source = config.source()?;
-            let announced = match index {
-                0 => run.announce(run_id(), peers as u32)?,
-                _ => None,
-            };
-            tell_all(worker, (index == 0).then(String::new));
-            let open = run.open(index)?;
-            run.fence(announced.as_ref())?;
-            meet(worker);
-            let said = match index {
-                0 => Some(serde_json::to_string(&run.take_stock(announced.as_ref())?)?),
-                _ => None,
-            };
-            let known: Published = heard(&tell_all(worker, said))?;
-            let opened = if index == 0 { first.lock().unwrap_or_else(PoisonError::into_inner).take() } else { None };
-            let reader = match (&known.start, opened) {
-                _ if index > 0 => None,
-                (Start::Configured, Some(opened)) => Some(opened),
-                (start, opened) => {
-                    drop(opened); // somebody else has begun meanwhile; a server has one replica of a number
-                    Some(connect::reader(source, &config.job, start, until_end)?)
-                }
-            };
-            let begun = reader.as_ref().map(|reader| reader.begun());
-            let layout = known.layout.clone();
-            // Of what may be in flight a part waits for commits, and the rest goes on meanwhile.
-            let pace = Pace { interval: config.publish.commit_interval, bytes: config.publish.memory / 8 / peers };
-            let writer = run.begin(open, known, begun.as_ref(), (index, peers), pace)?;
-            // Once where it begins is kept, so that a run after this one begins there too.
-            if let Some(begun) = &begun {
-                let how = if run.exactly_once { "exactly once" } else { "at least once" };
-                let (topic, partitions, from) = (&run.topic, run.partitions, &begun.resume.position);
-                say(&format_args!("publish: reads from {from}, writes topic {topic}, {partitions} partitions, {how}"));
+    let began = || report.start("publish", "in Kafka");
+    execute(job, purpose, &stopped, began, move |worker| {
+        let (index, peers) = (worker.index(), worker.peers());
+        let source = config.source()?;
+        let announced = match index {
+            0 => run.announce(run_id(), peers as u32)?,
+            _ => None,
+        };
+        tell_all(worker, (index == 0).then(String::new));
+        let open = run.open(index)?;
+        run.fence(announced.as_ref())?;
+        meet(worker);
+        let said = match index {
+            0 => Some(serde_json::to_string(&run.take_stock(announced.as_ref())?)?),
+            _ => None,
+        };
+        let known: Published = heard(&tell_all(worker, said))?;
+        let opened = if index == 0 { first.lock().unwrap_or_else(PoisonError::into_inner).take() } else { None };
+        let reader = match (&known.start, opened) {
+            _ if index > 0 => None,
+            (Start::Configured, Some(opened)) => Some(opened),
+            (start, opened) => {
+                drop(opened); // somebody else has begun meanwhile; a server has one replica of a number
+                Some(connect::reader(source, &config.job, start, until_end)?)
             }
-            meet(worker);
-            let durable = build_publish(
-                worker,
-                Publish {
-                    reader,
-                    decoder: connect::decoder(source)?,
-                    writer,
-                    layout,
-                    memory: config.publish.memory,
-                    letters: letters.clone(),
-                    report: shown.clone(),
-                    stop: Arc::clone(&stop),
-                    stop_patience: STOP_PATIENCE,
-                },
-            );
-            run_until(worker, &stop, || durable.done());
-            Ok(())
-        },
-    )?;
+        };
+        let begun = reader.as_ref().map(|reader| reader.begun());
+        let layout = known.layout.clone();
+        // Of what may be in flight a part waits for commits, and the rest goes on meanwhile.
+        let pace = Pace { interval: config.publish.commit_interval, bytes: config.publish.memory / 8 / peers };
+        let writer = run.begin(open, known, begun.as_ref(), (index, peers), pace)?;
+        // Once where it begins is kept, so that a run after this one begins there too.
+        if let Some(begun) = &begun {
+            let how = if run.exactly_once { "exactly once" } else { "at least once" };
+            let (topic, partitions, from) = (&run.topic, run.partitions, &begun.resume.position);
+            say(&format_args!("publish: reads from {from}, writes topic {topic}, {partitions} partitions, {how}"));
+        }
+        meet(worker);
+        let durable = build_publish(
+            worker,
+            Publish {
+                reader,
+                decoder: connect::decoder(source)?,
+                writer,
+                layout,
+                memory: config.publish.memory,
+                letters: letters.clone(),
+                report: shown.clone(),
+                stop: Arc::clone(&stop),
+                stop_patience: STOP_PATIENCE,
+            },
+        );
+        run_until(worker, &stop, || durable.done());
+        Ok(())
+    })?;
     report.end("publish", "in Kafka");
     Ok(())
 }
@@ -213,66 +208,61 @@ pub fn land(job: &Job) -> anyhow::Result<()> {
     let stopped = Arc::clone(&stop);
     let same = LandConfig { dead_letter: None, ..config.land.clone() };
     let purpose = purpose(&("land", &config.job, &kafka.topic, same, until_caught_up));
-    execute(
-        job,
-        purpose,
-        &stopped,
-        || report.start("land", "durable"),
-        move |worker| {
-            let (index, peers) = (worker.index(), worker.peers());
-            let said = match index {
-                0 => Some(serde_json::to_string(&run.begin()?)?),
-                _ => None,
-            };
-            let resumed: Resumed = heard(&tell_all(worker, said))?;
-            if index == 0 {
-                let state = &resumed.state;
-                let (topic, lanes, generation) = (&run.topic, run.settings.lanes, state.generation);
-                let from =
-                    state.checkpoint.as_ref().map_or("the beginning".to_string(), |c| format!("epoch {}", c.epoch + 1));
-                say(&format_args!(
-                    "land: reads topic {topic} from {from}, {lanes} lanes, run {generation} of job {}",
-                    run.job
-                ));
+    let began = || report.start("land", "durable");
+    execute(job, purpose, &stopped, began, move |worker| {
+        let (index, peers) = (worker.index(), worker.peers());
+        let said = match index {
+            0 => Some(serde_json::to_string(&run.begin()?)?),
+            _ => None,
+        };
+        let resumed: Resumed = heard(&tell_all(worker, said))?;
+        if index == 0 {
+            let state = &resumed.state;
+            let (topic, lanes, generation) = (&run.topic, run.settings.lanes, state.generation);
+            let from =
+                state.checkpoint.as_ref().map_or("the beginning".to_string(), |c| format!("epoch {}", c.epoch + 1));
+            say(&format_args!(
+                "land: reads topic {topic} from {from}, {lanes} lanes, run {generation} of job {}",
+                run.job
+            ));
+        }
+        let Begun { reader, lanes } = run.open(&resumed, (index, peers))?;
+        let state = resumed.state;
+        let (checkpoints, job, generation) = (Arc::clone(&run.target), run.job.clone(), state.generation);
+        let landing = build_land(
+            worker,
+            Land {
+                reader,
+                lanes,
+                applied: state.lanes,
+                through: state.through,
+                horizon,
+                letters: Refused { letters: run.letters.clone(), topic: run.topic.clone(), zero_dates },
+                checkpoint: Box::new(move |checkpoint| {
+                    checkpoints.checkpoint(&job, generation, &checkpoint).unwrap_or_else(|e| fail(&e));
+                }),
+                settings: run.settings.clone(),
+                tables: run.tables.clone(),
+                report: shown.clone(),
+                stop: Arc::clone(&stop),
+                sealed: None,
+                read_seq: Arc::default(),
+            },
+        );
+        let mut since = None;
+        run_until(worker, &stop, || {
+            if !(until_caught_up && index == 0 && landing.waits_for_publish()) {
+                since = None;
+            } else if since.get_or_insert_with(Instant::now).elapsed() > WAIT_SAID {
+                since = Some(Instant::now());
+                say(
+                    &"land: has read all there is, and waits for publish to say that it is complete: is publish running?",
+                );
             }
-            let Begun { reader, lanes } = run.open(&resumed, (index, peers))?;
-            let state = resumed.state;
-            let (checkpoints, job, generation) = (Arc::clone(&run.target), run.job.clone(), state.generation);
-            let landing = build_land(
-                worker,
-                Land {
-                    reader,
-                    lanes,
-                    applied: state.lanes,
-                    through: state.through,
-                    horizon,
-                    letters: Refused { letters: run.letters.clone(), topic: run.topic.clone(), zero_dates },
-                    checkpoint: Box::new(move |checkpoint| {
-                        checkpoints.checkpoint(&job, generation, &checkpoint).unwrap_or_else(|e| fail(&e));
-                    }),
-                    settings: run.settings.clone(),
-                    tables: run.tables.clone(),
-                    report: shown.clone(),
-                    stop: Arc::clone(&stop),
-                    sealed: None,
-                    read_seq: Arc::default(),
-                },
-            );
-            let mut since = None;
-            run_until(worker, &stop, || {
-                if !(until_caught_up && index == 0 && landing.waits_for_publish()) {
-                    since = None;
-                } else if since.get_or_insert_with(Instant::now).elapsed() > WAIT_SAID {
-                    since = Some(Instant::now());
-                    say(
-                        &"land: has read all there is, and waits for publish to say that it is complete: is publish running?",
-                    );
-                }
-                landing.is_done(until_caught_up, is_up(&stop))
-            });
-            Ok(())
-        },
-    )?;
+            landing.is_done(until_caught_up, is_up(&stop))
+        });
+        Ok(())
+    })?;
     report.end("land", "durable");
     Ok(())
 }

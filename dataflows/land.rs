@@ -14,8 +14,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use crossbeam_channel::RecvTimeoutError;
-use tidegate::change::TableFilter;
-use tidegate::change::{Change, Changes, Moment, epoch_at, moment};
+use tidegate::change::{Change, Changes, Moment, TableFilter, epoch_at, moment};
 use tidegate::config::LandConfig;
 use tidegate::letter::{DeadLetter, DeadLetters, text_of};
 use tidegate::log::{EpochOffsets, EpochReader, EpochStart, Fetched};

@@ -6,10 +6,9 @@ mod binlog;
 use std::time::{Duration, Instant};
 
 use binlog::{
-    Database, SERVERS, Seen, connect, decode, read_to_end, rows, url, with_tables, without_schemas, write_transactions,
-    write_transactions_from,
+    Database, SERVERS, Seen, connect, decode, kill_readers, read_to_end, rows, url, with_tables, without_schemas,
+    write_transactions, write_transactions_from,
 };
-use mysql::prelude::Queryable;
 use tidegate::change::{BATCH_BYTES, Changes, Op};
 use tidegate::codec::binlog::BinlogDecoder;
 use tidegate::source::mysql::MysqlReader;
@@ -103,12 +102,7 @@ fn a_broken_connection_loses_and_doubles_nothing() {
             }
             for pause in [0, 2, 5, 12, 30, 60, 110] {
                 std::thread::sleep(Duration::from_millis(pause));
-                let dumps: Vec<u64> = killer
-                    .query("SELECT id FROM information_schema.processlist WHERE command LIKE 'Binlog Dump%'")
-                    .unwrap();
-                for dump in dumps {
-                    let _ = killer.query_drop(format!("KILL {dump}")); // it may be gone by itself
-                }
+                kill_readers(&mut killer);
             }
         }
         let seen = following.join().unwrap();

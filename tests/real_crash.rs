@@ -3,6 +3,8 @@
 //! may see them.
 
 #[allow(dead_code, reason = "each test program uses its part of it")]
+mod binlog;
+#[allow(dead_code, reason = "each test program uses its part of it")]
 mod faults;
 #[allow(dead_code, reason = "each test program uses its part of it")]
 mod hologres;
@@ -14,6 +16,7 @@ mod topic;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use binlog::kill_readers;
 use faults::apart::{Servers, apart};
 use job::{Job, env};
 use mysql::Conn;
@@ -79,11 +82,7 @@ fn disturb(url: &str) {
     let mut conn = connect(url);
     for pause in [1, 3, 10, 30, 60, 100, 200] {
         std::thread::sleep(Duration::from_millis(pause));
-        let dumps: Vec<u64> =
-            conn.query("SELECT id FROM information_schema.processlist WHERE command LIKE 'Binlog Dump%'").unwrap();
-        for dump in dumps {
-            let _ = conn.query_drop(format!("KILL {dump}")); // it may be gone by itself
-        }
+        kill_readers(&mut conn);
     }
 }
 

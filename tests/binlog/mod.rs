@@ -87,6 +87,15 @@ impl Drop for Database {
     }
 }
 
+/// Kills whatever reads a server's binlog.
+pub fn kill_readers(conn: &mut Conn) {
+    let dumps: Vec<u64> =
+        conn.query("SELECT id FROM information_schema.processlist WHERE command LIKE 'Binlog Dump%'").unwrap();
+    for dump in dumps {
+        let _ = conn.query_drop(format!("KILL {dump}")); // it may be gone by itself
+    }
+}
+
 pub fn connect(url: &str) -> Conn {
     let options = OptsBuilder::from_opts(Opts::from_url(url).unwrap()).prefer_socket(false);
     let mut conn = Conn::new(options).unwrap();

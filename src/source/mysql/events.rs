@@ -19,8 +19,6 @@ use super::statement::text_of;
 
 mod effects;
 
-use effects::shortened;
-
 /// How many tables' contexts are kept ready.
 const CONTEXTS_MAX: usize = 4096;
 
@@ -577,17 +575,6 @@ impl Follower {
             "a distributed (XA) transaction begins, and its rows are logged before it is known whether they stay: tidegate \
              can't replicate XA",
         )
-    }
-
-    fn as_text(&mut self, sql: &str, second: u64, now: u64, out: &mut Raws) {
-        let reason = format!(
-            "the rows that a statement changed, or may have changed, are not in the binlog: set binlog_format=ROW on the server, \
-             for all sessions; then copy the tables anew and publish to another topic, or let [publish] dead_letter name a file \
-             that this record may go to, and verify --repair mend the tables if it changed some: {}",
-            shortened(sql)
-        );
-        let time = self.time(second, now);
-        self.hand_on(&[&[event::UNUSABLE], reason.as_bytes()], &[], 1, time, out);
     }
 
     fn refused(&self, reason: &str) -> SourceError {

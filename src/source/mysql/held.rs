@@ -39,7 +39,7 @@ impl Held {
     pub fn asks(&mut self, from: u64, taken: &Raws) -> bool {
         self.large.take_if(|(large, _)| *large != from);
         let bytes = || (first_of(taken, from)..taken.len()).map(|index| taken.get(index).1.len()).sum::<usize>();
-        self.large.is_none() && bytes() > self.bytes_max
+        self.large.is_none() && taken.payload_bytes() > self.bytes_max && bytes() > self.bytes_max
     }
 
     /// Takes note of whether it has.
@@ -115,7 +115,7 @@ mod tests {
     struct Model<'a> {
         transactions: &'a [Transaction],
         held: Held,
-        /// The transaction that comes next or is open, how many of its rows were taken, and whether it was begun.
+        /// The transaction that comes next or is open, and how many of its rows were taken.
         at: usize,
         row: usize,
         /// The next number, and the first of the open transaction.

@@ -53,8 +53,7 @@ impl Follower {
                          table, or let verify --repair mend it, and let [publish] dead_letter name a file that this record \
                          may go to; or publish to another topic from behind it"
                     );
-                    let time = self.time(second, now);
-                    self.hand_on(&[&[event::UNUSABLE], reason.as_bytes()], &[], 1, time, out);
+                    self.unusable(&reason, second, now, out);
                 }
             },
             Statement::Index { .. } => self.contexts.clear(), // a key may be another
@@ -76,6 +75,23 @@ impl Follower {
             self.open = None;
         }
         Ok(())
+    }
+
+    /// Takes a statement whose rows may be logged nowhere.
+    pub(super) fn as_text(&mut self, sql: &str, second: u64, now: u64, out: &mut Raws) {
+        let reason = format!(
+            "the rows that a statement changed, or may have changed, are not in the binlog: set binlog_format=ROW on the server, \
+             for all sessions; then copy the tables anew and publish to another topic, or let [publish] dead_letter name a file \
+             that this record may go to, and verify --repair mend the tables if it changed some: {}",
+            shortened(sql)
+        );
+        self.unusable(&reason, second, now, out);
+    }
+
+    /// Hands on a record that stands for rows which are not there.
+    fn unusable(&mut self, reason: &str, second: u64, now: u64, out: &mut Raws) {
+        let time = self.time(second, now);
+        self.hand_on(&[&[event::UNUSABLE], reason.as_bytes()], &[], 1, time, out);
     }
 
     fn warn_of_rows(&self, tables: &str, sql: &str) {
@@ -103,6 +119,6 @@ impl Follower {
     }
 }
 
-pub(super) fn shortened(sql: &str) -> String {
+fn shortened(sql: &str) -> String {
     sql.chars().take(200).collect()
 }
