@@ -5,8 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use proptest::prelude::*;
-use tidegate::change::TableFilter;
-use tidegate::change::{Column, TableName, TableSchema};
+use tidegate::change::{Column, TableFilter, TableName, TableSchema};
 use tidegate::verify::chunks::cut;
 use tidegate::verify::{
     Difference, Keys, Kind, MemorySide, Observer, Options, Outcome, Report, Row, RowSink, Session, Side, SourceTable,

@@ -4,8 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::{Keys, Row, RowSink, Session, Side, SourceTable, TablePlan, TargetColumn, VerifyError};
-use crate::change::TableFilter;
-use crate::change::{Form, TableName, TableSchema};
+use crate::change::{Form, TableFilter, TableName, TableSchema};
 
 /// Tables in memory. As a source and as a target it has the same columns.
 #[derive(Clone, Debug, Default)]

@@ -59,8 +59,7 @@ mod value;
 
 use std::time::Duration;
 
-use crate::change::TableFilter;
-use crate::change::{TableName, TableSchema};
+use crate::change::{TableFilter, TableName, TableSchema};
 
 pub use canonical::Rules;
 pub use chunks::{KeyRange, Keys, TablePlan};

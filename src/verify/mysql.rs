@@ -15,8 +15,7 @@ use mysql::prelude::Queryable;
 use mysql::{Conn, Opts, OptsBuilder, Row as MysqlRow, Value as Wire};
 
 use super::{Keys, RowSink, Session, Side, SourceTable, TablePlan, TargetColumn, Value, VerifyError, calendar};
-use crate::change::TableFilter;
-use crate::change::{Column, ColumnType, Form, TableName, TableSchema};
+use crate::change::{Column, ColumnType, Form, TableFilter, TableName, TableSchema};
 use crate::config::{MYSQL_URL, MysqlConfig};
 
 /// A MySQL or MariaDB server.

@@ -12,8 +12,7 @@ use super::repair::quoted;
 use super::{
     Dialect, Keys, RowSink, Rules, Session, Side, SourceTable, TablePlan, TargetColumn, Value, VerifyError, calendar,
 };
-use crate::change::TableFilter;
-use crate::change::TableName;
+use crate::change::{TableFilter, TableName};
 use crate::config::{PostgresConfig, ZeroDates};
 
 /// A server that speaks PostgreSQL's protocol.

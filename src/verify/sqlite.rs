@@ -7,8 +7,7 @@ use rusqlite::{Connection, OpenFlags, OptionalExtension};
 
 use super::repair::quoted;
 use super::{Dialect, Keys, RowSink, Session, Side, SourceTable, TablePlan, TargetColumn, Value, VerifyError};
-use crate::change::TableFilter;
-use crate::change::TableName;
+use crate::change::{TableFilter, TableName};
 use crate::config::SqliteConfig;
 
 /// A SQLite file.

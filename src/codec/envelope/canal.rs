@@ -6,8 +6,7 @@ use std::collections::HashMap;
 use serde::Deserialize;
 
 use super::{Event, Events, ForeignRecord, LooseRow, not_rows, parse};
-use crate::change::TableFilter;
-use crate::change::{ColumnType, Form, Op};
+use crate::change::{ColumnType, Form, Op, TableFilter};
 use crate::codec::row::write_bytes;
 
 #[derive(Deserialize)]

@@ -15,8 +15,7 @@ use serde_json::value::RawValue;
 use xxhash_rust::xxh3::xxh3_128;
 
 use super::{Event, Events, ForeignRecord, LooseRow, not_rows, parse};
-use crate::change::TableFilter;
-use crate::change::{ColumnType, Op};
+use crate::change::{ColumnType, Op, TableFilter};
 use crate::codec::row::{Civil, civil_from_unix, write_date, write_datetime, write_time};
 
 /// A message with schema; both halves are missing without one.

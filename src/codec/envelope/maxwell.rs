@@ -6,8 +6,7 @@ use std::collections::HashMap;
 use serde::Deserialize;
 
 use super::{Event, Events, ForeignRecord, LooseRow, not_rows, parse};
-use crate::change::Op;
-use crate::change::TableFilter;
+use crate::change::{Op, TableFilter};
 
 #[derive(Deserialize)]
 struct Message<'a> {

@@ -12,8 +12,7 @@ use std::borrow::Cow;
 use std::collections::HashMap;
 
 use super::loose::{LooseImage, LooseRow};
-use crate::change::TableFilter;
-use crate::change::{Changes, ColumnType, NewChange, Op, TableName, TableSchema};
+use crate::change::{Changes, ColumnType, NewChange, Op, TableFilter, TableName, TableSchema};
 use crate::config::EnvelopeKind;
 
 /// One row event of an envelope.
