@@ -1,7 +1,7 @@
 //! The letters of MySQL's character sets that are not Unicode: for each code the letter that the server itself converts
 //! it to.
 //!
-//! `letters.bin` is what the servers say, written by `tests/real_charsets.rs`, which also holds it against them: of
+//! `letters.bin` is what the servers say, written by `tests/real/beside/charsets.rs`, which also holds it against them: of
 //! MySQL 9.7 and MariaDB 10.11, which do not differ in a single code (gb18030, which MariaDB lacks, is MySQL's alone).
 //! A code that a server turns into a question mark is not in it. Inflated, the file is for each character set a byte
 //! with the length of its name, the name, and then for codes of one, two, three and four bytes the number of runs, and

@@ -1,0 +1,349 @@
+//! Odd tables, keys, columns and settings on real servers: published, landed and found identical.
+
+use crate::job::{Job, env};
+use mysql::prelude::Queryable;
+
+/// A database at a source; it goes when this goes.
+struct Source {
+    server: &'static str,
+    conn: mysql::Conn,
+    name: String,
+}
+
+impl Source {
+    fn new(server: &'static str, name: &str) -> Source {
+        let name = format!("{name}_{}", std::process::id());
+        let mut conn = mysql::Conn::new(mysql::Opts::from_url(&env(server)).unwrap()).unwrap();
+        for sql in
+            ["SET NAMES utf8mb4, time_zone = '+00:00'", &format!("CREATE DATABASE {name}"), &format!("USE {name}")]
+        {
+            conn.query_drop(sql).unwrap();
+        }
+        Source { server, conn, name }
+    }
+
+    fn run(&mut self, statements: &[&str]) {
+        for sql in statements {
+            let short: String = sql.chars().take(300).collect();
+            self.conn.query_drop(sql).unwrap_or_else(|error| panic!("{}: {short}: {error}", self.server));
+        }
+    }
+
+    /// A job that reads from where the binlog ends now, all tables of the database but some.
+    fn job(&mut self, without: &[&str]) -> Job {
+        let row: Result<Option<mysql::Row>, _> = self.conn.query_first("SHOW BINARY LOG STATUS");
+        let row = row.or_else(|_| self.conn.query_first("SHOW MASTER STATUS")).unwrap().unwrap();
+        let start = format!("{}:{}", row.get::<String, _>(0).unwrap(), row.get::<u64, _>(1).unwrap());
+        let mut tables = format!("\"{}.*\"", self.name);
+        without.iter().for_each(|table| tables += &format!(", \"!{}.{table}\"", self.name));
+        let url = env(self.server);
+        Job::new(&self.name, &format!("kind = \"mysql\"\nurl = \"{url}\"\ntables = [{tables}]\nstart = \"{start}\""))
+    }
+}
+
+impl Drop for Source {
+    fn drop(&mut self) {
+        // A test may have set others.
+        let _ = self.conn.query_drop("SET GLOBAL binlog_row_metadata = FULL");
+        let _ = self.conn.query_drop("SET GLOBAL sql_select_limit = 18446744073709551615");
+        let _ = self.conn.query_drop(format!("DROP DATABASE {}", self.name));
+    }
+}
+
+/// Publishes, lands and compares what the statements did.
+fn arrives(server: &'static str, name: &str, statements: &[&str]) -> Job {
+    let mut source = Source::new(server, name);
+    let job = source.job(&[]);
+    source.run(statements);
+    job.run("publish");
+    job.run("land");
+    job.run("verify");
+    job
+}
+
+const SERVERS: [&str; 2] = ["MYSQL_URL", "MARIADB_URL"];
+
+#[test]
+fn keys_of_text_are_told_apart_as_the_source_stores_them() {
+    for server in SERVERS {
+        let mut job = arrives(
+            server,
+            "text_keys",
+            &[
+                "CREATE TABLE ci (k varchar(20) CHARACTER SET latin1 COLLATE latin1_swedish_ci PRIMARY KEY, v int)",
+                "INSERT INTO ci VALUES ('a', 1), ('b', 1), ('ü', 1), ('', 1), ('c ', 1)",
+                "UPDATE ci SET k = 'A' WHERE k = 'a'",
+                "REPLACE INTO ci VALUES ('B', 2)",
+                "UPDATE ci SET k = 'c', v = 2 WHERE k = 'c'",
+                "INSERT INTO ci VALUES ('Y', 3) ON DUPLICATE KEY UPDATE v = 4",
+                "DELETE FROM ci WHERE k = 'Ü'",
+                "INSERT INTO ci VALUES ('Ü', 5)",
+                "CREATE TABLE pair (a char(5), b varbinary(5), c enum('x','Y'), PRIMARY KEY (a, b, c))",
+                "INSERT INTO pair VALUES ('a ', 'a ', 'x'), ('a', 'a', 'Y'), ('', '', 'x'), ('[\"', '\\\\', 'Y')",
+                "UPDATE pair SET b = 'A' WHERE b = 'a'",
+                "CREATE TABLE prefixed (k varchar(30) NOT NULL, v int, UNIQUE (k(3)))",
+                "INSERT INTO prefixed VALUES ('abcd', 1), ('abd', 2)",
+                "UPDATE prefixed SET k = 'abce' WHERE v = 1",
+                "CREATE TABLE second (a int NULL, b int NOT NULL, c int NOT NULL, UNIQUE a (a), UNIQUE z (b, c))",
+                "INSERT INTO second VALUES (NULL, 1, 1), (NULL, 1, 2), (3, 2, 1)",
+                "UPDATE second SET c = 3, a = NULL WHERE b = 2",
+            ],
+        );
+        assert_eq!(job.count("ci", "k IN ('A', 'B', 'c', 'Ü', '')"), 5, "{server}"); // a Swedish ü is a y
+        assert_eq!(job.count("prefixed", "k = 'abce'"), 1, "{server}");
+    }
+}
+
+#[test]
+fn columns_that_are_generated_invisible_or_hidden_arrive() {
+    let both = [
+        "CREATE TABLE g (id int PRIMARY KEY, a int, s int AS (a * 2) STORED, v varchar(20) AS (concat('v', a)) VIRTUAL, \
+         z int DEFAULT 7)",
+        "INSERT INTO g (id, a) VALUES (1, 1), (2, NULL)",
+        "UPDATE g SET a = 5 WHERE id = 2",
+        "CREATE TABLE parts (id int, v int, PRIMARY KEY (id)) PARTITION BY HASH (id) PARTITIONS 4",
+        "INSERT INTO parts VALUES (1, 1), (2, 2), (3, 3)",
+        "UPDATE parts SET id = id + 10",
+        "CREATE TABLE checked (id int PRIMARY KEY, v int CHECK (v > 0), KEY (v))",
+        "INSERT INTO checked VALUES (1, 1)",
+        "CREATE TABLE mine (id int PRIMARY KEY, v int) ENGINE = MyISAM",
+        "INSERT INTO mine VALUES (1, 1), (2, 2)",
+        "INSERT IGNORE INTO mine VALUES (3, 3), (2, 9), (4, 4)",
+        "CREATE TABLE places (id int PRIMARY KEY, p point NOT NULL, g geometry, SPATIAL INDEX (p))",
+        "INSERT INTO places VALUES (1, ST_GeomFromText('POINT(1 2)'), \
+         ST_GeomFromText('GEOMETRYCOLLECTION(POINT(1 1),LINESTRING(0 0,1 1))')), (2, ST_GeomFromText('POINT(0 0)', 4326), NULL)",
+    ];
+    let mysql = [
+        "SET SESSION sql_generate_invisible_primary_key = ON",
+        "CREATE TABLE gipk (v varchar(9))",
+        "INSERT INTO gipk VALUES ('a'), ('a'), (NULL)",
+        "DELETE FROM gipk WHERE v IS NULL",
+        "SET SESSION sql_generate_invisible_primary_key = OFF",
+        "CREATE TABLE unseen (id int PRIMARY KEY, v int INVISIBLE DEFAULT 3, w int)",
+        "INSERT INTO unseen (id, w) VALUES (1, 1)",
+        "CREATE TABLE functional (id int PRIMARY KEY, a int, j json, UNIQUE ((a + 1)), \
+         KEY ((CAST(j->'$.x' AS UNSIGNED ARRAY))))",
+        "INSERT INTO functional VALUES (1, 1, '{\"x\": [1, 2]}'), (2, NULL, NULL)",
+        "UPDATE functional SET a = 9 WHERE id = 1",
+    ];
+    let mariadb = [
+        "CREATE TABLE unseen (id int PRIMARY KEY, v int INVISIBLE DEFAULT 3, w int)",
+        "INSERT INTO unseen (id, w) VALUES (1, 1)",
+    ];
+    for (server, own) in [("MYSQL_URL", &mysql[..]), ("MARIADB_URL", &mariadb)] {
+        for metadata in ["MINIMAL", "FULL"] {
+            let before = format!("SET GLOBAL binlog_row_metadata = {metadata}");
+            let mut job = arrives(server, "hidden", &[&[&before[..]], &both[..], own].concat());
+            assert_eq!(job.count("g", "(id, s, v, z) IN ((1, 2, 'v1', 7), (2, 10, 'v5', 7))"), 2, "{server}");
+            assert_eq!(job.count("unseen", "v = 3"), 1, "{server}");
+        }
+    }
+}
+
+#[test]
+fn the_hash_of_a_long_unique_key_is_not_published() {
+    let mut source = Source::new("MARIADB_URL", "hashed");
+    let statements = [
+        "CREATE TABLE hashed (id int PRIMARY KEY, long_one text, UNIQUE (long_one))",
+        "INSERT INTO hashed VALUES (1, repeat('x', 5000)), (2, NULL)",
+        "UPDATE hashed SET long_one = 'y' WHERE id = 2",
+        "CREATE TABLE keyed (a varchar(3000) CHARACTER SET utf8mb4 NOT NULL, b int NOT NULL, UNIQUE (a, b))",
+        "INSERT INTO keyed VALUES ('a', 1), ('a', 2)",
+        "CREATE TABLE named (id int PRIMARY KEY, DB_ROW_HASH_1 int)",
+        "INSERT INTO named VALUES (1, 7)",
+    ];
+    let mut job = source.job(&[]);
+    source.run(&statements);
+    ["publish", "land", "verify"].iter().for_each(|command| job.run(command));
+    assert_eq!((job.count("hashed", "true"), job.count("keyed", "true")), (2, 2));
+    assert_eq!(job.count("named", "\"DB_ROW_HASH_1\" = 7"), 1);
+    let sql = "SELECT count(*) FROM information_schema.columns WHERE table_schema = $1 AND table_name <> 'named'";
+    let columns: i64 = job.target.query_one(sql, &[&job.name]).unwrap().get(0);
+    assert_eq!(columns, 4, "no column that MariaDB hides");
+    // Without their names nothing says which columns are hidden.
+    let minimal = source.job(&[]);
+    source.run(&["SET GLOBAL binlog_row_metadata = MINIMAL", "INSERT INTO hashed VALUES (3, 'z')"]);
+    minimal.refused("publish", &[".hashed", "hides the hash", "binlog_row_metadata=FULL"]);
+}
+
+#[test]
+fn a_limit_for_all_questions_hides_nothing_from_verify() {
+    for server in SERVERS {
+        let mut source = Source::new(server, "limited");
+        let mut job = source.job(&[]);
+        let columns: Vec<String> = (0..9).map(|n| format!("c{n} int")).collect();
+        let rows: Vec<String> = (0..50).map(|id| format!("({id})")).collect();
+        source.run(&[
+            "SET GLOBAL sql_select_limit = 5",
+            &format!("CREATE TABLE t (id int PRIMARY KEY, {})", columns.join(", ")),
+            &format!("INSERT INTO t (id) VALUES {}", rows.join(", ")),
+        ]);
+        ["publish", "land", "verify"].iter().for_each(|command| job.run(command));
+        job.target.execute(&format!("DELETE FROM {}.t WHERE id > 40", job.name), &[]).unwrap();
+        let found = job.try_run("verify");
+        let said = String::from_utf8_lossy(&found.stdout);
+        assert_eq!(found.status.code(), Some(1), "{server}: {said}");
+        assert_eq!(said.matches("missing limited").count(), 9, "{server}: {said}");
+    }
+}
+
+#[test]
+fn wide_tables_and_odd_names_arrive() {
+    for server in SERVERS {
+        let wide: Vec<String> = (0..600).map(|n| format!("c{n} tinyint")).collect();
+        let values = vec!["-1"; 600].join(", ");
+        let members: Vec<String> = (0..300).map(|n| format!("'m{n},'")).collect();
+        let flags: Vec<String> = (0..64).map(|n| format!("'f{n}'")).collect();
+        let mut job = arrives(
+            server,
+            "odd",
+            &[
+                &format!("CREATE TABLE wide (id int PRIMARY KEY, {})", wide.join(", ")),
+                &format!("INSERT INTO wide VALUES (1, {values})"),
+                "UPDATE wide SET c599 = NULL",
+                "CREATE TABLE `a.b \"c\" ``d``'é` (`i d` int, `\"x\".y` varchar(9), `ключ` char(3), PRIMARY KEY (`i d`, `ключ`))",
+                "INSERT INTO `a.b \"c\" ``d``'é` VALUES (1, 'x', 'ц'), (2, NULL, '')",
+                "UPDATE `a.b \"c\" ``d``'é` SET `i d` = 3 WHERE `i d` = 2",
+                &format!("CREATE TABLE chosen (id int PRIMARY KEY, e enum({}))", members.join(", ")),
+                "INSERT INTO chosen VALUES (1, 'm299,'), (2, 'm0,')",
+                &format!("CREATE TABLE flags (id bigint unsigned PRIMARY KEY, s set({}))", flags.join(", ")),
+                "INSERT INTO flags VALUES (18446744073709551615, 'f0,f63'), (0, '')",
+                "CREATE TABLE moments (at timestamp(6) NOT NULL, d date NOT NULL, n decimal(20,3), PRIMARY KEY (d, at, n))",
+                "INSERT INTO moments VALUES ('2026-01-02 03:04:05.000006', '0001-01-01', -0.001), \
+                 ('2026-01-02 03:04:05.000006', '9999-12-31', 0)",
+            ],
+        );
+        assert_eq!(job.count("chosen", "e IN ('m299,', 'm0,')"), 2, "{server}");
+        assert_eq!(job.count("wide", "c599 IS NULL AND c598 = -1"), 1, "{server}");
+    }
+}
+
+/// Sets a global variable back when it goes.
+struct Reset(&'static str, &'static str);
+
+impl Drop for Reset {
+    fn drop(&mut self) {
+        let mut conn = mysql::Conn::new(mysql::Opts::from_url(&env(self.0)).unwrap()).unwrap();
+        conn.query_drop(self.1).unwrap();
+    }
+}
+
+#[test]
+fn a_binlog_without_checksums_is_read() {
+    for server in SERVERS {
+        let _reset = Reset(server, "SET GLOBAL binlog_checksum = CRC32");
+        arrives(
+            server,
+            "bare",
+            &[
+                "CREATE TABLE t (id int PRIMARY KEY, v text)",
+                "INSERT INTO t VALUES (1, 'with')",
+                "SET GLOBAL binlog_checksum = NONE",
+                "INSERT INTO t VALUES (2, 'without'), (3, repeat('x', 9000))",
+                "FLUSH BINARY LOGS",
+                "UPDATE t SET v = 'again' WHERE id = 2",
+                "SET GLOBAL binlog_checksum = CRC32",
+                "INSERT INTO t VALUES (4, 'with')",
+            ],
+        );
+    }
+}
+
+#[test]
+fn a_row_that_kafka_does_not_take_stops_publish_by_table_and_key_until_it_does() {
+    for server in SERVERS {
+        let mut source = Source::new(server, "large");
+        let mut job = source.job(&[]);
+        source.run(&[
+            "CREATE TABLE t (id int PRIMARY KEY, b longblob)",
+            "INSERT INTO t VALUES (1, 'small'), (2, repeat('x', 500000))",
+            "INSERT INTO t VALUES (3, repeat(x'00ff', 8 << 20))",
+            "INSERT INTO t VALUES (4, 'behind')",
+        ]);
+        for _ in 0..2 {
+            let output = job.try_run("publish");
+            let said = String::from_utf8_lossy(&output.stderr).into_owned();
+            assert_eq!(output.status.code(), Some(3), "{said}");
+            for word in [".t", "key 3", "Message size too large"] {
+                assert!(said.contains(word), "{server}: '{word}' is not in: {said}");
+            }
+        }
+        take_large_records(&job.name);
+        job.configure("[kafka.properties]\n\"message.max.bytes\" = \"67108864\"");
+        ["publish", "land", "verify"].iter().for_each(|command| job.run(command));
+        assert_eq!(job.count("t", "octet_length(b) IN (5, 500000, 16777216, 6)"), 4, "{server}");
+    }
+}
+
+/// Has Kafka take records of up to 64 MB for the topic.
+fn take_large_records(topic: &str) {
+    use rdkafka::admin::{AdminClient, AdminOptions, AlterConfig, ResourceSpecifier};
+    let admin: AdminClient<rdkafka::client::DefaultClientContext> =
+        rdkafka::ClientConfig::new().set("bootstrap.servers", env("KAFKA_ADDR")).create().unwrap();
+    let config = AlterConfig::new(ResourceSpecifier::Topic(topic)).set("max.message.bytes", "67108864");
+    let altered = admin.alter_configs([&config], &AdminOptions::new());
+    futures_executor::block_on(altered).unwrap().pop().unwrap().unwrap();
+}
+
+#[test]
+fn what_the_server_logs_beside_the_rows_does_no_harm() {
+    arrives(
+        "MYSQL_URL",
+        "beside",
+        &[
+            "SET SESSION binlog_rows_query_log_events = ON",
+            "CREATE TABLE t (id int PRIMARY KEY, v mediumtext, j json)",
+            "INSERT INTO t VALUES (1, 'a', '{}')",
+            "SET SESSION binlog_transaction_compression = ON",
+            "INSERT INTO t VALUES (2, repeat('b', 100000), '[1.5, \"x\"]')",
+            "SET gtid_next = 'AUTOMATIC:tagged'",
+            "INSERT INTO t VALUES (3, 'c', JSON_OBJECT('d', CAST(1.10 AS DECIMAL(5,2)), 't', CAST('-10:11:12.5' AS TIME(3)), \
+             'at', CAST('2026-02-03 04:05:06.007' AS DATETIME(3)), 'n', -1, 'u', 18446744073709551615, 'f', 1e300))",
+            "SET gtid_next = AUTOMATIC",
+            "SET SESSION binlog_transaction_compression = OFF, binlog_rows_query_log_events = OFF",
+            "SET timestamp = UNIX_TIMESTAMP() + 864000",
+            "INSERT INTO t VALUES (4, 'later', NULL)",
+            "SET timestamp = DEFAULT",
+            "UPDATE t SET v = 'd' WHERE id < 3",
+        ],
+    );
+    arrives(
+        "MARIADB_URL",
+        "beside",
+        &[
+            "CREATE TABLE t (id int PRIMARY KEY, v text)",
+            "SET SESSION binlog_annotate_row_events = ON, skip_replication = ON",
+            "INSERT INTO t VALUES (1, 'a')",
+            "SET SESSION skip_replication = OFF",
+            "SET timestamp = UNIX_TIMESTAMP() + 864000",
+            "INSERT INTO t VALUES (2, 'b')",
+            "SET timestamp = DEFAULT",
+            "SET SESSION gtid_domain_id = 7, server_id = 99",
+            "INSERT INTO t VALUES (3, 'c')",
+            "SET SESSION gtid_domain_id = 0, server_id = 1",
+            "UPDATE t SET v = 'd' WHERE id < 3",
+            "DELETE FROM t WHERE id = 3 RETURNING v",
+        ],
+    );
+}
+
+#[test]
+fn doubles_of_every_size_arrive() {
+    // Many lie in the middle between the two shortest texts that read back as them.
+    let microseconds = (0..2_000).map(|n| 1.79e15 + f64::from(n) * 2_500_000.25);
+    let sizes = (-1_000..1_000).map(|n| f64::from_bits(0x3ff5_5555_5555_5555 ^ ((n as u64) << 50) ^ (n as u64 * 977)));
+    let doubles: Vec<f64> = microseconds.chain(sizes).filter(|double| double.is_finite()).collect();
+    let rows: Vec<String> = doubles
+        .iter()
+        .enumerate()
+        .map(|(id, double)| format!("({id}, {double:e}, {:e})", (*double as f32).clamp(-1e38, 1e38)))
+        .collect();
+    let insert = format!("INSERT INTO doubles VALUES {}", rows.join(","));
+    for server in SERVERS {
+        let statements = ["CREATE TABLE doubles (id int PRIMARY KEY, d double, f float)", insert.as_str()];
+        let mut job = arrives(server, "doubles", &statements);
+        let landed: Vec<f64> =
+            job.target.query("SELECT d FROM doubles ORDER BY id", &[]).unwrap().iter().map(|row| row.get(0)).collect();
+        assert_eq!(landed, doubles, "{server}");
+    }
+}

@@ -1,0 +1,121 @@
+//! What becomes of tables that change while they are published and landed.
+
+use crate::job::{Job, env};
+use mysql::prelude::Queryable;
+
+/// A database at the source with a job that publishes it; the database goes when it goes.
+struct Source {
+    conn: mysql::Conn,
+    name: String,
+}
+
+impl Source {
+    fn new(server: &str, name: &str) -> Source {
+        let name = format!("{name}_{}", std::process::id());
+        let mut conn = mysql::Conn::new(mysql::Opts::from_url(&env(server)).unwrap()).unwrap();
+        conn.query_drop(format!("CREATE DATABASE {name}")).unwrap();
+        conn.query_drop(format!("USE {name}")).unwrap();
+        Source { conn, name }
+    }
+
+    fn run(&mut self, statements: &[&str]) {
+        for sql in statements {
+            self.conn.query_drop(sql).unwrap_or_else(|error| panic!("{sql}: {error}"));
+        }
+    }
+
+    /// A job that reads from where the binlog ends now.
+    fn job(&mut self, server: &str, tables: &str) -> Job {
+        let row: Result<Option<mysql::Row>, _> = self.conn.query_first("SHOW BINARY LOG STATUS");
+        let row = row.or_else(|_| self.conn.query_first("SHOW MASTER STATUS")).unwrap().unwrap();
+        let start = format!("{}:{}", row.get::<String, _>(0).unwrap(), row.get::<u64, _>(1).unwrap());
+        let url = env(server);
+        Job::new(&self.name, &format!("kind = \"mysql\"\nurl = \"{url}\"\ntables = [{tables}]\nstart = \"{start}\""))
+    }
+}
+
+impl Drop for Source {
+    fn drop(&mut self) {
+        let _ = self.conn.query_drop(format!("DROP DATABASE {}", self.name));
+    }
+}
+
+#[test]
+fn rows_from_before_a_column_was_dropped_are_landed_without_it() {
+    for server in ["MYSQL_URL", "MARIADB_URL"] {
+        let mut source = Source::new(server, "alter");
+        source.run(&["CREATE TABLE a (id int PRIMARY KEY, s varchar(9), v int)"]);
+        let tables = format!("\"{}.*\"", source.name);
+        let mut job = source.job(server, &tables);
+        source.run(&[
+            "INSERT INTO a VALUES (1, 'x', 1), (2, 'y', 2)",
+            "ALTER TABLE a DROP COLUMN s",
+            "INSERT INTO a VALUES (3, 3)",
+            "UPDATE a SET v = 20 WHERE id = 2",
+        ]);
+        let output = job.try_run("publish");
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.success(), "{said}");
+        // What a server does to rows while it alters a table is not logged: that is said.
+        assert!(said.contains("is not in the binlog, run verify: ALTER TABLE a DROP COLUMN s"), "{said}");
+        // Only now: the table is made as it looks in the end.
+        job.run("land");
+        assert_eq!(job.count("a", "(id, v) IN ((1, 1), (2, 20), (3, 3))"), 3, "{server}");
+        job.run("verify");
+    }
+}
+
+#[test]
+fn a_database_that_is_dropped_is_warned_of() {
+    for server in ["MYSQL_URL", "MARIADB_URL"] {
+        let mut source = Source::new(server, "dropped");
+        let gone = format!("{}_gone", source.name);
+        source.run(&[&format!("CREATE DATABASE {gone}"), "CREATE TABLE t (id int PRIMARY KEY)"]);
+        let tables = format!("\"{}*.*\"", source.name);
+        let job = source.job(server, &tables);
+        source.run(&[&format!("DROP DATABASE {gone}"), "INSERT INTO t VALUES (1)"]);
+        let output = job.try_run("publish");
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        let warning =
+            format!("what becomes of the rows of {gone}.* is not in the binlog, run verify: DROP DATABASE {gone}");
+        assert!(output.status.success() && said.contains(&warning), "{server}: {said}");
+    }
+}
+
+#[test]
+fn a_key_that_becomes_another_stops_publish_by_name() {
+    for alter in [
+        "ALTER TABLE a DROP PRIMARY KEY, ADD PRIMARY KEY (y, x)",
+        "ALTER TABLE a DROP PRIMARY KEY, ADD PRIMARY KEY (y)",
+        "ALTER TABLE a MODIFY x decimal(9,3)",
+    ] {
+        let mut source = Source::new("MYSQL_URL", "moved");
+        source.run(&["CREATE TABLE a (x decimal(9,2), y int, PRIMARY KEY (x, y))"]);
+        let mut job = source.job("MYSQL_URL", &format!("\"{}.*\"", source.name));
+        source.run(&["INSERT INTO a VALUES (1, 2)", alter, "INSERT INTO a VALUES (2, 1)"]);
+        for _ in 0..2 {
+            let output = job.try_run("publish");
+            let said = String::from_utf8_lossy(&output.stderr).into_owned();
+            assert_eq!(output.status.code(), Some(3), "{said}");
+            let last = said.trim_end().lines().last().unwrap();
+            assert!(last.contains(&format!("the key of table {}.a was (x, y)", source.name)), "{said}");
+        }
+        job.run("land");
+        assert!(job.count("a", "true") <= 1, "what comes behind it is not landed as if it were the same key");
+    }
+}
+
+#[test]
+fn patterns_of_tables_may_take_tables_out_and_have_to_match_one() {
+    let mut source = Source::new("MYSQL_URL", "patterns");
+    source.run(&["CREATE TABLE a (id int PRIMARY KEY)", "CREATE TABLE log (id int)"]);
+    let name = source.name.clone();
+    let mut job = source.job("MYSQL_URL", &format!("\"{name}.*\", \"!{name}.log\""));
+    source.run(&["INSERT INTO a VALUES (1)", "INSERT INTO log VALUES (1)"]);
+    job.run("publish");
+    job.run("land");
+    assert_eq!((job.count("a", "true"), job.count("log", "true")), (1, 0));
+    job.run("verify");
+    let wrong = source.job("MYSQL_URL", &format!("\"{name}.a\", \"{name}x.*\""));
+    wrong.refused("publish", &["[source] tables: the source has no table that matches", &format!("{name}x.*")]);
+}

@@ -1,0 +1,94 @@
+//! Each change is once in the topic, for a consumer of committed records, whatever becomes of the publishers.
+
+use std::time::Duration;
+
+use crate::job::{Job, landed};
+use crate::topic::committed;
+
+/// Every change once, and each partition in the order of the source. A line of the source owns two numbers.
+fn assert_once(topic: &str, lines: usize) {
+    let seqs = committed(topic);
+    for (partition, seqs) in &seqs {
+        assert!(seqs.is_sorted_by(|a, b| a < b), "partition {partition} repeats or reorders");
+    }
+    let mut all: Vec<u64> = seqs.into_values().flatten().collect();
+    all.sort_unstable();
+    let want: Vec<u64> = (1..=lines as u64).map(|line| line * 2).collect();
+    assert!(all == want, "{} changes of {lines}", all.len());
+}
+
+fn lines(count: i64) -> Vec<String> {
+    let line = |number: i64| {
+        let (id, time) = (number % 1_000, 1_700_000_000_000 + number / 100);
+        let op = if number < 1_000 { "insert" } else { "update" };
+        format!(
+            r#"{{"op":"{op}","database":"shop","table":"t","time":{time},"key":["id"],"row":{{"id":{id},"v":{number}}}}}"#
+        )
+    };
+    (0..count).map(line).collect()
+}
+
+#[test]
+fn a_publisher_killed_at_any_moment_leaves_each_change_once() {
+    let count = 400_000;
+    let mut job = Job::of_lines("once", &lines(count));
+    // With other numbers of writers each time: all of the older ones are fenced.
+    for (round, workers) in [2, 1, 4, 3, 1, 2, 4, 1].iter().enumerate() {
+        job.start_with("publish", &["-w", &workers.to_string()]);
+        std::thread::sleep(Duration::from_millis(250 + 77 * round as u64));
+        job.kill();
+    }
+    job.run("publish");
+    assert_once(&job.name, count as usize);
+    job.run("land");
+    assert_eq!(landed(&mut job), (0..1_000).map(|id| (id, count - 1_000 + id)).collect());
+}
+
+#[test]
+fn of_two_publishers_the_older_stops_and_nothing_is_twice() {
+    let first = lines(50_000);
+    let job = Job::of_lines("two", &first);
+    let config = "delivery = \"exactly-once\"\ncommit_interval = \"20ms\"";
+    job.configure_publish(config);
+    // An older one that goes on: it waits for lines that never come, or is in the middle of them.
+    let older: Vec<_> = (0..3)
+        .map(|_| {
+            let child = job.command("publish", &["-w", "2"]).stderr(std::process::Stdio::piped()).spawn().unwrap();
+            std::thread::sleep(Duration::from_millis(120));
+            child
+        })
+        .collect();
+    for child in older {
+        let output = child.wait_with_output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        match output.status.code() {
+            Some(0) => {}
+            Some(3) => assert!(said.contains("a newer publish of this topic has begun"), "{said}"),
+            other => panic!("{other:?}: {said}"),
+        }
+    }
+    job.run("publish");
+    assert_once(&job.name, first.len());
+}
+
+#[test]
+fn a_topic_gets_more_partitions_between_runs_and_every_key_keeps_its_order() {
+    let count = 60_000;
+    let mut job = Job::of_lines("grown", &lines(count / 3));
+    crate::job::guard(&mut job);
+    job.run("publish");
+    job.start("land");
+    for (partitions, lines_so_far) in [(6, count * 2 / 3), (9, count)] {
+        let config = std::fs::read_to_string(job.file("tidegate.toml")).unwrap();
+        let line = config.lines().find(|line| line.starts_with("partitions = ")).unwrap();
+        let config = config.replace(line, &format!("partitions = {partitions}"));
+        std::fs::write(job.file("tidegate.toml"), config).unwrap();
+        job.write_lines(&lines(lines_so_far));
+        job.run("publish");
+    }
+    // The one that knew of fewer partitions has stopped, with a sentence; another one goes on where it was.
+    assert_eq!(job.ended_by_itself(), Some(3));
+    job.run("land");
+    assert_once(&job.name, count as usize);
+    assert_eq!(landed(&mut job), (0..1_000).map(|id| (id, count - 1_000 + id)).collect());
+}

@@ -1,0 +1,244 @@
+//! The whole path on real servers: a file of changes, published into a topic of a real Kafka and landed in PostgreSQL by
+//! separate processes, compared with a map that the test keeps itself.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use crate::job::{env, free_address};
+use postgres::{Client, NoTls};
+
+/// What the rows must be in the end: id to value, null where there is none.
+type Rows = BTreeMap<i64, Option<i64>>;
+
+/// A scenario: a scratch folder with a configuration, a topic and a schema of its own.
+struct Scenario {
+    name: String,
+    /// The last run of `land` seen at the target.
+    runs: std::cell::Cell<i64>,
+    folder: tempfile::TempDir,
+}
+
+impl Scenario {
+    fn new(name: &str) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let name = format!("{name}_{}", std::process::id());
+        let config = format!(
+            "job = \"{name}\"\n[source]\nkind = \"jsonl\"\npath = \"{}\"\n[kafka]\nbrokers = \"{}\"\ntopic = \"{name}\"\n\
+             [land]\nepoch = \"500ms\"\n[target]\nkind = \"postgres\"\nurl = \"{}\"\nschema = \"{name}\"\n",
+            folder.path().join("changes.jsonl").display(),
+            env("KAFKA_ADDR"),
+            crate::hologres::target_url(&env("PG_URL")),
+        );
+        std::fs::write(folder.path().join("tidegate.toml"), config).unwrap();
+        Scenario { name, runs: Default::default(), folder }
+    }
+
+    fn config(&self) -> PathBuf {
+        self.folder.path().join("tidegate.toml")
+    }
+
+    /// Writes `count` changes of `keys` keys, with ties in time, and returns what they come to.
+    fn write_changes(&self, count: u64, keys: u64, from: Rows) -> Rows {
+        let mut rows = from;
+        let mut text = String::new();
+        let mut random = count.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
+        let mut next = |below: u64| {
+            random ^= random << 13;
+            random ^= random >> 7;
+            random ^= random << 17;
+            random % below
+        };
+        let json = |id: i64, value: Option<i64>| serde_json::json!({ "id": id, "value": value }).to_string();
+        for number in 0..count {
+            let id = next(keys) as i64;
+            let time = 1_700_000_000_000 + number / 7;
+            let before = rows.get(&id).copied();
+            let (op, row) = match before {
+                Some(old) if next(4) == 0 => {
+                    rows.remove(&id);
+                    ("delete", json(id, old))
+                }
+                _ => {
+                    let value = (next(10) > 0).then_some(number as i64);
+                    rows.insert(id, value);
+                    (if before.is_some() { "update" } else { "insert" }, json(id, value))
+                }
+            };
+            let before = match (op, before) {
+                ("update", Some(old)) => format!(",\"before\":{}", json(id, old)),
+                _ => String::new(),
+            };
+            writeln!(
+                text,
+                "{{\"op\":\"{op}\",\"database\":\"shop\",\"table\":\"orders\",\"time\":{time},\"key\":[\"id\"],\
+                 \"types\":{{\"value\":\"bigint\"}},\"row\":{row}{before}}}"
+            )
+            .unwrap();
+        }
+        std::fs::write(self.folder.path().join("changes.jsonl"), text).unwrap();
+        rows
+    }
+
+    fn start(&self, command: &str, arguments: &[&str]) -> Child {
+        Command::new(env!("CARGO_BIN_EXE_tidegate"))
+            .arg(command)
+            .arg("--config")
+            .arg(self.config())
+            .args(arguments)
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap()
+    }
+
+    fn run(&self, command: &str, arguments: &[&str]) {
+        finish(self.start(command, arguments));
+    }
+
+    fn landed(&self) -> Rows {
+        let rows = self.query();
+        rows.unwrap().iter().map(|row| (row.get(0), row.get(1))).collect()
+    }
+
+    /// Waits until another run of `land` has begun than at the last time.
+    fn wait_for_a_run(&self) {
+        let mut client = Client::connect(&env("PG_URL"), NoTls).unwrap();
+        let deadline = std::time::Instant::now() + Duration::from_secs(60);
+        loop {
+            let sql = "SELECT generation FROM tidegate.generation WHERE job = $1";
+            let run = client.query_opt(sql, &[&self.name]).ok().flatten().map_or(0, |row| row.get::<_, i64>(0));
+            if self.runs.replace(run) < run {
+                return;
+            }
+            assert!(std::time::Instant::now() < deadline, "waited in vain for a run");
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+
+    /// The same while the table may not be there yet.
+    fn landed_if_there(&self) -> Rows {
+        self.query().map_or(Rows::new(), |rows| rows.iter().map(|row| (row.get(0), row.get(1))).collect())
+    }
+
+    fn query(&self) -> Result<Vec<postgres::Row>, postgres::Error> {
+        let mut client = Client::connect(&env("PG_URL"), NoTls).unwrap();
+        client.query(&format!("SELECT id, value FROM {}.orders", self.name), &[])
+    }
+}
+
+fn finish(child: Child) {
+    let output = child.wait_with_output().unwrap();
+    assert!(output.status.success(), "{}: {}", output.status, String::from_utf8_lossy(&output.stderr));
+}
+
+#[test]
+fn what_is_published_by_two_workers_is_landed_by_two_workers_as_it_was() {
+    let scenario = Scenario::new("pipeline");
+    let want = scenario.write_changes(60_000, 5_000, Rows::new());
+    scenario.run("publish", &["--until-caught-up", "-w", "2"]);
+    scenario.run("land", &["--until-caught-up", "-w", "2"]);
+    assert_eq!(scenario.landed(), want);
+}
+
+#[test]
+fn two_processes_land_the_same_as_one() {
+    let scenario = Scenario::new("processes");
+    let want = scenario.write_changes(30_000, 3_000, Rows::new());
+    scenario.run("publish", &["--until-caught-up"]);
+    let hosts = scenario.folder.path().join("hosts");
+    std::fs::write(&hosts, format!("{}\n{}\n", free_address(), free_address())).unwrap();
+    let hosts = hosts.to_str().unwrap();
+    let processes =
+        ["0", "1"].map(|process| scenario.start("land", &["--until-caught-up", "-n", "2", "-p", process, "-h", hosts]));
+    processes.into_iter().for_each(finish);
+    assert_eq!(scenario.landed(), want);
+}
+
+#[test]
+fn restart() {
+    let scenario = Scenario::new("restart");
+    let want = scenario.write_changes(200_000, 5_000, Rows::new());
+    scenario.run("publish", &["--until-caught-up"]);
+    // Killed again and again on the way, each time from where the last one was.
+    for pause_ms in [150, 300, 450, 600] {
+        let mut land = scenario.start("land", &["-w", "2"]);
+        std::thread::sleep(Duration::from_millis(pause_ms));
+        land.kill().unwrap();
+        land.wait().unwrap();
+    }
+    // Another number of workers is no matter.
+    scenario.run("land", &["--until-caught-up", "-w", "1"]);
+    assert_eq!(scenario.landed(), want);
+    scenario.run("land", &["--until-caught-up", "-w", "3"]);
+    assert_eq!(scenario.landed(), want, "landing again changes nothing");
+}
+
+#[test]
+fn a_missing_topic_is_one_sentence_and_exit_code_3() {
+    let scenario = Scenario::new("missing");
+    let output = scenario.start("land", &[]).wait_with_output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(3), "{said}");
+    assert!(said.contains(&scenario.name) && said.contains("does not exist") && said.lines().count() == 1, "{said}");
+    let missing =
+        Command::new(env!("CARGO_BIN_EXE_tidegate")).args(["land", "--config"]).arg(Path::new("nowhere")).output();
+    assert_eq!(missing.unwrap().status.code(), Some(3));
+}
+
+/// Starts both processes of a cluster of two.
+fn start_both(scenario: &Scenario, command: &str, workers: [&str; 2]) -> [Child; 2] {
+    let hosts = scenario.folder.path().join(format!("hosts.{command}"));
+    std::fs::write(&hosts, format!("{}\n{}\n", free_address(), free_address())).unwrap();
+    let start = |(number, workers): (usize, &str)| {
+        let number = number.to_string();
+        scenario.start(command, &["-n", "2", "-p", &number, "-h", hosts.to_str().unwrap(), "-w", workers])
+    };
+    [start((0, workers[0])), start((1, workers[1]))]
+}
+
+fn signal(child: &Child, signal: &str) {
+    assert!(Command::new("kill").args([signal, &child.id().to_string()]).status().unwrap().success());
+}
+
+#[test]
+fn a_signal_to_one_process_stops_all_in_good_order() {
+    let scenario = Scenario::new("signal");
+    let want = scenario.write_changes(2_000, 300, Rows::new());
+    scenario.run("publish", &["--until-caught-up"]);
+    for told in [0, 1] {
+        let running = start_both(&scenario, "land", ["1", "1"]);
+        let deadline = std::time::Instant::now() + Duration::from_secs(60);
+        while told == 0 && scenario.landed_if_there() != want {
+            assert!(std::time::Instant::now() < deadline, "waited in vain for the rows");
+            std::thread::sleep(Duration::from_millis(100));
+        }
+        scenario.wait_for_a_run();
+        signal(&running[told], "-TERM");
+        running.into_iter().for_each(finish);
+    }
+    assert_eq!(scenario.landed(), want);
+}
+
+#[test]
+fn a_process_that_is_gone_or_has_other_numbers_ends_the_others_with_one_sentence() {
+    let scenario = Scenario::new("gone");
+    scenario.write_changes(100, 30, Rows::new());
+    scenario.run("publish", &["--until-caught-up"]);
+    for (workers, kill) in [(["1", "1"], true), (["2", "1"], false)] {
+        let [first, mut second] = start_both(&scenario, "land", workers);
+        if kill {
+            scenario.wait_for_a_run();
+            second.kill().unwrap();
+        }
+        let output = first.wait_with_output().unwrap();
+        second.wait().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(3), "{said}");
+        let ours: Vec<&str> = said.lines().filter(|line| line.starts_with("tidegate: ")).collect();
+        assert_eq!(ours.len(), 1, "{said}");
+        let words = if kill { "another process of the cluster is gone" } else { "start all of them with the same" };
+        assert!(ours[0].contains(words) && !said.contains("panicked"), "{said}");
+    }
+}
