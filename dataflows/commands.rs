@@ -18,7 +18,8 @@ use timely::worker::Worker;
 use crate::cluster::{
     fail, fail_on_panics, fail_on_signals, is_up, meet, purpose, run_until, stop_on_signals, tell_all, workers,
 };
-use crate::land::{Land, Refused, land as build_land};
+use crate::land::{Land, land as build_land};
+use crate::lanes::RefusedRows;
 use crate::publish::{Publish, publish as build_publish};
 use crate::report::{Report, say};
 use crate::start::{Begun, Landing, Published, Publishing, Resumed, heard};
@@ -207,7 +208,11 @@ pub fn land(job: &Job) -> anyhow::Result<()> {
     let shown = report.clone();
     let stopped = Arc::clone(&stop);
     let same = LandConfig { dead_letter: None, ..config.land.clone() };
-    let purpose = purpose(&("land", &config.job, &kafka.topic, same, until_caught_up));
+    let target = match config.target()? {
+        TargetConfig::Postgres(to) => format!("postgres {} {} {:?}", to.schema, to.create_tables, to.zero_dates),
+        TargetConfig::Sqlite(_) => "sqlite".to_string(),
+    };
+    let purpose = purpose(&("land", &config.job, &kafka.topic, same, target, until_caught_up));
     let began = || report.start("land", "durable");
     execute(job, purpose, &stopped, began, move |worker| {
         let (index, peers) = (worker.index(), worker.peers());
@@ -219,8 +224,8 @@ pub fn land(job: &Job) -> anyhow::Result<()> {
         if index == 0 {
             let state = &resumed.state;
             let (topic, lanes, generation) = (&run.topic, run.settings.lanes, state.generation);
-            let from =
-                state.checkpoint.as_ref().map_or("the beginning".to_string(), |c| format!("epoch {}", c.epoch + 1));
+            let durable = state.checkpoint.as_ref().map(|checkpoint| checkpoint.epoch).filter(|epoch| *epoch > 0);
+            let from = durable.map_or("the beginning".to_string(), |epoch| format!("epoch {}", epoch + 1));
             say(&format_args!(
                 "land: reads topic {topic} from {from}, {lanes} lanes, run {generation} of job {}",
                 run.job
@@ -229,6 +234,7 @@ pub fn land(job: &Job) -> anyhow::Result<()> {
         let Begun { reader, lanes } = run.open(&resumed, (index, peers))?;
         let state = resumed.state;
         let (checkpoints, job, generation) = (Arc::clone(&run.target), run.job.clone(), state.generation);
+        let begun = state.checkpoint.map(|checkpoint| checkpoint.begun).unwrap_or_default();
         let landing = build_land(
             worker,
             Land {
@@ -236,8 +242,9 @@ pub fn land(job: &Job) -> anyhow::Result<()> {
                 lanes,
                 applied: state.lanes,
                 through: state.through,
+                begun,
                 horizon,
-                letters: Refused { letters: run.letters.clone(), topic: run.topic.clone(), zero_dates },
+                letters: RefusedRows { letters: run.letters.clone(), topic: run.topic.clone(), zero_dates },
                 checkpoint: Box::new(move |checkpoint| {
                     checkpoints.checkpoint(&job, generation, &checkpoint).unwrap_or_else(|e| fail(&e));
                 }),

@@ -34,7 +34,8 @@ use tidegate::target::{FindSchema, Lane, Step, TargetError};
 
 use crate::cluster::{fail, run_until};
 use crate::connect;
-use crate::land::{Land, Refused, land};
+use crate::land::{Land, land};
+use crate::lanes::RefusedRows;
 use crate::publish::{Publish, publish};
 use crate::report::{Report, say};
 
@@ -286,8 +287,9 @@ impl Flow {
                     lanes: lanes.map(timed).collect::<Result<_, _>>()?,
                     applied: state.lanes.clone(),
                     through: state.through.clone(),
+                    begun: Default::default(),
                     horizon: None,
-                    letters: Refused::default(),
+                    letters: RefusedRows::default(),
                     checkpoint: Box::new(move |checkpoint| {
                         epochs.fetch_add(1, Ordering::Relaxed);
                         checkpoints.checkpoint(&job, generation, &checkpoint).unwrap_or_else(|e| fail(&e));

@@ -9,33 +9,28 @@
 //! durable: the throttle at the source and the checkpoint are read off it. A topic that something else wrote has one stage
 //! more: behind the gate, `latest` drops what came late and is older than what has gone by.
 
-use std::collections::{BTreeMap, HashMap};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, Mutex};
 
 use crossbeam_channel::RecvTimeoutError;
-use tidegate::change::{Change, Changes, Moment, TableFilter, epoch_at, moment};
+use tidegate::change::{Changes, Moment, TableFilter, epoch_at, moment};
 use tidegate::config::LandConfig;
-use tidegate::letter::{DeadLetter, DeadLetters, text_of};
-use tidegate::log::{EpochOffsets, EpochReader, EpochStart, Fetched};
-use tidegate::operators::{
-    Acked, ByKey, Delivery, ExchangeBy, Gate, Ingested, Latest, Net, SplitByOp, Station, Throttle, ingest,
-};
-use tidegate::target::{Checkpoint, Lane, Progress, RefusedRow, Seqs, Step, TargetError};
+use tidegate::log::{EpochOffsets, EpochReader, EpochStart};
+use tidegate::operators::{Acked, ByKey, ExchangeBy, Gate, Latest, Net, SplitByOp, Throttle, ingest};
+use tidegate::target::{Checkpoint, Lane, Progress, Seqs};
 use timely::dataflow::channels::pact::Exchange;
 use timely::dataflow::operators::Probe;
 use timely::dataflow::operators::generic::Operator;
 use timely::dataflow::operators::probe::Handle;
 use timely::dataflow::operators::vec::{Broadcast, Map};
-use timely::scheduling::SyncActivator;
 use timely::worker::Worker;
 
-use crate::cluster::{fail, is_up, spawn};
-use crate::outlet::{Handed, Outlet};
-use crate::report::{Report, Work};
-
-/// Who is woken by what comes may wait so many times longer than who has to look for it.
-const WOKEN: u32 = 20;
+use crate::cluster::spawn;
+use crate::consumer::{Consume, consume};
+use crate::lanes::{RefusedRows, apply};
+use crate::outlet::WOKEN;
+use crate::report::Report;
 
 /// What one worker needs.
 pub struct Land {
@@ -47,10 +42,12 @@ pub struct Land {
     pub applied: BTreeMap<u32, Progress>,
     /// What each lane may have half written.
     pub through: BTreeMap<u32, Seqs>,
+    /// Where the job began in each partition, as far as that has to be known.
+    pub begun: BTreeMap<u32, u64>,
     /// By how many ms a record may come late, where the topic has no statements.
     pub horizon: Option<u64>,
     /// Where rows go that the target refuses.
-    pub letters: Refused,
+    pub letters: RefusedRows,
     /// Records a checkpoint.
     pub checkpoint: Box<dyn FnMut(Checkpoint) + Send>,
     /// The job's settings.
@@ -102,6 +99,7 @@ pub fn land(worker: &mut Worker, job: Land) -> Landed {
         lanes,
         applied,
         through,
+        begun,
         horizon,
         letters,
         checkpoint,
@@ -119,7 +117,7 @@ pub fn land(worker: &mut Worker, job: Land) -> Landed {
         .step_by(worker.peers())
         .map(|lane| applied.get(&lane).cloned().unwrap_or_default())
         .collect();
-    let begun: Vec<(u32, u64)> =
+    let lanes_begun: Vec<(u32, u64)> =
         (worker.index() as u32..).step_by(worker.peers()).zip(reached.iter().map(|progress| progress.step)).collect();
     worker.dataflow::<Moment, _, _>(|scope| {
         let (durable, given) = (Handle::new(), Handle::new());
@@ -168,8 +166,8 @@ pub fn land(worker: &mut Worker, job: Land) -> Landed {
                 },
             )
             .probe_with(&durable)
-            .map(move |Acked { station, ticket }| (begun[station].0, begun[station].1 + ticket));
-        let mut record = Recording::new(checkpoint);
+            .map(move |Acked { station, ticket }| (lanes_begun[station].0, lanes_begun[station].1 + ticket));
+        let mut record = Recording::new(checkpoint, begun);
         durable_stream.binary_frontier::<_, timely::container::CapacityContainerBuilder<Vec<()>>, _, _, _, _>(
             kafka.notes,
             Exchange::new(|_: &(u32, u64)| 0),
@@ -195,185 +193,18 @@ fn place(at: &Moment, batch: &Changes, index: usize) -> Moment {
     if together { *at } else { moment(epoch_at(*at), batch.head(index).seq) }
 }
 
-/// What the client that reads Kafka needs.
-struct Consume {
-    reader: Box<dyn EpochReader>,
-    /// What each lane has applied; empty where seqs do not say it.
-    applied: Vec<Seqs>,
-    through: BTreeMap<u32, Seqs>,
-    tables: TableFilter,
-    waker: SyncActivator,
-    stop: Arc<AtomicBool>,
-    sealed: Option<Arc<AtomicBool>>,
-    read_seq: Arc<AtomicU64>,
-    caught_up: Arc<Mutex<Moment>>,
-    lanes: u32,
-}
-
-/// Reads Kafka, as a client of its own, and leaves out what the lanes have applied already and what is not wanted; of that it
-/// leaves a mark where it may be half written, since only what goes so far repairs that. Stopped, it reads on no more, and
-/// does not say that nothing comes: what is open stays open, so that nothing incomplete is applied.
-fn consume(job: Consume) -> crossbeam_channel::Receiver<Ingested<Moment, Changes, EpochStart>> {
-    let Consume { mut reader, applied, through, tables, waker, stop, mut sealed, read_seq, caught_up, lanes } = job;
-    let (sender, receiver) = crossbeam_channel::bounded(8);
-    let mut outlet = Outlet::new(sender, waker);
-    let mut last = Some(0);
-    let mut wanted: HashMap<u64, bool> = HashMap::new();
-    let client = move |wait| {
-        // There may be no room until a lane goes on, and a lane may wait for a schema that only this client can learn.
-        let learns = match outlet.hand_over(wait) {
-            Handed::Never => return false,
-            Handed::Over => is_up(&stop),
-            Handed::Later => true,
-        };
-        if learns {
-            reader.learn(wait).unwrap_or_else(|e| fail(&e));
-            return true;
-        }
-        let mut fetched = reader.poll(wait).unwrap_or_else(|e| fail(&e));
-        if sealed.as_ref().is_some_and(|sealed| is_up(sealed)) {
-            reader.aim_at_end().unwrap_or_else(|e| fail(&e));
-            sealed = None;
-        }
-        // Without a partition there is nothing to wait for, and no other poll.
-        let reached = if fetched.frontier.is_none() { Some(0) } else { reader.caught_up() };
-        if let Some(moment) = reached.filter(|_| sealed.is_none() || fetched.frontier.is_none()) {
-            let mut caught_up = caught_up.lock().expect("no panic while holding it");
-            *caught_up = moment.min(*caught_up);
-        }
-        for (_, batch) in &mut fetched.batches {
-            read_seq.fetch_max(batch.heads().iter().map(|head| head.seq).max().unwrap_or(0), Ordering::AcqRel);
-            let mut becomes = |change: &Change| {
-                let (head, lane) = (change.head, change.head.lane(lanes));
-                if applied.get(lane as usize).is_some_and(|seqs| head.seq <= seqs.at(head.partition)) {
-                    return Becomes::Nothing;
-                }
-                let wants = || tables.wants(change.database(), change.table());
-                match *wanted.entry(head.table_hash).or_insert_with(wants) {
-                    true => Becomes::Itself,
-                    false if through.get(&lane).is_some_and(|seqs| head.seq <= seqs.at(head.partition)) => {
-                        Becomes::Mark
-                    }
-                    false => Becomes::Nothing,
-                }
-            };
-            if !batch.changes().all(|change| becomes(&change) == Becomes::Itself) {
-                let mut fresh = Changes::default();
-                for (head, payload) in batch.iter() {
-                    match becomes(&Change::new(head, payload)) {
-                        Becomes::Itself => fresh.push(*head, payload),
-                        Becomes::Mark => fresh.push(head.as_mark(), b""),
-                        Becomes::Nothing => {}
-                    }
-                }
-                *batch = fresh;
-            }
-        }
-        fetched.batches.retain(|(_, batch)| !batch.is_empty());
-        let Fetched { batches, starts, frontier, settled } = fetched;
-        if !batches.is_empty() || !starts.is_empty() || frontier != last || settled.is_some() {
-            last = frontier;
-            outlet.put(Ingested { batches, notes: starts, frontier, settled });
-        }
-        true
-    };
-    spawn("consumer", Box::new(client));
-    receiver
-}
-
-/// What becomes of a change that was read.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Becomes {
-    Itself,
-    Mark,
-    Nothing,
-}
-
-/// What becomes of rows that the target refuses.
-#[derive(Clone, Default)]
-pub struct Refused {
-    /// Where they are kept, if anywhere.
-    pub letters: DeadLetters,
-    /// The topic, to name their place.
-    pub topic: String,
-    /// Whether dates that only MySQL has are kept there too.
-    pub zero_dates: bool,
-}
-
-impl Refused {
-    /// Keeps the refused rows aside and takes them out of the step: those that are to be kept, if there are any.
-    fn keep(&self, step: &mut Step, error: &TargetError) -> bool {
-        let TargetError::Rows(rows) = error else { return false };
-        let kept = |row: &&RefusedRow| self.letters.are_kept() && (self.zero_dates || !row.zero_date);
-        let mut by_key: HashMap<&str, Vec<&RefusedRow>> = HashMap::new();
-        rows.iter().filter(kept).for_each(|row| by_key.entry(&row.key).or_default().push(row));
-        let refused = |change: &Change| {
-            let rows = by_key.get(&*String::from_utf8_lossy(change.key()))?;
-            rows.iter().find(|row| row.table == change.table_name())
-        };
-        let taken = step.take(|change| refused(change).is_some());
-        let letter = |change: Change| {
-            let row = refused(&change).expect("it was taken for that");
-            DeadLetter {
-                position: format!("{}/{}/{}", self.topic, change.head.partition, change.head.offset),
-                reason: row.to_string(),
-                table: Some(row.table.to_string()),
-                key: Some(row.key.clone()),
-                op: Some(change.op().name()),
-                value: text_of(Some(change.row())),
-            }
-        };
-        self.letters.keep_all(&taken.changes().map(letter).collect::<Vec<_>>()).unwrap_or_else(|e| fail(&e));
-        !taken.is_empty()
-    }
-}
-
-/// Applies a lane's steps, as a client of its own; it has applied what goes up to `reached`.
-fn apply(
-    mut lane: Box<dyn Lane>,
-    mut reached: Progress,
-    refused: Refused,
-    report: Report,
-    waker: SyncActivator,
-) -> Station<Moment, Changes, 4> {
-    let (inbox, deliveries) = crossbeam_channel::unbounded::<Delivery<Moment, Changes, 4>>();
-    let acked = Arc::new(AtomicU64::new(0));
-    let ack = Arc::clone(&acked);
-    let client = move |wait| {
-        let Delivery { ticket, time, batches } = match deliveries.recv_timeout(wait * WOKEN) {
-            Ok(delivery) => delivery,
-            Err(end) => return end == RecvTimeoutError::Timeout,
-        };
-        // What is late, or comes together with what is half written, is of no newer epoch than what has been reached.
-        (reached.step, reached.epoch) = (reached.step + 1, epoch_at(time).max(reached.epoch));
-        batches.iter().flat_map(Changes::heads).for_each(|head| reached.seqs.raise(head.partition, head.seq));
-        let [inserts, updates, deletes, _marks] = batches;
-        let mut step = Step { progress: reached.clone(), inserts, updates, deletes };
-        while let Err(error) = lane.apply(&step) {
-            if !refused.keep(&mut step, &error) {
-                fail(&error);
-            }
-        }
-        [&step.inserts, &step.updates, &step.deletes].into_iter().for_each(|batch| report.add(Work::of(batch)));
-        ack.store(ticket, Ordering::Release);
-        let _ = waker.activate(); // a worker that is gone needs no waking
-        true
-    };
-    spawn("lane", Box::new(client));
-    Station { inbox, acked }
-}
-
 /// Records checkpoints, as a client of its own; of several the newest.
 struct Recording {
     sender: crossbeam_channel::Sender<Checkpoint>,
     offsets: EpochOffsets,
+    begun: BTreeMap<u32, u64>,
     /// What each lane has made durable.
     steps: BTreeMap<u32, u64>,
     recorded: u64,
 }
 
 impl Recording {
-    fn new(mut write: Box<dyn FnMut(Checkpoint) + Send>) -> Recording {
+    fn new(mut write: Box<dyn FnMut(Checkpoint) + Send>, begun: BTreeMap<u32, u64>) -> Recording {
         let (sender, receiver) = crossbeam_channel::unbounded::<Checkpoint>();
         let client = move |wait| match receiver.recv_timeout(wait * WOKEN) {
             Ok(checkpoint) => {
@@ -383,7 +214,7 @@ impl Recording {
             Err(end) => end == RecvTimeoutError::Timeout,
         };
         spawn("checkpoint", Box::new(client));
-        Recording { sender, offsets: EpochOffsets::default(), steps: BTreeMap::new(), recorded: 0 }
+        Recording { sender, offsets: EpochOffsets::default(), begun, steps: BTreeMap::new(), recorded: 0 }
     }
 
     /// Records that everything before `epoch` is durable, if that is news.
@@ -394,7 +225,8 @@ impl Recording {
         self.recorded = epoch;
         let offsets = self.offsets.from(epoch);
         if !offsets.is_empty() {
-            let _ = self.sender.send(Checkpoint { epoch: epoch - 1, offsets, steps: self.steps.clone() });
+            let (begun, steps) = (self.begun.clone(), self.steps.clone());
+            let _ = self.sender.send(Checkpoint { epoch: epoch - 1, offsets, begun, steps });
         }
     }
 }

@@ -3,9 +3,11 @@
 mod cluster;
 mod commands;
 mod connect;
+mod consumer;
 mod demo;
 mod fit;
 mod land;
+mod lanes;
 mod outlet;
 mod publish;
 mod report;

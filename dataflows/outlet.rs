@@ -1,10 +1,14 @@
-//! A client's way into the dataflow: a bounded channel that holds the client back, and the activator that wakes the worker.
+//! A client's way into the dataflow: a bounded channel that holds the client back, and the activator that wakes the worker. And
+//! how long a client may wait on the way out of it.
 
 use std::time::Duration;
 
 use crossbeam_channel::{SendTimeoutError, Sender};
 use tidegate::operators::Ingested;
 use timely::scheduling::SyncActivator;
+
+/// A client that is woken by what comes may wait so many times longer than one that has to look for it.
+pub const WOKEN: u32 = 20;
 
 /// Hands over what a client has, one at a time.
 pub struct Outlet<T, B, N> {

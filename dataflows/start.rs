@@ -5,6 +5,7 @@
 //! cluster meet; the simulator, which drives the same stages, kills them in between.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -204,6 +205,7 @@ impl Landing {
         if self.foreign.is_some() {
             let mut state = self.target.begin(&self.job, self.settings.lanes, &self.topic)?;
             state.count_half_written();
+            self.note_beginnings(&mut state)?;
             return Ok(Resumed { state, partitions: None });
         }
         let (companion, ends) = companion(&*self.kafka, &self.topic, |_| Ok(()))?;
@@ -249,10 +251,34 @@ impl Landing {
                 // A lane's progress is in event time there: nothing that any of them has written is newer.
                 let reached = state.lanes.values().map(|progress| epoch_of(progress.seqs.newest(), epoch) + 1);
                 let first = reached.max().unwrap_or(0);
-                Box::new(ForeignReader::new(kafka, &self.topic, &partitions, settings, first, schemas, letters)?)
+                let begun = state.checkpoint.clone().unwrap_or_default().begun;
+                let earlier = (first, &begun);
+                Box::new(ForeignReader::new(kafka, &self.topic, &partitions, settings, earlier, schemas, letters)?)
             }
         };
         Ok(Begun { reader, lanes })
+    }
+
+    /// Notes where the job begins in partitions that it has not read yet, before it applies anything of them: retention may
+    /// move on before the next checkpoint, and a later run has to know whether anything was read before where it begins.
+    fn note_beginnings(&self, state: &mut JobState) -> anyhow::Result<()> {
+        // A job that has applied something without it has begun nobody knows where.
+        if state.checkpoint.is_none() && !state.lanes.is_empty() {
+            return Ok(());
+        }
+        let mut checkpoint = state.checkpoint.take().unwrap_or_default();
+        let known = checkpoint.offsets.len();
+        for (partition, (low, _)) in (0..).zip(self.kafka.ends(&self.topic)?) {
+            if let Entry::Vacant(vacant) = checkpoint.offsets.entry(partition) {
+                vacant.insert(low);
+                checkpoint.begun.insert(partition, low);
+            }
+        }
+        if checkpoint.offsets.len() > known {
+            self.target.checkpoint(&self.job, state.generation, &checkpoint)?;
+        }
+        state.checkpoint = Some(checkpoint);
+        Ok(())
     }
 
     /// Of each partition the offset to begin at and the end that is there now.

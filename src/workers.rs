@@ -39,7 +39,7 @@ const PAUSE: Duration = Duration::from_millis(200);
 const REMIND: Duration = Duration::from_secs(10);
 
 /// What a process says first on a connection, before its numbers.
-const GREETING: [u8; 8] = *b"tidegate";
+const GREETING: [u8; 8] = *b"tidegat2";
 
 /// Why the workers can't start.
 #[derive(Debug, thiserror::Error)]

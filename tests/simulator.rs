@@ -10,6 +10,8 @@
 
 #[path = "simulator/cluster.rs"]
 mod cluster;
+#[path = "../dataflows/consumer.rs"]
+mod consumer;
 #[path = "../dataflows/fit.rs"]
 mod fit;
 #[path = "simulator/history.rs"]
@@ -19,6 +21,8 @@ mod kafka;
 #[allow(dead_code, reason = "no history runs until it has caught up")]
 #[path = "../dataflows/land.rs"]
 mod land;
+#[path = "../dataflows/lanes.rs"]
+mod lanes;
 #[path = "../dataflows/outlet.rs"]
 mod outlet;
 #[path = "../dataflows/publish.rs"]

@@ -157,8 +157,12 @@ fn a_job_keeps_its_number_of_lanes_and_its_checkpoint() {
     let scratch = Scratch::new();
     let target = scratch.target();
     let generation = target.begin("j", 4, "shop").unwrap().generation;
-    let checkpoint =
-        Checkpoint { epoch: 9, offsets: BTreeMap::from([(0, 17), (3, u64::MAX)]), ..Checkpoint::default() };
+    let checkpoint = Checkpoint {
+        epoch: 9,
+        offsets: BTreeMap::from([(0, 17), (3, u64::MAX)]),
+        begun: BTreeMap::from([(3, 5)]),
+        ..Checkpoint::default()
+    };
     target.checkpoint("j", generation, &checkpoint).unwrap();
     let error = scratch.target().begin("j", 5, "shop").unwrap_err().to_string();
     assert!(error.contains("lanes = 4") && error.contains("lanes = 5"), "{error}");

@@ -138,7 +138,7 @@ struct Guess {
 
 impl ForeignReader {
     /// A reader of `partitions` of `topic`: each with the offset to begin at and the end that is there now. Every epoch before `first`
-    /// was applied by an earlier run. Schemas go to `schemas`, as far as the envelope says them, and records that can't be
+    /// was applied by an earlier run; `begun` says where the first run began in each. Schemas go to `schemas`, as far as the envelope says them, and records that can't be
     /// used to `letters`.
     ///
     /// # Errors
@@ -148,7 +148,7 @@ impl ForeignReader {
         topic: &str,
         partitions: &BTreeMap<u32, (u64, u64)>,
         settings: ForeignSettings,
-        first: u64,
+        (first, begun): (u64, &BTreeMap<u32, u64>),
         schemas: Arc<Schemas>,
         letters: DeadLetters,
     ) -> Result<ForeignReader, LogError> {
@@ -156,11 +156,11 @@ impl ForeignReader {
         let consumer = kafka.consumer(topic, &starts)?;
         let mut settler = Settler::starting_at(settings.policy, first);
         partitions.keys().for_each(|number| settler.expect(*number, now_ms()));
-        let begun =
+        let start_of =
             |(number, (start, _)): (&u32, &(u64, u64))| EpochStart { partition: *number, epoch: 0, offset: *start };
         let partition = |(number, (start, end)): (&u32, &(u64, u64))| {
-            // Before the first offset there is nothing. What was before any other may be gone by now, and was there.
-            let inside = first > 0 && *start > 0;
+            // Before where the job began nothing was ever read.
+            let inside = first > 0 && *start > begun.get(number).copied().unwrap_or(0);
             let held = (first > 0).then(|| Held { changes: Changes::default(), end: *end });
             let moved = Moved::new(*start, settings.horizon(), settings.policy.epoch, inside);
             (*number, Partition { next: *start, end: *end, moved, given: 0, held, lead: Lead::default() })
@@ -178,7 +178,7 @@ impl ForeignReader {
             scratch: Changes::default(),
             settings,
         };
-        Ok(ForeignReader { kafka, consumer, guess, begun: partitions.iter().map(begun).collect() })
+        Ok(ForeignReader { kafka, consumer, guess, begun: partitions.iter().map(start_of).collect() })
     }
 }
 

@@ -399,8 +399,8 @@ impl ProducerContext for Context {
                 let end = offset + 1;
                 let mut said = self.said();
                 match said.delivered.last_mut() {
-                    Some(last) if last.ticket == ticket && last.partition == partition => {
-                        last.end = last.end.max(end);
+                    Some(last) if last.ticket == ticket && last.partition == partition && last.end < end => {
+                        last.end = end;
                         last.records += 1;
                     }
                     _ => said.delivered.push(Delivered { ticket, partition, end, records: 1 }),
@@ -516,6 +516,11 @@ fn refused(error: &KafkaError) -> String {
             | RDKafkaErrorCode::InvalidProducerIdMapping,
         ) => REPLACED.into(),
         Some(RDKafkaErrorCode::Fatal | RDKafkaErrorCode::State) => refused_because(&error.to_string()),
+        Some(
+            RDKafkaErrorCode::UnknownTopic
+            | RDKafkaErrorCode::UnknownPartition
+            | RDKafkaErrorCode::UnknownTopicOrPartition,
+        ) => format!("{error}: if the topic was deleted, publish to a new one, with the tables copied anew"),
         _ => error.to_string(),
     }
 }

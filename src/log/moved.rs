@@ -4,9 +4,9 @@
 //! what comes late needs all that may be newer of any key than something late: all records from the newest time less the
 //! horizon on. Those begin where that time was first reached, since before there everything is older.
 //!
-//! So a run that begins inside of a partition knows: what is older than the first record it reads may have something newer
-//! of its key before there, and cannot judge it. Nor has it to: when its place was chosen, such a record was too late
-//! already, or it had been decided about.
+//! So a run that begins behind where the first one did knows: what is older than the first record it reads may have something
+//! newer of its key before there, and cannot judge it. Nor has it to: the partition has moved on by a horizon since then, or its
+//! place would still be where the first run began; such a record was too late already, or it had been decided about.
 
 use std::collections::VecDeque;
 use std::time::Duration;

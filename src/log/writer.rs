@@ -57,6 +57,8 @@ struct Deliveries {
     ends: BTreeMap<u32, u64>,
     /// Statements and schemas not yet delivered.
     metas: usize,
+    /// A partition that went back from one end to another: of what it had, some is gone.
+    back: Option<(u32, u64, u64)>,
 }
 
 impl Deliveries {
@@ -66,7 +68,10 @@ impl Deliveries {
             return;
         }
         let end = self.ends.entry(delivered.partition).or_default();
-        *end = (*end).max(delivered.end);
+        if delivered.end < *end + delivered.records as u64 {
+            self.back.get_or_insert((delivered.partition, *end, delivered.end));
+        }
+        *end = delivered.end;
         // The oldest batches are at the front, and there are few.
         let pending = self.pending.iter_mut().find(|pending| pending.ticket == delivered.ticket);
         pending.expect("a batch is pending until its last delivery").outstanding -= delivered.records;
@@ -312,6 +317,14 @@ impl Writer {
         let deliveries = &mut self.deliveries;
         let polled = self.producer.poll(wait, &mut |delivered| deliveries.arrived(delivered));
         polled.map_err(|said| self.failed(&said))?;
+        if let Some((partition, from, to)) = self.deliveries.back {
+            return Err(LogError(format!(
+                "{}/{partition}: the partition ended at offset {from}, and a record behind that got offset {}: the topic was deleted \
+                 and made anew, or Kafka has lost records: publish to a new topic, with the tables copied anew",
+                self.topic,
+                to - 1
+            )));
+        }
         while let Some(pending) = self.deliveries.pending.pop_front_if(|pending| pending.outstanding == 0) {
             self.delivered = pending.ticket;
             self.mark = pending.mark.or(self.mark.take());
@@ -399,13 +412,14 @@ mod tests {
     #[derive(Default)]
     struct Commits {
         sent: Vec<Delivered>,
+        end: u64,
         commits: Arc<AtomicUsize>,
     }
 
     impl Producer for Commits {
         fn send(&mut self, record: NewRecord<'_>, ticket: u64) -> Result<(), String> {
-            let end = self.sent.len() as u64 + 1;
-            self.sent.push(Delivered { ticket, partition: record.partition, end, records: 1 });
+            self.end += 1;
+            self.sent.push(Delivered { ticket, partition: record.partition, end: self.end, records: 1 });
             Ok(())
         }
         fn poll(&mut self, _wait: Duration, delivered: &mut dyn FnMut(Delivered)) -> Result<(), String> {
@@ -421,32 +435,25 @@ mod tests {
         }
     }
 
+    /// A row and a mark behind it.
+    fn batch(seq: u64) -> Changes {
+        let mut batch = Changes::default();
+        let resume = Resume { position: String::new(), seq: seq + 1 };
+        let mark = serde_json::to_vec(&Mark { seq: seq + 1, time: seq, resume, end: false }).unwrap();
+        for (op, row) in [(Op::Insert, &[b'x'; 40][..]), (Op::Mark, &mark)] {
+            let row =
+                NewChange { op, seq, time: seq, database: "d", table: "t", key: b"", position: b"", before: b"", row };
+            batch.push_change(&row);
+        }
+        batch
+    }
+
     #[test]
     fn a_transaction_that_is_full_does_not_wait_for_the_interval() {
         let producer = Commits::default();
         let commits = Arc::clone(&producer.commits);
         let open = OpenWriter { producer: Box::new(producer), topic: "t".into(), transactional: true };
         let starts = BTreeMap::from([(0, PartitionStart::default())]);
-        let batch = |seq: u64| {
-            let mut batch = Changes::default();
-            let resume = Resume { position: String::new(), seq: seq + 1 };
-            let mark = serde_json::to_vec(&Mark { seq: seq + 1, time: seq, resume, end: false }).unwrap();
-            for (op, row) in [(Op::Insert, &[b'x'; 40][..]), (Op::Mark, &mark)] {
-                let row = NewChange {
-                    op,
-                    seq,
-                    time: seq,
-                    database: "d",
-                    table: "t",
-                    key: b"",
-                    position: b"",
-                    before: b"",
-                    row,
-                };
-                batch.push_change(&row);
-            }
-            batch
-        };
         let pace = Pace { interval: Duration::from_secs(3600), bytes: 3 * batch(1).memory_bytes() };
         let mut writer = open.begin(starts, Layout::default(), Vec::new(), pace);
         let mut committed = Vec::new();
@@ -456,6 +463,17 @@ mod tests {
         }
         // The first is stated at once, then every third one fills a transaction.
         assert_eq!(committed, [(1, 1), (1, 1), (1, 1), (4, 2), (4, 2), (4, 2), (7, 3), (7, 3)]);
+    }
+
+    #[test]
+    fn a_partition_that_went_back_stops_it() {
+        let open = OpenWriter { producer: Box::new(Commits::default()), topic: "t".into(), transactional: false };
+        let starts = BTreeMap::from([(0, PartitionStart { offset: 5, ..PartitionStart::default() })]);
+        let pace = Pace { interval: Duration::ZERO, bytes: usize::MAX };
+        let mut writer = open.begin(starts, Layout::default(), Vec::new(), pace);
+        writer.write(1, &batch(1)).unwrap();
+        let said = writer.poll(Duration::ZERO).unwrap_err().to_string();
+        assert!(said.contains("t/0: the partition ended at offset 5, and a record behind that got offset 0"), "{said}");
     }
 
     struct Takes;

@@ -85,6 +85,10 @@ pub struct Checkpoint {
     pub epoch: u64,
     /// Kafka partition to offset.
     pub offsets: BTreeMap<u32, u64>,
+    /// The offset at which the job began in each partition of a topic of others: below it nothing was ever read. Of a
+    /// partition that is not there it is unknown.
+    #[serde(default)]
+    pub begun: BTreeMap<u32, u64>,
     /// What the lanes had made durable by then, as steps; not kept, but a target where that is not there has lost it, and the
     /// checkpoint would pass over it.
     #[serde(skip)]
@@ -104,6 +108,43 @@ pub struct JobState {
     pub through: BTreeMap<u32, Seqs>,
     /// The newest checkpoint, if there is one.
     pub checkpoint: Option<Checkpoint>,
+}
+
+/// How the offset of a partition is kept.
+#[derive(Serialize, Deserialize)]
+#[serde(untagged)]
+enum Place {
+    Offset(u64),
+    /// With the one at which the job began.
+    Begun(u64, u64),
+}
+
+impl Checkpoint {
+    /// Its offsets as targets keep them.
+    fn kept(&self) -> String {
+        let place = |(partition, offset): (&u32, &u64)| match self.begun.get(partition) {
+            Some(begun) => (*partition, Place::Begun(*offset, *begun)),
+            None => (*partition, Place::Offset(*offset)),
+        };
+        let places: BTreeMap<u32, Place> = self.offsets.iter().map(place).collect();
+        serde_json::to_string(&places).expect("numbers only")
+    }
+
+    /// The checkpoint that was kept in the target's table of that name.
+    fn from_kept(job: &str, table: &str, epoch: u64, kept: &str) -> Result<Checkpoint, TargetError> {
+        let places: BTreeMap<u32, Place> = serde_json::from_str(kept).map_err(|e| {
+            TargetError::Target(format!("job '{job}': the offsets in {table} can't be read: {e}: {kept}"))
+        })?;
+        let mut checkpoint = Checkpoint { epoch, ..Checkpoint::default() };
+        for (partition, place) in places {
+            let (Place::Offset(offset) | Place::Begun(offset, _)) = place;
+            checkpoint.offsets.insert(partition, offset);
+            if let Place::Begun(_, begun) = place {
+                checkpoint.begun.insert(partition, begun);
+            }
+        }
+        Ok(checkpoint)
+    }
 }
 
 impl JobState {

@@ -192,7 +192,7 @@ impl Target for SqliteTarget {
     }
 
     fn checkpoint(&self, job: &str, generation: u64, checkpoint: &Checkpoint) -> Result<(), TargetError> {
-        let offsets = serde_json::to_string(&checkpoint.offsets).expect("numbers only");
+        let offsets = checkpoint.kept();
         self.transact(|file| {
             refuse_fenced(&file.connection, job, generation)?;
             file.connection.execute(
@@ -222,14 +222,7 @@ fn job_state(connection: &Connection, job: &str, generation: u64) -> Result<JobS
         connection.query_row(sql, [job], |row| Ok((row.get(0)?, row.get(1)?))).optional()?;
     let checkpoint = match stored {
         None => None,
-        Some((epoch, offsets)) => {
-            let offsets = serde_json::from_str(&offsets).map_err(|e| {
-                TargetError::Target(format!(
-                    "job '{job}': the offsets in tidegate_checkpoint can't be read: {e}: {offsets}"
-                ))
-            })?;
-            Some(Checkpoint { epoch: epoch as u64, offsets, ..Checkpoint::default() })
-        }
+        Some((epoch, kept)) => Some(Checkpoint::from_kept(job, "tidegate_checkpoint", epoch as u64, &kept)?),
     };
     Ok(JobState { generation, lanes, through: BTreeMap::new(), checkpoint })
 }

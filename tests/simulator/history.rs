@@ -14,7 +14,8 @@ use tidegate::target::protocol::StoreTarget;
 use timely::worker::Worker;
 
 use super::kafka::may_be_replaced;
-use super::land::{Land, Refused, land};
+use super::land::{Land, land};
+use super::lanes::RefusedRows;
 use super::publish::{Arrange, Publish, in_order, publish_by};
 use super::report::Report;
 use super::source::{Log, LogDecoder, LogReader, SEQS, TABLES, transaction};
@@ -367,8 +368,9 @@ impl History {
                 lanes,
                 applied: state.lanes.clone(),
                 through: state.through.clone(),
+                begun: Default::default(),
                 horizon: None,
-                letters: Refused::default(),
+                letters: RefusedRows::default(),
                 checkpoint: Box::new(move |checkpoint| {
                     checkpoints
                         .checkpoint(JOB, generation, &checkpoint)

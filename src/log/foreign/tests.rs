@@ -10,7 +10,7 @@ use crate::change::epoch_at;
 use crate::log::EpochOffsets;
 use crate::log::kafka::Producer;
 use crate::operators::Newest;
-use crate::target::{JobState, Progress};
+use crate::target::{Checkpoint, JobState, Progress};
 
 const EPOCH: Duration = Duration::from_millis(10);
 const LANES: i64 = 2;
@@ -141,10 +141,17 @@ struct KeptLane {
 struct Warehouse {
     rows: Rows,
     lanes: BTreeMap<u32, KeptLane>,
-    checkpoint: Option<crate::target::Checkpoint>,
+    checkpoint: Option<Checkpoint>,
 }
 
 impl Warehouse {
+    /// One that the job begins with, and where that begins.
+    fn begun_at(low: &[u64]) -> Warehouse {
+        let offsets: BTreeMap<u32, u64> = (0..).zip(low.iter().copied()).collect();
+        let checkpoint = Checkpoint { begun: offsets.clone(), offsets, ..Checkpoint::default() };
+        Warehouse { checkpoint: Some(checkpoint), ..Warehouse::default() }
+    }
+
     fn state(&self) -> JobState {
         let mut state = JobState { checkpoint: self.checkpoint.clone(), ..JobState::default() };
         for (lane, kept) in &self.lanes {
@@ -198,17 +205,24 @@ impl Run {
     fn begin(topic: &Topic, warehouse: &Warehouse, settings: &ForeignSettings) -> Run {
         let state = warehouse.state();
         let first = state.lanes.values().map(|progress| epoch_of(progress.seqs.newest(), EPOCH) + 1).max().unwrap_or(0);
-        let from = state.checkpoint.unwrap_or_default().offsets;
-        let partition = |(number, end): (usize, &usize)| {
-            (number as u32, (from.get(&(number as u32)).copied().unwrap_or(0), *end as u64))
-        };
+        let Checkpoint { offsets: from, begun, .. } =
+            state.checkpoint.expect("the first run has noted where it begins");
+        let partition = |(number, end): (usize, &usize)| (number as u32, (from[&(number as u32)], *end as u64));
         let partitions = topic.shown().iter().enumerate().map(partition).collect();
         let (kafka, schemas) = (Arc::new(topic.clone()), Arc::new(Schemas::default()));
         let settings = settings.clone();
         Run {
             newest: Newest::new(settings.horizon()),
-            reader: ForeignReader::new(kafka, "t", &partitions, settings, first, schemas, DeadLetters::default())
-                .unwrap(),
+            reader: ForeignReader::new(
+                kafka,
+                "t",
+                &partitions,
+                settings,
+                (first, &begun),
+                schemas,
+                DeadLetters::default(),
+            )
+            .unwrap(),
             open: BTreeMap::new(),
             frontier: 0,
             steps: BTreeMap::new(),
@@ -263,8 +277,8 @@ impl Run {
         let durable = open.min().unwrap_or(self.frontier);
         if durable > 0 {
             let offsets = self.offsets.from(durable);
-            warehouse.checkpoint =
-                Some(crate::target::Checkpoint { epoch: durable - 1, offsets, ..Default::default() });
+            let checkpoint = warehouse.checkpoint.as_mut().expect("of the first run");
+            (checkpoint.epoch, checkpoint.offsets) = (durable - 1, offsets);
         }
     }
 }
@@ -277,7 +291,8 @@ fn message(key: i64, time: u64) -> Vec<u8> {
 }
 
 /// Records with their partition, key and time, as far as they are not too late.
-fn topic_of(steps: &[(usize, i64, u64, u64)], horizon: u64) -> (Vec<Vec<Vec<u8>>>, Rows) {
+/// And what is the newest of each key, of those that are kept from `low` on.
+fn topic_of(steps: &[(usize, i64, u64, u64)], horizon: u64, low: &[u64]) -> (Vec<Vec<Vec<u8>>>, Rows) {
     let (mut records, mut newest, mut oracle) = (vec![Vec::new(); 3], [0; 3], BTreeMap::new());
     for (partition, key, ahead, behind) in steps {
         let key = key * 3 + *partition as i64;
@@ -287,7 +302,9 @@ fn topic_of(steps: &[(usize, i64, u64, u64)], horizon: u64) -> (Vec<Vec<Vec<u8>>
         }
         newest[*partition] = time.max(newest[*partition]);
         let version = (time, records[*partition].len() as u64, 0);
-        oracle.entry(key).and_modify(|known| *known = version.max(*known)).or_insert(version);
+        if version.1 >= low[*partition] {
+            oracle.entry(key).and_modify(|known| *known = version.max(*known)).or_insert(version);
+        }
         records[*partition].push(message(key, time));
     }
     (records, oracle)
@@ -310,7 +327,7 @@ fn a_time_in_the_future_is_refused_with_its_place() {
     let settings = settings(Duration::ZERO);
     let choices = Choices(Arc::new(Mutex::new((vec![1], 0))));
     let topic = Topic { records: Arc::new(records), shown: Arc::new(Mutex::new(vec![2])), low: low(1), choices };
-    let mut run = Run::begin(&topic, &Warehouse::default(), &settings);
+    let mut run = Run::begin(&topic, &Warehouse::begun_at(&[0; 2]), &settings);
     let refused = (0..10).find_map(|_| run.reader.poll(Duration::ZERO).err()).unwrap().to_string();
     assert!(
         refused.starts_with("t/0/1: its time is 3") && refused.contains("ahead of this machine's clock"),
@@ -327,7 +344,7 @@ fn a_partition_that_is_far_ahead_waits_for_the_others() {
     let topic =
         Topic { records: Arc::new(records), shown: Arc::new(Mutex::new(vec![20_000, 1])), low: low(2), choices };
     let settings = ForeignSettings { lead_bytes: 100_000, ..settings(Duration::from_secs(3600)) };
-    let mut run = Run::begin(&topic, &Warehouse::default(), &settings);
+    let mut run = Run::begin(&topic, &Warehouse::begun_at(&[0; 2]), &settings);
     let read = |run: &Run| run.open.values().map(Vec::len).sum::<usize>();
     (0..1_000).for_each(|_| run.poll());
     let ahead = read(&run);
@@ -354,16 +371,19 @@ proptest! {
         steps in proptest::collection::vec((0usize..3, 0i64..3, ahead(), 0u64..90), 1..120),
         choices in proptest::collection::vec(any::<u8>(), 40..200),
         stops in 1usize..6, idle in any::<bool>(), lead_bytes in prop_oneof![Just(usize::MAX), 0usize..900],
+        mut low in proptest::collection::vec(prop_oneof![Just(0), 0u64..30], 3),
     ) {
         // Every partition at once, or none.
         let settings = settings(if idle { Duration::ZERO } else { Duration::from_secs(3600) });
         let settings = ForeignSettings { lead_bytes, ..settings };
-        let (records, oracle) = topic_of(&steps, settings.horizon());
+        let (records, oracle) = topic_of(&steps, settings.horizon(), &low);
+        // The job may begin where others have been before.
+        low.iter_mut().zip(&records).for_each(|(low, records)| *low = (*low).min(records.len() as u64));
         let choices = Choices(Arc::new(Mutex::new((choices, 0))));
-        let shown = Arc::new(Mutex::new(vec![0; records.len()]));
-        let low = low(records.len());
+        let shown = Arc::new(Mutex::new(low.iter().map(|low| *low as usize).collect()));
+        let mut warehouse = Warehouse::begun_at(&low);
+        let low = Arc::new(Mutex::new(low));
         let topic = Topic { records: Arc::new(records), shown, low, choices: choices.clone() };
-        let mut warehouse = Warehouse::default();
         for _ in 0..stops {
             let mut run = Run::begin(&topic, &warehouse, &settings);
             for _ in 0..choices.below(40) {

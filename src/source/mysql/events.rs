@@ -18,6 +18,8 @@ use super::server::versioned;
 use super::statement::text_of;
 
 mod effects;
+#[cfg(test)]
+mod tests;
 
 /// How many tables' contexts are kept ready.
 const CONTEXTS_MAX: usize = 4096;

@@ -216,6 +216,16 @@ mod tests {
     }
 
     #[test]
+    fn an_end_of_a_transaction_that_was_passed_over_is_noticed() {
+        let mut held = Held::new(60);
+        held.found(3, false);
+        assert!(!held.is_refuted(3), "it is still open");
+        assert!(held.is_refuted(5));
+        held.found(3, true);
+        assert!(!held.is_refuted(5));
+    }
+
+    #[test]
     fn rows_that_were_handed_on_are_not_passed_over() {
         let mut rows = Raws::default();
         for seq in [3, 4] {

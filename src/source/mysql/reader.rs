@@ -68,6 +68,7 @@ impl MysqlReader {
         let flavor = server.flavor(&mut conn)?;
         let lower_case = server.has_lower_case_names(&mut conn)?;
         server.check_versioned(&mut conn, &filter)?;
+        server.warn_of_cascades(&filter);
         let end = server.end(&mut conn)?;
         if !matches!(config.start.as_str(), "latest" | "earliest") {
             config.start.parse::<Place>()?; // a mistake is said when it is made, and not when it first counts

@@ -18,6 +18,9 @@ use super::place::{FILE_START, Identity, Place};
 /// How long the server may be silent: while it has nothing to send it sends heartbeats, far more often.
 pub(super) const SILENCE_MAX: Duration = Duration::from_secs(30);
 
+/// So many of what is wrong are named in one sentence.
+const NAMED_MAX: usize = 5;
+
 const CONNECT_MAX: Duration = Duration::from_secs(10);
 const GREETING_MAX: Duration = Duration::from_secs(5);
 
@@ -288,6 +291,47 @@ impl Server {
         }
     }
 
+    /// Warns of foreign keys of wanted tables that change rows of which the binlog says nothing: InnoDB's own do, the server's
+    /// (MySQL 9.6) do not.
+    pub fn warn_of_cascades(&self, filter: &TableFilter) {
+        // On a connection of its own, which may break: it is only advice.
+        let unlogged = self.connect_once().and_then(|mut conn| {
+            self.unlogged_keys(&mut conn, filter).map_err(|error| self.error("a question about foreign keys", &error))
+        });
+        match unlogged {
+            Err(error) => {
+                tracing::warn!("whether foreign keys change rows without a word in the binlog is not known: {error}")
+            }
+            Ok(keys) if keys.is_empty() => {}
+            Ok(keys) => {
+                let more = match keys.len().saturating_sub(NAMED_MAX) {
+                    0 => String::new(),
+                    more => format!(" and {more} more"),
+                };
+                tracing::warn!(
+                    "the source at {}: rows that foreign keys change by ON DELETE or ON UPDATE (CASCADE, SET NULL) are not in its \
+                     binlog, and stay as they were at the target until `verify --repair`: {}{more}",
+                    self.address,
+                    keys[..keys.len().min(NAMED_MAX)].join(", ")
+                );
+            }
+        }
+    }
+
+    fn unlogged_keys(&self, conn: &mut Conn, filter: &TableFilter) -> Result<Vec<String>, mysql::Error> {
+        let native: Option<(String, String)> =
+            conn.query_first("SHOW GLOBAL VARIABLES LIKE 'innodb_native_foreign_keys'")?;
+        if native.is_some_and(|(_, native)| native.eq_ignore_ascii_case("OFF")) {
+            return Ok(Vec::new());
+        }
+        let question = "SELECT CONSTRAINT_SCHEMA, TABLE_NAME, CONSTRAINT_NAME FROM information_schema.REFERENTIAL_CONSTRAINTS \
+                        WHERE UPDATE_RULE NOT IN ('RESTRICT', 'NO ACTION') OR DELETE_RULE NOT IN ('RESTRICT', 'NO ACTION') \
+                        ORDER BY 1, 2, 3";
+        let keys: Vec<(String, String, String)> = conn.query(question)?;
+        let wanted = keys.iter().filter(|(database, table, _)| filter.wants(database, table));
+        Ok(wanted.map(|(database, table, key)| format!("{} ({key})", TableName::new(database, table))).collect())
+    }
+
     /// A place that the configuration names: that an event begins there.
     pub fn event_at(&self, conn: &mut Conn, place: Place) -> Result<Place, SourceError> {
         let files = self.files(conn).map_err(|trouble| self.give_up(trouble))?;
@@ -312,16 +356,23 @@ impl Server {
             }
             event => event.map_err(|error| self.error("SHOW BINLOG EVENTS", &error))?,
         };
-        let said = event.as_ref().and_then(|event| Some((event.get::<u64, _>(1)?, event.get(2)?, event.get(5)?)));
-        let (offset, kind, info): (u64, String, String) = said.unwrap_or_default();
+        let said = event.as_ref().and_then(|event| Some((event.get::<u64, _>(1)?, event.get(2)?)));
+        let (offset, kind): (u64, String) = said.unwrap_or_default();
         if offset != place.offset {
             return wrong(format!("no event begins there; {list}"));
         }
-        let inside =
-            ["Table_map", "Write_rows", "Update_rows", "Delete_rows", "Partial_update", "Xid", "Annotate_rows"];
-        let ends = kind == "Query" && info.eq_ignore_ascii_case("COMMIT");
-        if ends || kind == "Rows_query" || inside.iter().any(|inside| kind.starts_with(inside)) {
-            return wrong(format!("that is inside of a transaction ({kind}); {list}"));
+        let between = [
+            "Gtid",
+            "Anonymous_Gtid",
+            "Format_desc",
+            "Previous_gtids",
+            "Start_encryption",
+            "Binlog_checkpoint",
+            "Rotate",
+            "Stop",
+        ];
+        if !between.iter().any(|between| kind.starts_with(between)) {
+            return wrong(format!("that is inside of a transaction, or may be ({kind}); {list}"));
         }
         Ok(place)
     }

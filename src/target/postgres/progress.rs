@@ -48,8 +48,8 @@ fn session_prefix(job: &str) -> String {
     }
 }
 
-/// Runs DDL that another session may be running too: IF NOT EXISTS does not keep two of them apart in PostgreSQL.
-pub(super) fn create(server: &mut Server, sql: &str) -> Result<(), Failure> {
+/// Makes `what` by DDL that another session may be running too: IF NOT EXISTS does not keep two of them apart in PostgreSQL.
+pub(super) fn create(server: &mut Server, sql: &str, what: &str) -> Result<(), Failure> {
     const ALREADY: [SqlState; 5] = [
         SqlState::DUPLICATE_SCHEMA,
         SqlState::DUPLICATE_TABLE,
@@ -59,7 +59,12 @@ pub(super) fn create(server: &mut Server, sql: &str) -> Result<(), Failure> {
     ];
     match server.client.batch_execute(sql) {
         Err(e) if e.code().is_some_and(|code| ALREADY.contains(code)) => Ok(()),
-        other => Ok(other?),
+        other => other.map_err(|error| match error.into() {
+            Failure::Final(TargetError::Target(said)) => Failure::Final(TargetError::Target(format!(
+                "{what} is missing and can't be made: {said}, or make it there"
+            ))),
+            other => other,
+        }),
     }
 }
 
@@ -67,14 +72,8 @@ pub(super) fn create(server: &mut Server, sql: &str) -> Result<(), Failure> {
 pub(super) fn create_schema(server: &mut Server, schema: &str) -> Result<(), Failure> {
     let there = server.client.query("SELECT 1 FROM pg_catalog.pg_namespace WHERE nspname = $1", &[&schema])?;
     if there.is_empty() {
-        create(server, &format!("CREATE SCHEMA IF NOT EXISTS {}", super::connect::quoted(schema))).map_err(
-            |failure| match failure {
-                Failure::Final(TargetError::Target(said)) => Failure::Final(TargetError::Target(format!(
-                    "schema {schema} is missing and can't be created: {said}, or create the schema for it"
-                ))),
-                other => other,
-            },
-        )?;
+        let sql = format!("CREATE SCHEMA IF NOT EXISTS {}", super::connect::quoted(schema));
+        create(server, &sql, &format!("schema {schema}"))?;
     }
     Ok(())
 }
@@ -87,7 +86,7 @@ pub(super) fn create_tables(server: &mut Server) -> Result<(), Failure> {
     let there: Vec<String> = server.client.query(sql, &[])?.iter().map(|row| row.get(0)).collect();
     for (name, sql) in TABLES {
         if !there.iter().any(|t| t == name) {
-            create(server, sql)?;
+            create(server, sql, &format!("table tidegate.{name}"))?;
         }
     }
     Ok(())
@@ -222,11 +221,8 @@ pub(super) fn save_lane(
 pub(super) fn checkpoint(server: &mut Server, job: &str) -> Result<Option<Checkpoint>, Failure> {
     let sql = "SELECT epoch, offsets FROM tidegate.checkpoint WHERE job = $1";
     let Some(row) = server.client.query_opt(sql, &[&job])? else { return Ok(None) };
-    let offsets = row.get::<_, String>(1);
-    let offsets = serde_json::from_str(&offsets).map_err(|e| {
-        TargetError::Target(format!("job '{job}': the offsets in tidegate.checkpoint can't be read: {e}: {offsets}"))
-    })?;
-    Ok(Some(Checkpoint { epoch: row.get::<_, i64>(0) as u64, offsets, ..Checkpoint::default() }))
+    let (epoch, kept) = (row.get::<_, i64>(0) as u64, row.get::<_, String>(1));
+    Ok(Some(Checkpoint::from_kept(job, "tidegate.checkpoint", epoch, &kept)?))
 }
 
 /// Writes a job's checkpoint, unless a newer generation has.
@@ -236,7 +232,7 @@ pub(super) fn save_checkpoint(
     generation: u64,
     checkpoint: &Checkpoint,
 ) -> Result<(), Failure> {
-    let offsets = serde_json::to_string(&checkpoint.offsets).expect("numbers only");
+    let offsets = checkpoint.kept();
     server.client.execute(
         "INSERT INTO tidegate.checkpoint AS old (job, generation, epoch, offsets) VALUES ($1, $2, $3, $4) \
          ON CONFLICT (job) DO UPDATE SET generation = excluded.generation, epoch = excluded.epoch, \

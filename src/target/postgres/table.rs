@@ -105,7 +105,7 @@ impl Table {
                 .into());
             };
             create_schema(server, &place.schema)?;
-            create(server, &place.create_sql(schema, server.dialect)?)?;
+            create(server, &place.create_sql(schema, server.dialect)?, &format!("table {}", place.sql()))?;
         }
         if look.is_empty() {
             // It has been made since, by this lane or another.
@@ -182,7 +182,8 @@ pub(super) fn add_column(
     let place = Place::of(table, policy)?;
     let definition = place.definition(&found.name, found.ty.postgres(false), server.dialect)?;
     tracing::info!("table {table}: adding column {column} at the target");
-    create(server, &format!("ALTER TABLE {} ADD COLUMN IF NOT EXISTS {definition}", place.sql()))
+    let sql = format!("ALTER TABLE {} ADD COLUMN IF NOT EXISTS {definition}", place.sql());
+    create(server, &sql, &format!("column {column} of table {}", place.sql()))
 }
 
 /// Where a source table lands.

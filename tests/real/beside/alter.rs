@@ -83,6 +83,38 @@ fn a_database_that_is_dropped_is_warned_of() {
 }
 
 #[test]
+fn rows_that_foreign_keys_change_without_a_word_in_the_binlog_are_warned_of() {
+    for (server, has_warning) in [("MYSQL_URL", false), ("MARIADB_URL", true)] {
+        let mut source = Source::new(server, "cascades");
+        source.run(&["CREATE TABLE a (id int PRIMARY KEY)"]);
+        for (table, rule) in
+            [("b", "ON DELETE CASCADE"), ("c", "ON UPDATE SET NULL"), ("d", ""), ("unwanted", "ON DELETE CASCADE")]
+        {
+            source.run(&[&format!(
+                "CREATE TABLE {table} (id int PRIMARY KEY, a int, CONSTRAINT of_{table} FOREIGN KEY (a) REFERENCES a (id) {rule})"
+            )]);
+        }
+        let name = source.name.clone();
+        let mut job = source.job(server, &format!("\"{name}.*\", \"!{name}.unwanted\""));
+        source.run(&[
+            "INSERT INTO a VALUES (1), (2)",
+            "INSERT INTO b VALUES (10, 1), (20, 2)",
+            "DELETE FROM a WHERE id = 1",
+        ]);
+        let output = job.try_run("publish");
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.success(), "{server}: {said}");
+        let warning = said.lines().find(|line| line.contains("foreign keys"));
+        assert_eq!(warning.is_some(), has_warning, "{server}: {said}");
+        let keys = format!("{name}.b (of_b), {name}.c (of_c)");
+        assert!(warning.is_none_or(|warning| warning.ends_with(&keys)), "{server}: {said}");
+        // That the warning is true, on both.
+        job.run("land");
+        assert_eq!(job.count("b", "true"), if has_warning { 2 } else { 1 }, "{server}");
+    }
+}
+
+#[test]
 fn a_key_that_becomes_another_stops_publish_by_name() {
     for alter in [
         "ALTER TABLE a DROP PRIMARY KEY, ADD PRIMARY KEY (y, x)",

@@ -1,13 +1,14 @@
 //! What was recorded and does not fit any more: each stops at once, with exit code 3 and one sentence that says what is
 //! missing and how to go on, and changes nothing.
 
-use std::time::Duration;
+use std::io::Write;
+use std::process::Stdio;
+use std::time::{Duration, Instant};
 
 use crate::job::{Job, env};
-use rdkafka::admin::{AdminClient, AdminOptions, AlterConfig, NewTopic, ResourceSpecifier, TopicReplication};
-use rdkafka::client::DefaultClientContext;
+use crate::topic::{admin, delete_records};
+use rdkafka::admin::{AdminOptions, AlterConfig, NewTopic, ResourceSpecifier, TopicReplication};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
-use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use tidegate::log::{Librdkafka, Meta, read_to_end};
 
 fn lines(from: i64, to: i64) -> Vec<String> {
@@ -20,16 +21,10 @@ fn lines(from: i64, to: i64) -> Vec<String> {
     (from..to).map(line).collect()
 }
 
-fn admin() -> AdminClient<DefaultClientContext> {
-    rdkafka::ClientConfig::new().set("bootstrap.servers", env("KAFKA_ADDR")).create().unwrap()
-}
-
 /// Deletes a topic and, if it is to have partitions, makes it anew.
 fn make_anew(topic: &str, partitions: i32) {
+    delete(topic);
     let (admin, options) = (admin(), AdminOptions::new());
-    for result in futures_executor::block_on(admin.delete_topics(&[topic], &options)).unwrap() {
-        result.unwrap();
-    }
     for _ in 0..100 {
         let new = [NewTopic::new(topic, partitions, TopicReplication::Fixed(1))];
         if futures_executor::block_on(admin.create_topics(&new, &options)).unwrap()[0].is_ok() {
@@ -40,11 +35,10 @@ fn make_anew(topic: &str, partitions: i32) {
     panic!("{topic} can't be made anew");
 }
 
-/// Has retention pass all records of a partition.
-fn delete_records(topic: &str, partition: i32) {
-    let mut offsets = TopicPartitionList::new();
-    offsets.add_partition_offset(topic, partition, Offset::End).unwrap();
-    futures_executor::block_on(admin().delete_records(&offsets, &AdminOptions::new())).unwrap();
+/// Deletes a topic.
+fn delete(topic: &str) {
+    let deleted = futures_executor::block_on(admin().delete_topics(&[topic], &AdminOptions::new())).unwrap();
+    deleted.into_iter().for_each(|result| assert!(result.is_ok(), "{result:?}"));
 }
 
 fn companion(job: &Job) -> Vec<Meta> {
@@ -173,4 +167,30 @@ fn records_that_retention_has_passed() {
     job.run("land");
     let left = job.count("t", "true");
     assert!(left > 0 && left < 20, "{left}");
+}
+
+#[test]
+fn a_topic_that_is_deleted_while_publish_writes_to_it() {
+    for delivery in ["exactly-once", "at-least-once"] {
+        let job = Job::of_lines("deleted", &lines(0, 10));
+        job.configure_publish(&format!("delivery = \"{delivery}\""));
+        job.run("publish");
+        let mut publish = job.command("publish", &["-w", "2"]).stderr(Stdio::piped()).spawn().unwrap();
+        delete(&job.name);
+        let mut more = std::fs::File::options().append(true).open(job.file("changes.jsonl")).unwrap();
+        let deadline = Instant::now() + Duration::from_secs(60);
+        for id in 10.. {
+            assert!(Instant::now() < deadline, "{delivery}: it goes on");
+            if publish.try_wait().unwrap().is_some() {
+                break;
+            }
+            writeln!(more, "{}", lines(id, id + 1)[0]).unwrap();
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        let output = publish.wait_with_output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        let last = said.trim_end().lines().last().unwrap();
+        assert_eq!(output.status.code(), Some(3), "{delivery}: {said}");
+        assert!(last.contains(&job.name) && last.contains("copied anew"), "{delivery}: {said}");
+    }
 }

@@ -277,9 +277,27 @@ fn a_user_without_rights_is_told_which() {
         url: place.config.url.replace(&format!("{owner}@"), &format!("{role}@")),
         ..place.config.clone()
     };
-    let error = PostgresTarget::new(&config).unwrap().begin(&place.job, 1, "shop").unwrap_err().to_string();
+    let target = PostgresTarget::new(&config).unwrap();
+    let refused = target.begin(&place.job, 1, "shop").unwrap_err().to_string();
+    let schema_name = place.config.schema.clone();
+    place.execute(&format!(
+        "CREATE TABLE orders (id bigint PRIMARY KEY);
+         GRANT ALL ON ALL TABLES IN SCHEMA tidegate, {schema_name} TO {role}; GRANT USAGE ON SCHEMA {schema_name} TO {role}"
+    ));
+    let generation = target.begin(&place.job, 1, "shop").unwrap().generation;
+    let schemas = orders();
+    schemas.set(schema("fresh", &[("id", "int")], &["id"]));
+    let mut lane = target.lane(&place.job, 0, generation, schemas.find()).unwrap();
+    let column = lane.apply(&step(1, &[(Insert, "orders", "1", r#"{"id":1,"note":"a"}"#)])).unwrap_err().to_string();
+    let mut lane = target.lane(&place.job, 0, generation, schemas.find()).unwrap();
+    let table = lane.apply(&step(1, &[(Insert, "fresh", "1", r#"{"id":1}"#)])).unwrap_err().to_string();
+    drop(lane);
     place.execute(&format!("DROP OWNED BY {role}; DROP ROLE {role}"));
-    assert!(error.contains("permission denied") && error.contains("grant it"), "{error}");
+    assert!(refused.contains("permission denied") && refused.contains("grant it"), "{refused}");
+    for (what, said) in [("column note of table", column), ("\"fresh\"", table)] {
+        let all = [what, &schema_name, "can't be made: the target refuses a right", "or make it there"];
+        assert!(all.iter().all(|part| said.contains(part)), "{said}");
+    }
 }
 
 /// A source's type, a target's, a value in JSON, and its key.

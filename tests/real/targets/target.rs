@@ -297,6 +297,15 @@ fn what_a_column_can_not_hold_is_refused_by_table_key_and_column() {
             assert_eq!(place.query(&format!("SELECT count(*) FROM {table}")), ["0"], "{target} in {schema_name}");
         }
     }
+    // Nor where nobody says what the source's column is.
+    place.execute("CREATE TABLE unsaid (id int PRIMARY KEY, v double precision)");
+    let mut lane = place.run(&Schemas::default());
+    let row = |value: &str| format!("{{\"id\":7,\"v\":{value}}}");
+    let error = lane.apply(&step(1, &[(Insert, "unsaid", "7", &row("9007199254740993"))])).unwrap_err().to_string();
+    assert!(error.starts_with("table shop.unsaid, key 7") && error.contains("more digits"), "{error}");
+    for (number, value) in (1..).zip(["9007199254740992", "0.30000000000000004", "1e300"]) {
+        place.run(&Schemas::default()).apply(&step(number, &[(Insert, "unsaid", "7", &row(value))])).unwrap();
+    }
 }
 
 #[test]
@@ -465,8 +474,12 @@ fn a_job_keeps_its_lanes_and_checkpoints_and_counts_its_runs() {
     let target = place.target();
     let first = target.begin(&place.job, 2, "shop").unwrap();
     assert_eq!((first.generation, first.lanes.len(), first.checkpoint), (1, 0, None));
-    let checkpoint =
-        Checkpoint { epoch: 7, offsets: BTreeMap::from([(0, 1), (31, u64::MAX)]), ..Checkpoint::default() };
+    let checkpoint = Checkpoint {
+        epoch: 7,
+        offsets: BTreeMap::from([(0, 1), (31, u64::MAX)]),
+        begun: BTreeMap::from([(31, 5)]),
+        ..Checkpoint::default()
+    };
     target.checkpoint(&place.job, 1, &checkpoint).unwrap();
     let second = place.target().begin(&place.job, 2, "shop").unwrap();
     assert_eq!((second.generation, second.checkpoint), (2, Some(checkpoint.clone())));

@@ -3,11 +3,13 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use rdkafka::Message;
+use rdkafka::admin::{AdminClient, AdminOptions};
+use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::KafkaError;
 use rdkafka::message::{BorrowedMessage, Headers};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
+use rdkafka::{ClientConfig, Message};
 
 use crate::job::env;
 
@@ -45,7 +47,7 @@ fn header<'a>(message: &'a BorrowedMessage, name: &str) -> &'a str {
 
 /// Reads the committed records of all partitions.
 fn read(topic: &str, mut take: impl FnMut(&BorrowedMessage)) {
-    let consumer: BaseConsumer = rdkafka::ClientConfig::new()
+    let consumer: BaseConsumer = ClientConfig::new()
         .set("bootstrap.servers", env("KAFKA_ADDR"))
         .set("group.id", "test")
         .set("isolation.level", "read_committed")
@@ -66,4 +68,15 @@ fn read(topic: &str, mut take: impl FnMut(&BorrowedMessage)) {
             Ok(message) => take(&message),
         }
     }
+}
+
+pub fn admin() -> AdminClient<DefaultClientContext> {
+    ClientConfig::new().set("bootstrap.servers", env("KAFKA_ADDR")).create().unwrap()
+}
+
+/// Has retention pass all records of a partition.
+pub fn delete_records(topic: &str, partition: i32) {
+    let mut offsets = TopicPartitionList::new();
+    offsets.add_partition_offset(topic, partition, Offset::End).unwrap();
+    futures_executor::block_on(admin().delete_records(&offsets, &AdminOptions::new())).unwrap();
 }

@@ -37,12 +37,16 @@ impl Follower {
             Statement::End => self.open = None,
             Statement::Xa => return Err(self.distributed()),
             Statement::RowsAsText { tables } => match self.wanted(&tables, default_database) {
-                None if !tables.is_empty() => tracing::warn!(
-                    "{}: a statement about a table that is not wanted is logged as text; if triggers or foreign keys make it \
-                     change wanted ones too, run verify: {}",
-                    self.place,
-                    shortened(sql)
-                ),
+                // It has a number all the same: which tables are wanted may change.
+                None if !tables.is_empty() => {
+                    self.seq += 1;
+                    tracing::warn!(
+                        "{}: a statement about a table that is not wanted is logged as text; if triggers or foreign keys make it \
+                         change wanted ones too, run verify: {}",
+                        self.place,
+                        shortened(sql)
+                    );
+                }
                 _ => self.as_text(sql, second, now, out),
             },
             Statement::Unlogged { what, tables } => match self.wanted(&tables, default_database) {

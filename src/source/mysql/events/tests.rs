@@ -1,0 +1,42 @@
+//! What a follower says of statements and of halves of transactions, without a server.
+
+use super::*;
+use crate::source::Raws;
+use crate::source::mysql::place::Identity;
+
+fn follower(tables: &[&str], clock: Clock) -> Follower {
+    let tables: Vec<String> = tables.iter().map(|table| table.to_string()).collect();
+    let filter = TableFilter::new(&tables).unwrap();
+    let origin = Origin { server: Identity("a".into()), begun: None };
+    Follower::new((Flavor::MariaDb, false), filter, origin, Place::new("binlog.000001", 4), 5, clock)
+}
+
+#[test]
+fn numbers_do_not_depend_on_which_tables_are_wanted() {
+    for sql in ["UPDATE crm.x SET a = 1", "TRUNCATE crm.x", "ALTER TABLE crm.x ADD a int", "no SQL at all"] {
+        let [all, one] = [["*.*"], ["shop.*"]].map(|tables| {
+            let mut follower = follower(&tables, Clock::from(0));
+            follower.statement(sql, "crm", 7, 7_000, &mut Raws::default()).unwrap();
+            follower.seq
+        });
+        assert_eq!(all, one, "{sql}");
+    }
+}
+
+#[test]
+fn of_half_a_transaction_it_is_known_whether_it_was_published_and_whether_tables_kept_it() {
+    for (given, published) in [(4, false), (5, true), (7, true), (8, false)] {
+        for (flags, kept) in [(0, true), (mariadb::TRANSACTIONAL, false)] {
+            let clock = Clock::resuming(1_000, [(given, 2_000)], []);
+            let mut follower = follower(&["*.*"], clock);
+            let mut gtid = [0; 13];
+            gtid[12] = flags;
+            follower.mariadb_gtid(&gtid, 7, 7_000).unwrap();
+            follower.open.as_mut().unwrap().rows = true;
+            follower.seq += 3;
+            follower.leave_file(Place::new("binlog.000002", 4));
+            let cut_off = follower.take_cut_off().unwrap();
+            assert_eq!((cut_off.from, cut_off.published, cut_off.kept), (5, published, kept), "{given} {flags}");
+        }
+    }
+}
