@@ -82,15 +82,30 @@ pub fn workers(cluster: &Cluster, purpose: u64, stopped: &dyn Fn() -> bool) -> a
         None => (0..processes).map(|process| format!("localhost:{}", 2101 + process)).collect(),
         Some(file) => {
             let text = std::fs::read_to_string(file).with_context(|| format!("--hosts {}", file.display()))?;
-            let hosts: Vec<String> = text.lines().map(str::trim).filter(|l| !l.is_empty()).map(String::from).collect();
-            if hosts.len() < processes {
-                anyhow::bail!("--hosts {}: {} hosts for {processes} processes", file.display(), hosts.len());
-            }
-            hosts
+            hosts(&text, processes).map_err(|problem| anyhow::anyhow!("--hosts {}{problem}", file.display()))?
         }
     };
     let numbers = Numbers { process: cluster.process as usize, processes, workers, purpose };
     Ok(Workers::cluster(numbers, &addresses, stopped)?)
+}
+
+/// The addresses of so many processes, one a line.
+fn hosts(text: &str, processes: usize) -> Result<Vec<String>, String> {
+    let mut hosts: Vec<String> = Vec::new();
+    for (number, host) in (1..).zip(text.lines().map(str::trim)).filter(|(_, host)| !host.is_empty()) {
+        let port = host.rsplit_once(':').filter(|(host, _)| !host.is_empty()).map(|(_, port)| port.parse::<u16>());
+        match port {
+            Some(Ok(1..)) if !hosts.iter().any(|known| known == host) => hosts.push(host.to_string()),
+            Some(Ok(1..)) => {
+                return Err(format!(":{number}: {host} is there twice: each process listens at an address of its own"));
+            }
+            _ => return Err(format!(":{number}: '{host}' is no address: write host:port, such as db1.example:2101")),
+        }
+    }
+    match hosts.len() < processes {
+        true => Err(format!(": {} hosts for {processes} processes", hosts.len())),
+        false => Ok(hosts),
+    }
 }
 
 /// A flag that SIGTERM and SIGINT set.
@@ -200,4 +215,25 @@ pub fn run_until(worker: &mut Worker, stop: &Arc<AtomicBool>, mut ready: impl Fn
 /// Whether the flag is up.
 pub fn is_up(flag: &AtomicBool) -> bool {
     flag.load(Ordering::Relaxed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::hosts;
+
+    #[test]
+    fn hosts_that_can_not_be_are_named_by_their_line() {
+        assert_eq!(hosts("a:1\n\n [::1]:65535 \n", 2).unwrap(), ["a:1", "[::1]:65535"]);
+        for (text, problem) in [
+            ("a:1\n", ": 1 hosts for 2 processes"),
+            ("a:1\n\na:1\n", ":3: a:1 is there twice"),
+            ("a:1\nb", ":2: 'b' is no address"),
+            ("a:0\nb:1", ":1: 'a:0' is no address"),
+            ("a:1\nb:65536", ":2: 'b:65536' is no address"),
+            (":1\nb:2", ":1: ':1' is no address"),
+        ] {
+            let said = hosts(text, 2).unwrap_err();
+            assert!(said.starts_with(problem), "{said}");
+        }
+    }
 }

@@ -5,9 +5,9 @@ use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use anyhow::{Context, anyhow};
+use anyhow::{Context, anyhow, bail};
 use tidegate::change::TableFilter;
-use tidegate::config::{Config, Delivery, LandConfig, PublishConfig, TargetConfig, ZeroDates};
+use tidegate::config::{Config, Delivery, EnvelopeKind, LandConfig, PublishConfig, TargetConfig, ZeroDates};
 use tidegate::letter::DeadLetters;
 use tidegate::log::{ForeignSettings, Librdkafka, Pace, meta_topic};
 use tidegate::source::{Reader, Start};
@@ -39,7 +39,10 @@ const STOP_PATIENCE: Duration = Duration::from_secs(10);
 /// How long a lane waits for the schema of a table, or a column, that it has a row of.
 const SCHEMA_PATIENCE: Duration = Duration::from_secs(30);
 
-/// The same on a topic that something else wrote: its envelope says the schema with the row, or never.
+/// The same where a schema may be said or not.
+const MAYBE_PATIENCE: Duration = Duration::from_secs(2);
+
+/// The same where no schema is ever said.
 const FOREIGN_PATIENCE: Duration = Duration::from_millis(100);
 
 fn load(path: &Path) -> anyhow::Result<Config> {
@@ -154,7 +157,8 @@ pub fn publish(job: &Job) -> anyhow::Result<()> {
 }
 
 /// The reader of a job that has published nothing yet, on the one process that reads. It is opened before anything else: so it
-/// begins where the source is now, and a mistake in [source] leaves no topic behind.
+/// begins where the source is now, and a mistake in [source] leaves no topic behind. Nor does it end another publish of a topic
+/// that there is.
 fn first_reader(
     cluster: &Librdkafka,
     config: &Config,
@@ -162,8 +166,11 @@ fn first_reader(
     until_end: bool,
 ) -> anyhow::Result<Option<Box<dyn Reader>>> {
     let companion = meta_topic(&config.kafka()?.topic);
-    if process > 0 || cluster.partitions_of(&companion)?.is_some() {
+    if process > 0 {
         return Ok(None);
+    }
+    if cluster.partitions_of(&companion)?.is_some() {
+        return connect::refuse_unreadable(config.source()?, &config.job).map(|()| None);
     }
     connect::reader(config.source()?, &config.job, &Start::Configured, until_end).map(Some)
 }
@@ -183,7 +190,13 @@ pub fn land(job: &Job) -> anyhow::Result<()> {
     let cluster = Librdkafka::new(&kafka);
     // Whoever starts both jobs at once starts this one before publish has made the topic.
     let asked = Instant::now();
-    while cluster.partitions_of(&kafka.topic)?.is_none() && asked.elapsed() < TOPIC_PATIENCE {
+    while cluster.partitions_of(&kafka.topic)?.is_none() {
+        if config.land.envelope != EnvelopeKind::Tidegate {
+            bail!("topic {} does not exist at {}: name the other tool's in [kafka] topic", kafka.topic, kafka.brokers);
+        }
+        if asked.elapsed() > TOPIC_PATIENCE {
+            break; // it is said below
+        }
         std::thread::sleep(Duration::from_millis(200));
     }
     let tables = TableFilter::new(&config.land.tables).map_err(|e| anyhow!("[land] tables: {e}"))?;
@@ -201,7 +214,11 @@ pub fn land(job: &Job) -> anyhow::Result<()> {
         foreign,
         tables,
         letters,
-        schema_patience: if horizon.is_some() { FOREIGN_PATIENCE } else { SCHEMA_PATIENCE },
+        schema_patience: match config.land.envelope {
+            EnvelopeKind::Tidegate | EnvelopeKind::CanalJson => SCHEMA_PATIENCE,
+            EnvelopeKind::DebeziumJson => MAYBE_PATIENCE,
+            EnvelopeKind::MaxwellJson | EnvelopeKind::BinlogHeaders => FOREIGN_PATIENCE,
+        },
     };
     let until_caught_up = job.until_caught_up;
     let report = Report::new(run.letters.clone());
@@ -231,10 +248,9 @@ pub fn land(job: &Job) -> anyhow::Result<()> {
                 run.job
             ));
         }
-        let Begun { reader, lanes } = run.open(&resumed, (index, peers))?;
+        let Begun { reader, lanes, schemas } = run.open(&resumed, (index, peers))?;
         let state = resumed.state;
         let (checkpoints, job, generation) = (Arc::clone(&run.target), run.job.clone(), state.generation);
-        let begun = state.checkpoint.map(|checkpoint| checkpoint.begun).unwrap_or_default();
         let landing = build_land(
             worker,
             Land {
@@ -242,7 +258,7 @@ pub fn land(job: &Job) -> anyhow::Result<()> {
                 lanes,
                 applied: state.lanes,
                 through: state.through,
-                begun,
+                schemas,
                 horizon,
                 letters: RefusedRows { letters: run.letters.clone(), topic: run.topic.clone(), zero_dates },
                 checkpoint: Box::new(move |checkpoint| {

@@ -15,6 +15,15 @@ use tidegate::target::Target;
 use tidegate::target::postgres::PostgresTarget;
 use tidegate::target::sqlite::SqliteTarget;
 
+/// Refuses a source that can't be read, as far as that can be told while another process reads it.
+pub fn refuse_unreadable(source: &SourceConfig, job: &str) -> anyhow::Result<()> {
+    match source {
+        SourceConfig::Mysql(mysql) => MysqlReader::check(mysql, job)?,
+        source => drop(reader(source, job, &Start::Configured, true)?),
+    }
+    Ok(())
+}
+
 /// The reader of a source.
 pub fn reader(source: &SourceConfig, job: &str, start: &Start, until_end: bool) -> anyhow::Result<Box<dyn Reader>> {
     Ok(match source {

@@ -5,14 +5,39 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
+use serde::{Deserialize, Serialize};
 use tidegate::change::{Change, Changes, Moment, TableFilter};
-use tidegate::log::{EpochReader, EpochStart, Fetched};
+use tidegate::log::{EpochReader, EpochStart, Fetched, Schemas};
 use tidegate::operators::Ingested;
 use tidegate::target::Seqs;
 use timely::scheduling::SyncActivator;
 
 use crate::cluster::{fail, is_up, spawn};
 use crate::outlet::{Handed, Outlet};
+
+/// What is said beside the changes.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub enum Note {
+    /// Where an epoch begins, to whoever records checkpoints.
+    Start(EpochStart),
+    /// A schema that records have brought, in JSON, to all workers.
+    Schema(String),
+}
+
+impl Note {
+    /// The schema that it is.
+    pub fn schema(self) -> Option<String> {
+        match self {
+            Note::Start(_) => None,
+            Note::Schema(schema) => Some(schema),
+        }
+    }
+}
+
+/// Takes note of a schema for the lanes of this worker.
+pub fn announce(schemas: &Schemas, schema: &str) {
+    schemas.announce(serde_json::from_str(schema).expect("another worker wrote it"));
+}
 
 /// What the client that reads Kafka needs.
 pub struct Consume {
@@ -32,7 +57,7 @@ pub struct Consume {
 /// Reads Kafka, as a client of its own, and leaves out what the lanes have applied already and what is not wanted; of that it
 /// leaves a mark where it may be half written, since only what goes so far repairs that. Stopped, it reads on no more, and
 /// does not say that nothing comes: what is open stays open, so that nothing incomplete is applied.
-pub fn consume(job: Consume) -> crossbeam_channel::Receiver<Ingested<Moment, Changes, EpochStart>> {
+pub fn consume(job: Consume) -> crossbeam_channel::Receiver<Ingested<Moment, Changes, Note>> {
     let Consume { mut reader, applied, through, tables, waker, stop, mut sealed, read_seq, caught_up, lanes } = job;
     let (sender, receiver) = crossbeam_channel::bounded(8);
     let mut outlet = Outlet::new(sender, waker);
@@ -41,6 +66,8 @@ pub fn consume(job: Consume) -> crossbeam_channel::Receiver<Ingested<Moment, Cha
     let client = move |wait| {
         // There may be no room until a lane goes on, and a lane may wait for a schema that only this client can learn.
         let learns = match outlet.hand_over(wait) {
+            // A worker without partitions has lanes all the same.
+            Handed::Never if last.is_none() && outlet.is_heard() => true,
             Handed::Never => return false,
             Handed::Over => is_up(&stop),
             Handed::Later => true,
@@ -89,10 +116,12 @@ pub fn consume(job: Consume) -> crossbeam_channel::Receiver<Ingested<Moment, Cha
             }
         }
         fetched.batches.retain(|(_, batch)| !batch.is_empty());
-        let Fetched { batches, starts, frontier, settled } = fetched;
-        if !batches.is_empty() || !starts.is_empty() || frontier != last || settled.is_some() {
+        let Fetched { batches, starts, schemas, frontier, settled } = fetched;
+        let json = |schema| Note::Schema(serde_json::to_string(&schema).expect("it has names for keys"));
+        let notes: Vec<Note> = schemas.into_iter().map(json).chain(starts.into_iter().map(Note::Start)).collect();
+        if !batches.is_empty() || !notes.is_empty() || frontier != last || settled.is_some() {
             last = frontier;
-            outlet.put(Ingested { batches, notes: starts, frontier, settled });
+            outlet.put(Ingested { batches, notes, frontier, settled });
         }
         true
     };

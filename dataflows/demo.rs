@@ -287,7 +287,7 @@ impl Flow {
                     lanes: lanes.map(timed).collect::<Result<_, _>>()?,
                     applied: state.lanes.clone(),
                     through: state.through.clone(),
-                    begun: Default::default(),
+                    schemas: Arc::default(),
                     horizon: None,
                     letters: RefusedRows::default(),
                     checkpoint: Box::new(move |checkpoint| {

@@ -55,13 +55,15 @@ pub fn refuse_overstated(topic: &str, ends: &Ends, companion: &Companion) -> any
     Ok(())
 }
 
-/// That everything is there from where a job has to read on: `from`, and where that says nothing from the beginning.
+/// That everything is there from where a job has to read on: `from`, and where that says nothing from the beginning. `anew` is
+/// the way to begin anew.
 pub fn refuse_gone(
     topic: &str,
     ends: &Ends,
     job: &str,
     start: LandStart,
     from: &BTreeMap<u32, u64>,
+    anew: &str,
 ) -> anyhow::Result<()> {
     for (partition, (low, end)) in ends.iter().enumerate() {
         let place = format!("{topic}/{partition}");
@@ -72,12 +74,12 @@ pub fn refuse_gone(
             ),
             Some(next) if next < low => bail!(
                 "{place}: the records from offset {next} to {low} are gone, retention has passed them before job '{job}' had \
-                 landed them: copy the tables anew and publish to a new topic; or, if the tables have what is missing, land \
+                 landed them: {anew}; or, if the tables have what is missing, land \
                  under another job name with [land] start = \"earliest\""
             ),
             None if *low > 0 && start == LandStart::Beginning => bail!(
                 "{place}: the records before offset {low} are gone, retention has passed them before job '{job}' has landed \
-                 any: copy the tables anew and publish to a new topic; or, if the tables have what is missing, set [land] start \
+                 any: {anew}; or, if the tables have what is missing, set [land] start \
                  = \"earliest\""
             ),
             _ => {}
@@ -104,7 +106,8 @@ mod tests {
         let mut from = BTreeMap::from([(0, 2), (1, 1), (2, 2)]);
         pass_markers(&mut from, &ends, &companion);
         assert_eq!(from, BTreeMap::from([(0, 3), (1, 1), (2, 2)]));
-        let refused = refuse_gone("t", &ends, "job", LandStart::Beginning, &from).unwrap_err().to_string();
+        let refused =
+            refuse_gone("t", &ends, "job", LandStart::Beginning, &from, "begin anew").unwrap_err().to_string();
         assert!(refused.starts_with("t/1: the records from offset 1 to 3 are gone"), "{refused}");
     }
 }

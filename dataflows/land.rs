@@ -16,20 +16,20 @@ use std::sync::{Arc, Mutex};
 use crossbeam_channel::RecvTimeoutError;
 use tidegate::change::{Changes, Moment, TableFilter, epoch_at, moment};
 use tidegate::config::LandConfig;
-use tidegate::log::{EpochOffsets, EpochReader, EpochStart};
+use tidegate::log::{EpochOffsets, EpochReader, Schemas};
 use tidegate::operators::{Acked, ByKey, ExchangeBy, Gate, Latest, Net, SplitByOp, Throttle, ingest};
 use tidegate::target::{Checkpoint, Lane, Progress, Seqs};
 use timely::dataflow::channels::pact::Exchange;
-use timely::dataflow::operators::Probe;
 use timely::dataflow::operators::generic::Operator;
 use timely::dataflow::operators::probe::Handle;
 use timely::dataflow::operators::vec::{Broadcast, Map};
+use timely::dataflow::operators::{Inspect, Probe};
 use timely::worker::Worker;
 
 use crate::cluster::spawn;
-use crate::consumer::{Consume, consume};
+use crate::consumer::{Consume, Note, announce, consume};
 use crate::lanes::{RefusedRows, apply};
-use crate::outlet::WOKEN;
+use crate::outlet::{WOKEN, take};
 use crate::report::Report;
 
 /// What one worker needs.
@@ -42,8 +42,8 @@ pub struct Land {
     pub applied: BTreeMap<u32, Progress>,
     /// What each lane may have half written.
     pub through: BTreeMap<u32, Seqs>,
-    /// Where the job began in each partition, as far as that has to be known.
-    pub begun: BTreeMap<u32, u64>,
+    /// What its lanes know of tables.
+    pub schemas: Arc<Schemas>,
     /// By how many ms a record may come late, where the topic has no statements.
     pub horizon: Option<u64>,
     /// Where rows go that the target refuses.
@@ -99,7 +99,7 @@ pub fn land(worker: &mut Worker, job: Land) -> Landed {
         lanes,
         applied,
         through,
-        begun,
+        schemas,
         horizon,
         letters,
         checkpoint,
@@ -143,6 +143,9 @@ pub fn land(worker: &mut Worker, job: Land) -> Landed {
                 lanes: lane_count,
             })
         });
+        let notes = kafka.notes;
+        // What records say of their tables is read by one worker, and all have lanes.
+        notes.clone().flat_map(Note::schema).broadcast().inspect(move |schema| announce(&schemas, schema));
         let gated = kafka
             .batches
             .by("Lane", move |(head, _)| u64::from(head.lane(lane_count)))
@@ -167,16 +170,16 @@ pub fn land(worker: &mut Worker, job: Land) -> Landed {
             )
             .probe_with(&durable)
             .map(move |Acked { station, ticket }| (lanes_begun[station].0, lanes_begun[station].1 + ticket));
-        let mut record = Recording::new(checkpoint, begun);
+        let mut record = Recording::new(checkpoint);
         durable_stream.binary_frontier::<_, timely::container::CapacityContainerBuilder<Vec<()>>, _, _, _, _>(
-            kafka.notes,
+            notes,
             Exchange::new(|_: &(u32, u64)| 0),
-            Exchange::new(|_: &EpochStart| 0),
+            Exchange::new(|_: &Note| 0),
             "Checkpoint",
             |_, _| {
-                move |(steps, frontier), (starts, _), _output| {
+                move |(steps, frontier), (notes, _), _output| {
                     steps.for_each(|_, batch| record.steps.extend(batch.drain(..)));
-                    starts.for_each(|_, batch| batch.drain(..).for_each(|start| record.offsets.note(start)));
+                    notes.for_each(|_, batch| batch.drain(..).for_each(|note| record.note(note)));
                     if let Some(durable) = frontier.frontier().first() {
                         record.record(epoch_at(*durable));
                     }
@@ -197,16 +200,15 @@ fn place(at: &Moment, batch: &Changes, index: usize) -> Moment {
 struct Recording {
     sender: crossbeam_channel::Sender<Checkpoint>,
     offsets: EpochOffsets,
-    begun: BTreeMap<u32, u64>,
     /// What each lane has made durable.
     steps: BTreeMap<u32, u64>,
     recorded: u64,
 }
 
 impl Recording {
-    fn new(mut write: Box<dyn FnMut(Checkpoint) + Send>, begun: BTreeMap<u32, u64>) -> Recording {
+    fn new(mut write: Box<dyn FnMut(Checkpoint) + Send>) -> Recording {
         let (sender, receiver) = crossbeam_channel::unbounded::<Checkpoint>();
-        let client = move |wait| match receiver.recv_timeout(wait * WOKEN) {
+        let client = move |wait| match take(&receiver, wait * WOKEN) {
             Ok(checkpoint) => {
                 write(receiver.try_iter().last().unwrap_or(checkpoint));
                 true
@@ -214,7 +216,13 @@ impl Recording {
             Err(end) => end == RecvTimeoutError::Timeout,
         };
         spawn("checkpoint", Box::new(client));
-        Recording { sender, offsets: EpochOffsets::default(), begun, steps: BTreeMap::new(), recorded: 0 }
+        Recording { sender, offsets: EpochOffsets::default(), steps: BTreeMap::new(), recorded: 0 }
+    }
+
+    fn note(&mut self, note: Note) {
+        if let Note::Start(start) = note {
+            self.offsets.note(start);
+        }
     }
 
     /// Records that everything before `epoch` is durable, if that is news.
@@ -223,10 +231,9 @@ impl Recording {
             return;
         }
         self.recorded = epoch;
-        let offsets = self.offsets.from(epoch);
+        let (offsets, look_backs) = self.offsets.from(epoch);
         if !offsets.is_empty() {
-            let (begun, steps) = (self.begun.clone(), self.steps.clone());
-            let _ = self.sender.send(Checkpoint { epoch: epoch - 1, offsets, begun, steps });
+            let _ = self.sender.send(Checkpoint { epoch: epoch - 1, offsets, look_backs, steps: self.steps.clone() });
         }
     }
 }

@@ -12,7 +12,7 @@ use tidegate::target::{Lane, Progress, RefusedRow, Step, TargetError};
 use timely::scheduling::SyncActivator;
 
 use crate::cluster::{fail, spawn};
-use crate::outlet::WOKEN;
+use crate::outlet::{WOKEN, take};
 use crate::report::{Report, Work};
 
 /// What becomes of rows that the target refuses.
@@ -66,7 +66,7 @@ pub fn apply(
     let acked = Arc::new(AtomicU64::new(0));
     let ack = Arc::clone(&acked);
     let client = move |wait| {
-        let Delivery { ticket, time, batches } = match deliveries.recv_timeout(wait * WOKEN) {
+        let Delivery { ticket, time, batches } = match take(&deliveries, wait * WOKEN) {
             Ok(delivery) => delivery,
             Err(end) => return end == RecvTimeoutError::Timeout,
         };

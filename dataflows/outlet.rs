@@ -1,14 +1,25 @@
 //! A client's way into the dataflow: a bounded channel that holds the client back, and the activator that wakes the worker. And
-//! how long a client may wait on the way out of it.
+//! its way out of it, where it waits for what comes.
 
 use std::time::Duration;
 
-use crossbeam_channel::{SendTimeoutError, Sender};
+use crossbeam_channel::{Receiver, RecvTimeoutError, SendTimeoutError, Sender, TryRecvError};
 use tidegate::operators::Ingested;
 use timely::scheduling::SyncActivator;
 
 /// A client that is woken by what comes may wait so many times longer than one that has to look for it.
 pub const WOKEN: u32 = 20;
+
+/// Takes the next of what comes, waiting at most so long for it.
+pub fn take<T>(receiver: &Receiver<T>, wait: Duration) -> Result<T, RecvTimeoutError> {
+    match receiver.try_recv() {
+        Ok(taken) => Ok(taken),
+        Err(TryRecvError::Disconnected) => Err(RecvTimeoutError::Disconnected),
+        // A wait spins before it looks at its deadline, also at one that has passed.
+        Err(TryRecvError::Empty) if wait.is_zero() => Err(RecvTimeoutError::Timeout),
+        Err(TryRecvError::Empty) => receiver.recv_timeout(wait),
+    }
+}
 
 /// Hands over what a client has, one at a time.
 pub struct Outlet<T, B, N> {
@@ -33,6 +44,11 @@ impl<T, B, N> Outlet<T, B, N> {
     /// An outlet into that channel, whose other end that activator wakes.
     pub fn new(sender: Sender<Ingested<T, B, N>>, waker: SyncActivator) -> Self {
         Outlet { sender, waker, waiting: None, ended: false }
+    }
+
+    /// Whether the worker is still there.
+    pub fn is_heard(&self) -> bool {
+        self.waker.activate().is_ok()
     }
 
     /// Puts something, after what was put before has been handed over.

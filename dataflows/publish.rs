@@ -29,7 +29,7 @@ use timely::scheduling::SyncActivator;
 use timely::worker::Worker;
 
 use crate::cluster::{fail, spawn};
-use crate::outlet::{Handed, Outlet};
+use crate::outlet::{Handed, Outlet, take};
 use crate::report::{Report, Work};
 
 /// How long delivery reports may lie about.
@@ -212,7 +212,7 @@ fn write(mut writer: Writer, report: Report, waker: SyncActivator) -> Station<u6
     let ack = Arc::clone(&acked);
     let (mut open, mut told, mut under_way) = (true, 0, VecDeque::new());
     let client = move |wait: Duration| {
-        match deliveries.recv_timeout(wait.min(REPORTS)) {
+        match take(&deliveries, wait.min(REPORTS)) {
             Ok(delivery) => {
                 under_way.push_back((delivery.ticket, Work::of(&delivery.batches[0])));
                 writer.write(delivery.ticket, &delivery.batches[0]).unwrap_or_else(|e| fail(&e));

@@ -5,7 +5,6 @@
 //! cluster meet; the simulator, which drives the same stages, kills them in between.
 
 use std::collections::BTreeMap;
-use std::collections::btree_map::Entry;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -15,9 +14,9 @@ use tidegate::change::{TableFilter, TableName, TableSchema, epoch_of};
 use tidegate::config::LandConfig;
 use tidegate::letter::DeadLetters;
 use tidegate::log::{
-    Begin, Companion, EpochReader, ForeignReader, ForeignSettings, Kafka, Layout, OpenWriter, Pace, PartitionStart,
-    Reader, ReaderSettings, Run, Schemas, Statement, Writer, begin_run, fence_left_over, pass_markers, read_to_end,
-    refuse_replaced, times_from, transactional_id,
+    Begin, Companion, EpochReader, ForeignReader, ForeignSettings, Kafka, Layout, LookBack, OpenWriter, Pace,
+    PartitionStart, Reader, ReaderSettings, Run, Schemas, Statement, Writer, begin_run, fence_left_over, pass_markers,
+    read_to_end, refuse_replaced, times_from, transactional_id,
 };
 use tidegate::source::{Clock, Mark, Start};
 use tidegate::target::{FindSchema, JobState, Lane, Seqs, Target};
@@ -197,15 +196,18 @@ pub struct Begun {
     pub reader: Box<dyn EpochReader>,
     /// The connections of its lanes.
     pub lanes: Vec<Box<dyn Lane>>,
+    /// The schemas that its lanes know.
+    pub schemas: Arc<Schemas>,
 }
 
 impl Landing {
     /// First stage, on one worker: takes a new generation, so that older runs write no more, and learns what they did.
     pub fn begin(&self) -> anyhow::Result<Resumed> {
         if self.foreign.is_some() {
+            self.kafka.ends(&self.topic)?; // what is not there is said before anything is written
             let mut state = self.target.begin(&self.job, self.settings.lanes, &self.topic)?;
             state.count_half_written();
-            self.note_beginnings(&mut state)?;
+            self.choose_places(&mut state)?;
             return Ok(Resumed { state, partitions: None });
         }
         let (companion, ends) = companion(&*self.kafka, &self.topic, |_| Ok(()))?;
@@ -231,8 +233,8 @@ impl Landing {
         let of = partitions.len() as u32;
         partitions.retain(|partition, _| own(*partition, index, readers));
         let schemas = Arc::new(Schemas::default());
-        let (known, patience) = (Arc::clone(&schemas), self.schema_patience);
-        let find: FindSchema = Arc::new(move |table, column| known.find(table, column, patience));
+        let (known, finding, patience) = (Arc::clone(&schemas), Arc::clone(&schemas), self.schema_patience);
+        let find: FindSchema = Arc::new(move |table, column| finding.find(table, column, patience));
         let lanes = (0..self.settings.lanes)
             .filter(|lane| own(*lane, index, peers))
             .map(|lane| self.target.lane(&self.job, lane, state.generation, Arc::clone(&find)))
@@ -251,32 +253,34 @@ impl Landing {
                 // A lane's progress is in event time there: nothing that any of them has written is newer.
                 let reached = state.lanes.values().map(|progress| epoch_of(progress.seqs.newest(), epoch) + 1);
                 let first = reached.max().unwrap_or(0);
-                let begun = state.checkpoint.clone().unwrap_or_default().begun;
-                let earlier = (first, &begun);
-                Box::new(ForeignReader::new(kafka, &self.topic, &partitions, settings, earlier, schemas, letters)?)
+                let known = state.checkpoint.clone().unwrap_or_default().look_backs;
+                let earlier = (first, &known);
+                Box::new(ForeignReader::new(kafka, &self.topic, &partitions, settings, earlier, letters)?)
             }
         };
-        Ok(Begun { reader, lanes })
+        Ok(Begun { reader, lanes, schemas: known })
     }
 
-    /// Notes where the job begins in partitions that it has not read yet, before it applies anything of them: retention may
-    /// move on before the next checkpoint, and a later run has to know whether anything was read before where it begins.
-    fn note_beginnings(&self, state: &mut JobState) -> anyhow::Result<()> {
-        // A job that has applied something without it has begun nobody knows where.
-        if state.checkpoint.is_none() && !state.lanes.is_empty() {
-            return Ok(());
-        }
+    /// Chooses where to read on in each partition of a topic of others, and keeps that before anything is applied: retention may
+    /// move on before the next checkpoint, and a later run has to know what is known of what came before.
+    fn choose_places(&self, state: &mut JobState) -> anyhow::Result<()> {
+        let ends = self.kafka.ends(&self.topic)?;
         let mut checkpoint = state.checkpoint.take().unwrap_or_default();
-        let known = checkpoint.offsets.len();
-        for (partition, (low, _)) in (0..).zip(self.kafka.ends(&self.topic)?) {
-            if let Entry::Vacant(vacant) = checkpoint.offsets.entry(partition) {
-                vacant.insert(low);
-                checkpoint.begun.insert(partition, low);
-            }
+        let low = |partition: &u32| ends.get(*partition as usize).map_or(0, |(low, _)| *low);
+        if state.lanes.is_empty() {
+            // It has applied nothing, so that it may as well begin.
+            checkpoint.look_backs.retain(|partition, known| low(partition) <= known.read);
         }
-        if checkpoint.offsets.len() > known {
-            self.target.checkpoint(&self.job, state.generation, &checkpoint)?;
+        let durable = checkpoint.look_backs.iter().map(|(partition, known)| (*partition, known.read)).collect();
+        refuse_gone(&self.topic, &ends, &self.job, self.settings.start, &durable, "copy the tables anew")?;
+        for (partition, (low, _)) in (0..).zip(ends) {
+            let offset = checkpoint.offsets.get(&partition).copied().unwrap_or(low);
+            let known = checkpoint.look_backs.get(&partition).and_then(|known| known.resume(offset, low));
+            let (offset, known) = known.unwrap_or((low, LookBack::nothing(low)));
+            checkpoint.offsets.insert(partition, offset);
+            checkpoint.look_backs.insert(partition, known);
         }
+        self.target.checkpoint(&self.job, state.generation, &checkpoint)?;
         state.checkpoint = Some(checkpoint);
         Ok(())
     }
@@ -288,7 +292,8 @@ impl Landing {
         // Of a partition that `publish` does not write to nothing would ever be stated. Once it does, it says so before that.
         ends.truncate(written.map_or(usize::MAX, |written| written as usize));
         if self.foreign.is_none() {
-            refuse_gone(&self.topic, &ends, &self.job, self.settings.start, &from)?;
+            let anew = "copy the tables anew and publish to a new topic";
+            refuse_gone(&self.topic, &ends, &self.job, self.settings.start, &from, anew)?;
         }
         let range = |(partition, (low, end)): (u32, (u64, u64))| {
             (partition, (from.get(&partition).copied().unwrap_or(low), end))

@@ -6,6 +6,9 @@ use std::time::Duration;
 use super::document::Document;
 use super::{Config, ConfigError, KafkaConfig, SourceConfig, TargetConfig, ZeroDates};
 
+/// Less is most likely a number without its unit.
+const MEMORY_MIN: usize = 64 << 10;
+
 /// Nobody waits longer for a row, and numbers of epochs stay small.
 const EPOCH_MAX: Duration = Duration::from_secs(3600);
 
@@ -50,6 +53,11 @@ impl Config {
         }
         if self.land.lanes == 0 || self.land.lanes > 64 {
             return at("land.lanes", format!("lanes = {}: 1 to 64", self.land.lanes));
+        }
+        for (setting, memory) in [("land.memory", self.land.memory), ("publish.memory", self.publish.memory)] {
+            if memory < MEMORY_MIN {
+                return at(setting, format!("memory = {memory} bytes: at least 64KB; write 64KB, 256MB or 1GB"));
+            }
         }
         if self.land.epoch > EPOCH_MAX {
             return at("land.epoch", format!("epoch = {:?}: at most an hour", self.land.epoch));

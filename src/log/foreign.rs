@@ -22,10 +22,10 @@ use rdkafka::message::Headers;
 use super::LogError;
 use super::kafka::{Consumer, Kafka, Polled, Record};
 use super::lead::Lead;
-use super::moved::Moved;
-use super::reader::{EpochReader, EpochStart, Fetched, Schemas};
+use super::moved::{Judged, LookBack, Moved};
+use super::reader::{EpochReader, EpochStart, Fetched};
 use crate::change::{
-    BATCH_BYTES, Changes, Head, Moment, SettlePolicy, Settler, TableFilter, Verdict, epoch_of, moment,
+    BATCH_BYTES, Changes, Head, Moment, SettlePolicy, Settler, TableFilter, TableSchema, Verdict, epoch_of, moment,
 };
 use crate::codec::envelope::{Decoded, ForeignDecoder, ForeignRecord};
 use crate::config::{EnvelopeKind, LandConfig};
@@ -37,9 +37,9 @@ const AHEAD_MAX_MS: u64 = 60_000;
 
 const ASSIGNED: &str = "only assigned partitions are read";
 
-/// Nothing comes so late, unless more lateness is allowed than when the place to read from was chosen.
+/// Nothing comes so late, unless more lateness is allowed than when the place to read from was chosen, or that is gone.
 const UNJUDGED: &str = "it is older than all that this run has read again, and what an earlier run applied may be newer: apply \
-                        it by hand";
+                        it by hand if [land] dead_letter takes it";
 
 /// How a foreign topic is read.
 #[derive(Clone, Debug)]
@@ -92,6 +92,8 @@ struct Partition {
     moved: Moved,
     /// The newest epoch that any of its records was given.
     given: u64,
+    /// All records below this offset were given their epochs when a start was said last.
+    noted: u64,
     /// What comes again of applied epochs, until it is let go.
     held: Option<Held>,
     lead: Lead,
@@ -125,7 +127,8 @@ struct Guess {
     partitions: BTreeMap<u32, Partition>,
     settler: Settler,
     decoder: ForeignDecoder,
-    schemas: Arc<Schemas>,
+    /// Those that nobody has been told of yet.
+    schemas: Vec<TableSchema>,
     letters: DeadLetters,
     /// Every epoch before this one was applied by an earlier run.
     first: u64,
@@ -138,8 +141,8 @@ struct Guess {
 
 impl ForeignReader {
     /// A reader of `partitions` of `topic`: each with the offset to begin at and the end that is there now. Every epoch before `first`
-    /// was applied by an earlier run; `begun` says where the first run began in each. Schemas go to `schemas`, as far as the envelope says them, and records that can't be
-    /// used to `letters`.
+    /// was applied by an earlier run; `look_backs` says what is known of what came before each offset. Records that
+    /// can't be used go to `letters`.
     ///
     /// # Errors
     /// Settings that the client does not take; a cluster that does not answer.
@@ -148,29 +151,34 @@ impl ForeignReader {
         topic: &str,
         partitions: &BTreeMap<u32, (u64, u64)>,
         settings: ForeignSettings,
-        (first, begun): (u64, &BTreeMap<u32, u64>),
-        schemas: Arc<Schemas>,
+        (first, look_backs): (u64, &BTreeMap<u32, LookBack>),
         letters: DeadLetters,
     ) -> Result<ForeignReader, LogError> {
         let starts: Vec<_> = partitions.iter().map(|(number, (start, _))| (*number, Some(*start))).collect();
         let consumer = kafka.consumer(topic, &starts)?;
         let mut settler = Settler::starting_at(settings.policy, first);
         partitions.keys().for_each(|number| settler.expect(*number, now_ms()));
-        let start_of =
-            |(number, (start, _)): (&u32, &(u64, u64))| EpochStart { partition: *number, epoch: 0, offset: *start };
+        let before = |number: &u32| look_backs.get(number).copied().unwrap_or_default();
+        let start_of = |(number, (start, _)): (&u32, &(u64, u64))| EpochStart {
+            partition: *number,
+            epoch: 0,
+            offset: *start,
+            look_back: Some(before(number)),
+        };
         let partition = |(number, (start, end)): (&u32, &(u64, u64))| {
-            // Before where the job began nothing was ever read.
-            let inside = first > 0 && *start > begun.get(number).copied().unwrap_or(0);
             let held = (first > 0).then(|| Held { changes: Changes::default(), end: *end });
-            let moved = Moved::new(*start, settings.horizon(), settings.policy.epoch, inside);
-            (*number, Partition { next: *start, end: *end, moved, given: 0, held, lead: Lead::default() })
+            let moved = Moved::new(*start, settings.horizon(), settings.policy.epoch, before(number));
+            (
+                *number,
+                Partition { next: *start, end: *end, moved, given: 0, noted: *start, held, lead: Lead::default() },
+            )
         };
         let guess = Guess {
             topic: topic.to_string(),
             partitions: partitions.iter().map(partition).collect(),
             settler,
             decoder: ForeignDecoder::new(settings.envelope, settings.tables.clone()),
-            schemas,
+            schemas: Vec::new(),
             letters,
             first,
             wanted: 0,
@@ -237,8 +245,8 @@ impl Guess {
         self.scratch.clear();
         let header = |name: &str| headers?.iter().find(|header| header.key == name).and_then(|header| header.value);
         let foreign = ForeignRecord { key, value, header: &header };
-        let schemas = &self.schemas;
-        let decoded = self.decoder.decode(&foreign, &mut self.scratch, |schema| schemas.announce(schema));
+        let schemas = &mut self.schemas;
+        let decoded = self.decoder.decode(&foreign, &mut self.scratch, |schema| schemas.push(schema));
         let oldest = match decoded {
             Ok(Decoded::Changes) => self.scratch.heads().iter().map(|head| head.time).min(),
             // Time goes by with tables that are not wanted too: which are may be other ones in the next run.
@@ -265,7 +273,7 @@ impl Guess {
             let behind = Duration::from_millis(newest - oldest);
             let reason = format!(
                 "it is {behind:?} older than what its partition had before, more than out_of_orderness and lateness allow: apply it \
-                 by hand, or raise lateness in [land]"
+                 by hand if [land] dead_letter takes it, and raise lateness for what comes from now on"
             );
             return self.unusable(record, reason);
         }
@@ -290,8 +298,12 @@ impl Guess {
         let own = epoch_of(time, self.settings.policy.epoch);
         let partition = self.partitions.get_mut(&number).expect(ASSIGNED);
         // Whatever was applied is older than what belongs to an epoch that is open.
-        if own < self.first && partition.moved.was_decided(time) {
-            return offset < partition.end;
+        if own < self.first {
+            match partition.moved.judged(time) {
+                Judged::Here => {}
+                Judged::Before => return true,
+                Judged::Unknown => return false,
+            }
         }
         if let Some(held) = partition.held.as_mut().filter(|_| own < self.first) {
             held.changes.push(*head, payload);
@@ -347,10 +359,26 @@ impl Guess {
         }
         if epoch > partition.given {
             partition.given = epoch;
-            if partition.held.is_none() {
-                taken.starts.push(EpochStart { partition: number, epoch, offset: partition.moved.look_back() });
-            }
+            self.say_start(number, epoch, offset, taken);
         }
+    }
+
+    /// Says from where to read for all of `epoch` and later; of the records below the offset `read` none is.
+    fn say_start(&mut self, number: u32, epoch: u64, read: u64, taken: &mut Taken) {
+        let partition = self.partition(number);
+        if partition.held.is_none() {
+            partition.noted = read;
+            let (offset, look_back) = partition.moved.look_back(read);
+            taken.starts.push(EpochStart { partition: number, epoch, offset, look_back: Some(look_back) });
+        }
+    }
+
+    /// Says of the partitions of which all that was read belongs to earlier epochs than `open` that it need not be kept.
+    fn rest(&mut self, open: u64, taken: &mut Taken) {
+        let resting = |partition: &Partition| partition.given < open && partition.next > partition.noted;
+        let resting = self.partitions.iter().filter(|(_, partition)| resting(partition));
+        let resting: Vec<(u32, u64)> = resting.map(|(number, partition)| (*number, partition.next)).collect();
+        resting.into_iter().for_each(|(number, next)| self.say_start(number, open, next, taken));
     }
 }
 
@@ -391,9 +419,11 @@ impl EpochReader for ForeignReader {
         let read: Vec<u32> = guess.partitions.iter().filter(read).map(|(number, _)| *number).collect();
         read.into_iter().for_each(|number| guess.let_go(number, &mut taken));
         let epoch = guess.first_open();
+        guess.rest(epoch, &mut taken);
         self.keep_pace(moment(epoch, 0))?;
-        let guess = &self.guess;
+        let guess = &mut self.guess;
         Ok(Fetched {
+            schemas: std::mem::take(&mut guess.schemas),
             batches: taken.batches.into_iter().map(|(epoch, batch)| (moment(epoch, 0), batch)).collect(),
             starts: taken.starts,
             frontier: (!guess.partitions.is_empty()).then_some(moment(epoch, 0)),

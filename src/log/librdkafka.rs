@@ -97,22 +97,33 @@ impl Librdkafka {
         let meta = meta_topic(&config.topic);
         let replication = || TopicReplication::Fixed(config.replication);
         let existing = self.partitions_of(&config.topic)?;
-        let mut missing = Vec::new();
-        if existing.is_none() {
-            missing.push(
-                NewTopic::new(&config.topic, config.partitions as i32, replication())
-                    .set("message.timestamp.type", "CreateTime")
-                    .set("cleanup.policy", "delete"),
-            );
+        let has_companion = self.partitions_of(&meta)?.is_some();
+        match existing {
+            None if has_companion => {
+                return Err(LogError(format!(
+                    "topic {0} does not exist at {1}, and its companion {meta} does: {0} was deleted: publish to a new topic, with the \
+                     tables copied anew",
+                    config.topic, config.brokers
+                )));
+            }
+            // First, so that there is no companion without it.
+            None => self.create(&[NewTopic::new(&config.topic, config.partitions as i32, replication())
+                .set("message.timestamp.type", "CreateTime")
+                .set("cleanup.policy", "delete")])?,
+            Some(_) if !has_companion && self.ends(&config.topic)?.iter().any(|(_, end)| *end > 0) => {
+                return Err(LogError(format!(
+                    "topic {0} has records and no companion {meta}: that was deleted, or {0} is another tool's topic: publish to a new \
+                     topic, with the tables copied anew or from a place in the source that they have reached",
+                    config.topic
+                )));
+            }
+            Some(_) => {}
         }
-        if self.partitions_of(&meta)?.is_none() {
+        if !has_companion {
             // All of it is read at each start: what a day's statements replace must not stay until a gigabyte is full.
             let compacted = NewTopic::new(&meta, 1, replication()).set("cleanup.policy", "compact");
             let often = compacted.set("segment.bytes", "16777216").set("segment.ms", "600000");
-            missing.push(often.set("min.cleanable.dirty.ratio", "0.1"));
-        }
-        if !missing.is_empty() {
-            self.create(&missing)?;
+            self.create(&[often.set("min.cleanable.dirty.ratio", "0.1")])?;
         }
         if existing.is_some() {
             self.refuse_compacted()?;
@@ -270,8 +281,8 @@ impl Kafka for Librdkafka {
             LogError(match topic == data {
                 true => format!("topic {topic} does not exist at {brokers}: run tidegate publish, which creates it"),
                 false => format!(
-                    "topic {topic}, the companion of {data}, does not exist at {brokers}: it was deleted, or {data} is another tool's \
-                     topic: publish to a new topic, with the tables copied anew"
+                    "topic {topic}, the companion of {data}, does not exist at {brokers}: it was deleted: publish to a new topic, with \
+                     the tables copied anew; or {data} is another tool's topic: say in [land] envelope which tool's"
                 ),
             })
         })?;
@@ -521,6 +532,10 @@ fn refused(error: &KafkaError) -> String {
             | RDKafkaErrorCode::UnknownPartition
             | RDKafkaErrorCode::UnknownTopicOrPartition,
         ) => format!("{error}: if the topic was deleted, publish to a new one, with the tables copied anew"),
+        Some(RDKafkaErrorCode::MessageTimedOut) => format!(
+            "{error}: Kafka did not take it in time: start publish again, it goes on where it was; if the topic was deleted, publish to \
+             a new one, with the tables copied anew"
+        ),
         _ => error.to_string(),
     }
 }

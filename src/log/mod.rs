@@ -25,6 +25,7 @@ pub use foreign::{ForeignReader, ForeignSettings};
 pub use kafka::{Consumer, Delivered, Kafka, NewRecord, Polled, Producer, Record};
 pub use librdkafka::{Librdkafka, kafka_config};
 pub use meta::{Companion, Layout, Meta, MetaKey, Run, Statement, meta_topic, read_to_end};
+pub use moved::LookBack;
 pub use offsets::{EpochOffsets, pass_markers};
 pub use partitioner::{murmur2, partition_of};
 pub use reader::{EpochReader, EpochStart, Fetched, Reader, ReaderSettings, Schemas};

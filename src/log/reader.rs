@@ -14,6 +14,7 @@ use super::LogError;
 use super::kafka::{Consumer, Kafka, Polled, Record};
 use super::lead::Lead;
 use super::meta::{Layout, Meta, Statement, meta_topic};
+use super::moved::LookBack;
 use super::record::parse_record;
 use crate::change::{BATCH_BYTES, Changes, Moment, TableName, TableSchema, epoch_of, moment};
 use crate::letter::{DeadLetter, DeadLetters, text_of};
@@ -21,7 +22,7 @@ use crate::letter::{DeadLetter, DeadLetters, text_of};
 /// So many statements of a partition are kept until its records have been read.
 const STATEMENTS_MAX: usize = 1024;
 
-/// The tables' schemas as the companion topic announces them, for whoever has to wait for one.
+/// The tables' schemas as the companion topic announces them, or the records themselves, for whoever has to wait for one.
 #[derive(Debug, Default)]
 pub struct Schemas {
     known: Mutex<BTreeMap<TableName, TableSchema>>,
@@ -54,6 +55,8 @@ pub struct EpochStart {
     pub epoch: u64,
     /// The offset.
     pub offset: u64,
+    /// What is known there of what came before, on a topic of others.
+    pub look_back: Option<LookBack>,
 }
 
 /// What one poll brought.
@@ -63,6 +66,8 @@ pub struct Fetched {
     pub batches: Vec<(Moment, Changes)>,
     /// Where epochs begin.
     pub starts: Vec<EpochStart>,
+    /// Schemas that records have brought: every worker's lanes have to be told.
+    pub schemas: Vec<TableSchema>,
     /// No later poll brings a moment below this; `None`: this reader has no partition.
     pub frontier: Option<Moment>,
     /// What is below this moment may be applied though its epoch is open: for now nothing comes that would close it.
@@ -245,7 +250,7 @@ impl Reader {
             schemas,
             begun: partitions
                 .iter()
-                .map(|(p, (start, _))| EpochStart { partition: *p, epoch: 0, offset: *start })
+                .map(|(p, (start, _))| EpochStart { partition: *p, epoch: 0, offset: *start, look_back: None })
                 .collect(),
             letters,
         })
@@ -354,7 +359,7 @@ impl Taking<'_> {
         if epoch > partition.epoch {
             partition.cut(&mut self.fetched.batches, true);
             partition.epoch = epoch;
-            self.fetched.starts.push(EpochStart { partition: number, epoch, offset });
+            self.fetched.starts.push(EpochStart { partition: number, epoch, offset, look_back: None });
         } else if batch.payload_bytes() >= BATCH_BYTES {
             partition.cut(&mut self.fetched.batches, false);
         }
@@ -410,7 +415,12 @@ impl EpochReader for Reader {
                 partition.from = partition.from.max(from);
                 if epoch > partition.epoch {
                     partition.epoch = epoch;
-                    fetched.starts.push(EpochStart { partition: *number, epoch, offset: partition.next });
+                    fetched.starts.push(EpochStart {
+                        partition: *number,
+                        epoch,
+                        offset: partition.next,
+                        look_back: None,
+                    });
                 }
                 if last {
                     fetched.settled = fetched.settled.max(Some(partition.frontier()));

@@ -19,8 +19,8 @@ use super::meta::{Meta, Run, meta_topic, read_to_end};
 
 /// What a publisher says that has been replaced, or whose transaction Kafka has ended: it answers the same in both cases.
 pub const REPLACED: &str = "a newer publish of this topic has begun, or the topic was deleted, or Kafka has ended a transaction \
-    of this publish that it heard nothing of for too long: run one publish for a topic; the only one goes on where it was if it is \
-    started again";
+    of this publish that it heard nothing of for too long: run one publish for a topic; if this was the only one, start it again: it \
+    goes on where it was, or says what is missing";
 
 /// The transactional id of a writer of a topic, by its number, or of who announces runs: of the topic and not of the job,
 /// since that is what has one publisher.

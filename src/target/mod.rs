@@ -18,6 +18,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use crate::change::{Change, Changes, TableName, TableSchema};
+use crate::log::LookBack;
 
 pub use self::retry::{Failure, Refused};
 
@@ -85,10 +86,9 @@ pub struct Checkpoint {
     pub epoch: u64,
     /// Kafka partition to offset.
     pub offsets: BTreeMap<u32, u64>,
-    /// The offset at which the job began in each partition of a topic of others: below it nothing was ever read. Of a
-    /// partition that is not there it is unknown.
+    /// What is known there of what came before, in topics of others.
     #[serde(default)]
-    pub begun: BTreeMap<u32, u64>,
+    pub look_backs: BTreeMap<u32, LookBack>,
     /// What the lanes had made durable by then, as steps; not kept, but a target where that is not there has lost it, and the
     /// checkpoint would pass over it.
     #[serde(skip)]
@@ -110,20 +110,19 @@ pub struct JobState {
     pub checkpoint: Option<Checkpoint>,
 }
 
-/// How the offset of a partition is kept.
+/// How the place in a partition is kept.
 #[derive(Serialize, Deserialize)]
 #[serde(untagged)]
 enum Place {
     Offset(u64),
-    /// With the one at which the job began.
-    Begun(u64, u64),
+    Known(u64, LookBack),
 }
 
 impl Checkpoint {
-    /// Its offsets as targets keep them.
+    /// Its places as targets keep them.
     fn kept(&self) -> String {
-        let place = |(partition, offset): (&u32, &u64)| match self.begun.get(partition) {
-            Some(begun) => (*partition, Place::Begun(*offset, *begun)),
+        let place = |(partition, offset): (&u32, &u64)| match self.look_backs.get(partition) {
+            Some(look_back) => (*partition, Place::Known(*offset, *look_back)),
             None => (*partition, Place::Offset(*offset)),
         };
         let places: BTreeMap<u32, Place> = self.offsets.iter().map(place).collect();
@@ -137,10 +136,10 @@ impl Checkpoint {
         })?;
         let mut checkpoint = Checkpoint { epoch, ..Checkpoint::default() };
         for (partition, place) in places {
-            let (Place::Offset(offset) | Place::Begun(offset, _)) = place;
+            let (Place::Offset(offset) | Place::Known(offset, _)) = place;
             checkpoint.offsets.insert(partition, offset);
-            if let Place::Begun(_, begun) = place {
-                checkpoint.begun.insert(partition, begun);
+            if let Place::Known(_, look_back) = place {
+                checkpoint.look_backs.insert(partition, look_back);
             }
         }
         Ok(checkpoint)
@@ -262,7 +261,7 @@ fn refuse_other(job: &str, begun: (u32, &str), now: (u32, &str)) -> Result<(), T
     if lanes != lanes_now {
         return Err(TargetError::Target(format!(
             "job '{job}' was begun with lanes = {lanes} and the configuration says lanes = {lanes_now}: lanes are fixed for the \
-             life of a job; set lanes = {lanes} back, or choose another job name to begin anew"
+             life of a job; set lanes = {lanes} back, or begin anew under another job name, with tables of its own"
         )));
     }
     // It may have begun before the first publisher of the topic had said who it is.

@@ -123,6 +123,14 @@ pub trait Session: Send {
     /// As above.
     fn rollback(&mut self) -> Result<(), Failure>;
 
+    /// Refuses a job whose tables are to be others than those that it has landed.
+    ///
+    /// # Errors
+    /// As above.
+    fn refuse_moved(&mut self, _job: &str) -> Result<(), Failure> {
+        Ok(())
+    }
+
     /// What is kept of a job.
     ///
     /// # Errors
@@ -266,6 +274,7 @@ impl<S: Store> Target for StoreTarget<S> {
                 let mut session = store.connect(job, 0, "begin")?;
                 reached = true;
                 session.create_progress()?;
+                session.refuse_moved(job)?;
                 let generation = take_generation(&mut session, job, lanes, log)?;
                 let old = |other: &OtherSession| other.generation < generation && other.who != "begin";
                 end_sessions(store, &mut session, job, old)?;
@@ -420,10 +429,13 @@ fn take_generation(session: &mut impl Session, job: &str, lanes: u32, log: &str)
     let token = format!("{:016x}", RandomState::new().build_hasher().finish());
     loop {
         let Some(known) = session.job(job)? else {
-            if !session.lanes(job)?.is_empty() || session.checkpoint(job)?.is_some() {
+            let has_progress = !session.lanes(job)?.is_empty() || session.checkpoint(job)?.is_some();
+            if !has_progress {
+                session.add_job(job, &JobRow { generation: 0, lanes, log: log.to_string(), token: String::new() })?;
+            } else if session.job(job)?.is_none() {
                 return Err(Failure::Final(gone(job, "tidegate.")));
             }
-            session.add_job(job, &JobRow { generation: 0, lanes, log: log.to_string(), token: String::new() })?;
+            // Or another copy of the job has begun it meanwhile.
             continue;
         };
         refuse_other(job, (known.lanes, &known.log), (lanes, log))?;
@@ -497,3 +509,6 @@ fn end_sessions<S: Store>(
         waited += SESSIONS_PAUSE;
     }
 }
+
+#[cfg(test)]
+mod tests;

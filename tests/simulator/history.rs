@@ -361,14 +361,14 @@ impl History {
         let peers = workers.len();
         let mut landed = Vec::new();
         for (index, worker) in workers.iter_mut().enumerate() {
-            let Begun { reader, lanes } = run.open(&resumed, (index, peers))?;
+            let Begun { reader, lanes, schemas } = run.open(&resumed, (index, peers))?;
             let (checkpoints, generation) = (Arc::clone(&run.target), state.generation);
             let job = Land {
                 reader,
                 lanes,
                 applied: state.lanes.clone(),
                 through: state.through.clone(),
-                begun: Default::default(),
+                schemas,
                 horizon: None,
                 letters: RefusedRows::default(),
                 checkpoint: Box::new(move |checkpoint| {

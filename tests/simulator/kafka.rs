@@ -60,8 +60,14 @@ impl Log {
 
     /// Where the first open transaction begins, or the end.
     fn stable_end(&self) -> u64 {
-        let open = self.entries.iter().position(|entry| entry.state == State::Open);
-        open.map_or(self.end(), |place| self.base + place as u64)
+        self.stable_end_from(self.base)
+    }
+
+    /// The same for whoever knows that it is not before `offset`.
+    fn stable_end_from(&self, offset: u64) -> u64 {
+        let entries = self.entries.iter().skip((offset - self.base) as usize);
+        let open = (offset..).zip(entries).find(|(_, entry)| entry.state == State::Open);
+        open.map_or(self.end(), |(offset, _)| offset)
     }
 
     fn at(&self, offset: u64) -> &Entry {
@@ -511,7 +517,7 @@ impl Consumer for Reading {
             if place.next < log.base {
                 return Err(LogError(format!("{}/{number}: the offset to read from is gone", self.topic)));
             }
-            let end = log.stable_end();
+            let end = log.stable_end_from(place.next);
             while place.next < end && log.at(place.next).state != State::Committed {
                 place.next += 1;
             }

@@ -61,18 +61,11 @@ impl MysqlReader {
     /// # Errors
     /// One sentence: what in the configuration or at the server has to be changed.
     pub fn open(config: &MysqlConfig, job: &str, start: &Start, until_end: bool) -> Result<MysqlReader, SourceError> {
-        let filter = TableFilter::new(&config.tables).map_err(SourceError::Source)?;
-        let mut server = Server::new(config, job)?;
-        let mut conn = server.connect_once()?;
-        server.check(&mut conn)?;
+        let (mut server, mut conn, filter) = connect(config, job)?;
         let flavor = server.flavor(&mut conn)?;
         let lower_case = server.has_lower_case_names(&mut conn)?;
-        server.check_versioned(&mut conn, &filter)?;
-        server.warn_of_cascades(&filter);
+        server.warn(&filter);
         let end = server.end(&mut conn)?;
-        if !matches!(config.start.as_str(), "latest" | "earliest") {
-            config.start.parse::<Place>()?; // a mistake is said when it is made, and not when it first counts
-        }
         let (origin, place, seq, clock) = match start {
             Start::Resume { resume, clock } => {
                 let (place, known) = kept_in(&resume.position).map_err(|_| {
@@ -113,6 +106,15 @@ impl MysqlReader {
             promised: 0,
             server,
         })
+    }
+
+    /// Refuses a source that could not be opened, as far as that can be told without reading it: another reader of the same job
+    /// goes on meanwhile.
+    ///
+    /// # Errors
+    /// As [`open`](MysqlReader::open).
+    pub fn check(config: &MysqlConfig, job: &str) -> Result<(), SourceError> {
+        connect(config, job).map(drop)
     }
 
     /// The wanted patterns that no table of the server matches now.
@@ -362,6 +364,20 @@ fn begin_file(server: &Server, feed: &Feed, follower: &mut Follower) -> Result<(
             return Ok(());
         }
     }
+}
+
+/// The server of a configuration, that logs what is needed; a connection to it; and which tables are wanted.
+fn connect(config: &MysqlConfig, job: &str) -> Result<(Server, Conn, TableFilter), SourceError> {
+    if !matches!(config.start.as_str(), "latest" | "earliest") {
+        // A mistake is said when it is made, and not when it first counts.
+        config.start.parse::<Place>().map_err(|error| SourceError::Source(format!("[source] start: {error}")))?;
+    }
+    let filter = TableFilter::new(&config.tables).map_err(SourceError::Source)?;
+    let server = Server::new(config, job)?;
+    let mut conn = server.connect_once()?;
+    server.check(&mut conn)?;
+    server.check_versioned(&mut conn, &filter)?;
+    Ok((server, conn, filter))
 }
 
 /// The connection for questions, a new one if the old one is gone.

@@ -64,7 +64,7 @@ impl Server {
     /// The URL can't be used.
     pub fn new(config: &MysqlConfig, job: &str) -> Result<Server, SourceError> {
         let options = Opts::from_url(&config.url).map_err(|error| {
-            SourceError::Source(format!("the url of the source can't be used ({error}): write {MYSQL_URL}"))
+            SourceError::Source(format!("the source's url can't be used ({error}): write {MYSQL_URL}"))
         })?;
         let address = format!("{}:{}", options.get_ip_or_hostname(), options.get_tcp_port());
         let user = options.get_user().unwrap_or_default().to_string();
@@ -291,31 +291,44 @@ impl Server {
         }
     }
 
-    /// Warns of foreign keys of wanted tables that change rows of which the binlog says nothing: InnoDB's own do, the server's
-    /// (MySQL 9.6) do not.
-    pub fn warn_of_cascades(&self, filter: &TableFilter) {
+    /// Warns of what of the wanted tables will not arrive: rows that foreign keys change of which the binlog says nothing (InnoDB's
+    /// own do, the server's in MySQL 9.6 do not), and rows without a key.
+    pub fn warn(&self, filter: &TableFilter) {
         // On a connection of its own, which may break: it is only advice.
-        let unlogged = self.connect_once().and_then(|mut conn| {
-            self.unlogged_keys(&mut conn, filter).map_err(|error| self.error("a question about foreign keys", &error))
-        });
-        match unlogged {
-            Err(error) => {
-                tracing::warn!("whether foreign keys change rows without a word in the binlog is not known: {error}")
-            }
-            Ok(keys) if keys.is_empty() => {}
-            Ok(keys) => {
-                let more = match keys.len().saturating_sub(NAMED_MAX) {
-                    0 => String::new(),
-                    more => format!(" and {more} more"),
-                };
-                tracing::warn!(
-                    "the source at {}: rows that foreign keys change by ON DELETE or ON UPDATE (CASCADE, SET NULL) are not in its \
-                     binlog, and stay as they were at the target until `verify --repair`: {}{more}",
-                    self.address,
-                    keys[..keys.len().min(NAMED_MAX)].join(", ")
-                );
-            }
+        let ask = |mut conn: Conn| Ok((self.unlogged_keys(&mut conn, filter)?, self.keyless(&mut conn, filter)?));
+        let found =
+            self.connect_once().and_then(|conn| ask(conn).map_err(|error| self.error("a question about keys", &error)));
+        let address = &self.address;
+        let (unlogged, keyless) = match found {
+            Ok(found) => found,
+            Err(error) => return tracing::warn!("which tables have keys that matter here is not known: {error}"),
+        };
+        if !unlogged.is_empty() {
+            tracing::warn!(
+                "the source at {address}: rows that foreign keys change by ON DELETE or ON UPDATE (CASCADE, SET NULL) are not in its \
+                 binlog, and stay as they were at the target until `verify --repair`: {}",
+                some_of(&unlogged)
+            );
         }
+        if !keyless.is_empty() {
+            tracing::warn!(
+                "the source at {address}: these tables have neither a primary key nor a NOT NULL unique key, and land refuses what \
+                 is published of them: leave them out in [source] tables, or give them a key: {}",
+                some_of(&keyless)
+            );
+        }
+    }
+
+    /// The wanted tables by whose key no row can be found.
+    fn keyless(&self, conn: &mut Conn, filter: &TableFilter) -> Result<Vec<String>, mysql::Error> {
+        let question = "SELECT t.TABLE_SCHEMA, t.TABLE_NAME FROM information_schema.TABLES t WHERE t.TABLE_TYPE = 'BASE TABLE' AND NOT \
+                        EXISTS (SELECT 1 FROM information_schema.STATISTICS s WHERE s.TABLE_SCHEMA = t.TABLE_SCHEMA AND s.TABLE_NAME = \
+                        t.TABLE_NAME AND s.NON_UNIQUE = 0 GROUP BY s.INDEX_NAME HAVING SUM(COALESCE(s.NULLABLE, '') = 'YES') = 0) \
+                        ORDER BY 1, 2";
+        let tables: Vec<(String, String)> = conn.query(question)?;
+        let system = |database: &str| ["mysql", "sys", "performance_schema", "information_schema"].contains(&database);
+        let wanted = tables.iter().filter(|(database, table)| !system(database) && filter.wants(database, table));
+        Ok(wanted.map(|(database, table)| TableName::new(database, table).to_string()).collect())
     }
 
     fn unlogged_keys(&self, conn: &mut Conn, filter: &TableFilter) -> Result<Vec<String>, mysql::Error> {
@@ -518,4 +531,13 @@ pub(super) fn versioned(table: &TableName) -> String {
 
 fn quoted(value: &str) -> String {
     if value.is_empty() { "empty".into() } else { value.to_string() }
+}
+
+/// Some of many names.
+fn some_of(names: &[String]) -> String {
+    let more = match names.len().saturating_sub(NAMED_MAX) {
+        0 => String::new(),
+        more => format!(" and {more} more"),
+    };
+    format!("{}{more}", names[..names.len().min(NAMED_MAX)].join(", "))
 }

@@ -380,13 +380,8 @@ fn float8(value: &Value, form: Option<Form>) -> Result<f64, Bad> {
         // It was written with the fewest digits that read back as itself. Of two such texts that are as near, who wrote it may
         // have taken the other one than we would.
         Some(Form::Double | Form::Float) => true,
-        // A decimal or a large integer may have more digits than fit.
-        Some(_) => significant <= 15 || scalars::same_number(digits, float),
-        // A whole number may be an integer, and none of its digits is for nothing.
-        None if digits.contains(['.', 'e', 'E']) => {
-            significant <= scalars::significant_digits(&float.to_string()).max(15)
-        }
-        None => significant <= 15 || scalars::same_number(digits, float),
+        // A decimal or a large integer may have more digits than fit, and so may what nobody says the type of.
+        _ => significant <= 15 || scalars::same_number(digits, float),
     };
     if float.is_infinite() || !fits {
         return Err(Bad::new(format!("{} has more digits than double precision holds: use numeric or text", digits)));

@@ -86,7 +86,7 @@ impl Connector {
     pub(super) fn new(config: &PostgresConfig) -> Result<Connector, TargetError> {
         let mut parsed: postgres::Config = config.url.parse().map_err(|e: postgres::Error| {
             TargetError::Target(format!(
-                "[target] url is not postgres://user:password@host:port/database: {}",
+                "[target] url is not postgres://user:password@host:port/database (in it write a password's @ : / ? # % as %40 %3A %2F %3F %23 %25): {}",
                 with_cause(&e)
             ))
         })?;

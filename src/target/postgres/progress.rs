@@ -109,6 +109,12 @@ pub(super) fn landed(server: &mut Server, target: &str, source: &str, job: &str)
     Ok(Landed { holds, elsewhere })
 }
 
+/// What the job has landed: target tables, and the tables of the source that they stand for.
+pub(super) fn all_landed(server: &mut Server, job: &str) -> Result<Vec<(String, String)>, Failure> {
+    let rows = server.client.query("SELECT target, source FROM tidegate.landed WHERE job = $1", &[&job])?;
+    Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
+}
+
 /// Makes a target table stand for that table of the source, landed by that job, unless it stands for one already.
 pub(super) fn claim(server: &mut Server, target: &str, source: &str, job: &str) -> Result<(), Failure> {
     let sql = "INSERT INTO tidegate.landed (target, source, job) VALUES ($1, $2, $3) ON CONFLICT (target) DO NOTHING";

@@ -12,7 +12,7 @@ use super::batch::{Limits, Shape, Sink, Unfit, Unmatched};
 use super::columns::Bad;
 use super::connect::{Connector, Dialect, STATEMENT_TIMEOUT, Server};
 use super::progress;
-use super::table::{Policy, Table, add_column, look_of};
+use super::table::{Policy, Table, add_column, look_of, refuse_moved};
 use crate::change::{Change, Changes, TableName};
 use crate::target::fields::key_agrees;
 use crate::target::protocol::{JobRow, LaneRow, OtherSession, Session, Store};
@@ -76,6 +76,10 @@ impl Session for PostgresSession {
 
     fn create_progress(&mut self) -> Result<(), Failure> {
         progress::create_tables(&mut self.server)
+    }
+
+    fn refuse_moved(&mut self, job: &str) -> Result<(), Failure> {
+        refuse_moved(&mut self.server, job, &self.policy)
     }
 
     fn begin(&mut self) -> Result<(), Failure> {

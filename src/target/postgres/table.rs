@@ -2,7 +2,7 @@
 
 use super::columns::Kind;
 use super::connect::{Dialect, Server, quoted};
-use super::progress::{Landed, claim, create, create_schema, landed};
+use super::progress::{Landed, all_landed, claim, create, create_schema, landed};
 use crate::change::{ColumnType, TableName, TableSchema};
 use crate::target::retry::missing_column;
 use crate::target::{Failure, FindSchema, TargetError, coarse_key};
@@ -184,6 +184,20 @@ pub(super) fn add_column(
     tracing::info!("table {table}: adding column {column} at the target");
     let sql = format!("ALTER TABLE {} ADD COLUMN IF NOT EXISTS {definition}", place.sql());
     create(server, &sql, &format!("column {column} of table {}", place.sql()))
+}
+
+/// Refuses to land in other tables than before.
+pub(super) fn refuse_moved(server: &mut Server, job: &str, policy: &Policy) -> Result<(), Failure> {
+    for (target, source) in all_landed(server, job)? {
+        // A name may have dots of its own.
+        let names = source.match_indices('.').map(|(dot, _)| TableName::new(&source[..dot], &source[dot + 1..]));
+        let names: Vec<TableName> = names.collect();
+        let places: Vec<Place> = names.iter().filter_map(|name| Place::of(name, policy).ok()).collect();
+        if let Some(place) = places.first().filter(|_| !places.iter().any(|place| place.sql() == target)) {
+            place.refuse_landed(job, &Landed { holds: None, elsewhere: Some(target) })?;
+        }
+    }
+    Ok(())
 }
 
 /// Where a source table lands.

@@ -1,44 +1,6 @@
 //! What becomes of tables that change while they are published and landed.
 
-use crate::job::{Job, env};
-use mysql::prelude::Queryable;
-
-/// A database at the source with a job that publishes it; the database goes when it goes.
-struct Source {
-    conn: mysql::Conn,
-    name: String,
-}
-
-impl Source {
-    fn new(server: &str, name: &str) -> Source {
-        let name = format!("{name}_{}", std::process::id());
-        let mut conn = mysql::Conn::new(mysql::Opts::from_url(&env(server)).unwrap()).unwrap();
-        conn.query_drop(format!("CREATE DATABASE {name}")).unwrap();
-        conn.query_drop(format!("USE {name}")).unwrap();
-        Source { conn, name }
-    }
-
-    fn run(&mut self, statements: &[&str]) {
-        for sql in statements {
-            self.conn.query_drop(sql).unwrap_or_else(|error| panic!("{sql}: {error}"));
-        }
-    }
-
-    /// A job that reads from where the binlog ends now.
-    fn job(&mut self, server: &str, tables: &str) -> Job {
-        let row: Result<Option<mysql::Row>, _> = self.conn.query_first("SHOW BINARY LOG STATUS");
-        let row = row.or_else(|_| self.conn.query_first("SHOW MASTER STATUS")).unwrap().unwrap();
-        let start = format!("{}:{}", row.get::<String, _>(0).unwrap(), row.get::<u64, _>(1).unwrap());
-        let url = env(server);
-        Job::new(&self.name, &format!("kind = \"mysql\"\nurl = \"{url}\"\ntables = [{tables}]\nstart = \"{start}\""))
-    }
-}
-
-impl Drop for Source {
-    fn drop(&mut self) {
-        let _ = self.conn.query_drop(format!("DROP DATABASE {}", self.name));
-    }
-}
+use crate::job::source::Source;
 
 #[test]
 fn rows_from_before_a_column_was_dropped_are_landed_without_it() {
@@ -86,7 +48,7 @@ fn a_database_that_is_dropped_is_warned_of() {
 fn rows_that_foreign_keys_change_without_a_word_in_the_binlog_are_warned_of() {
     for (server, has_warning) in [("MYSQL_URL", false), ("MARIADB_URL", true)] {
         let mut source = Source::new(server, "cascades");
-        source.run(&["CREATE TABLE a (id int PRIMARY KEY)"]);
+        source.run(&["CREATE TABLE a (id int PRIMARY KEY)", "CREATE TABLE keyless (id int UNIQUE)"]);
         for (table, rule) in
             [("b", "ON DELETE CASCADE"), ("c", "ON UPDATE SET NULL"), ("d", ""), ("unwanted", "ON DELETE CASCADE")]
         {
@@ -106,6 +68,7 @@ fn rows_that_foreign_keys_change_without_a_word_in_the_binlog_are_warned_of() {
         assert!(output.status.success(), "{server}: {said}");
         let warning = said.lines().find(|line| line.contains("foreign keys"));
         assert_eq!(warning.is_some(), has_warning, "{server}: {said}");
+        assert!(said.contains(&format!("or give them a key: {name}.keyless")), "{server}: {said}");
         let keys = format!("{name}.b (of_b), {name}.c (of_c)");
         assert!(warning.is_none_or(|warning| warning.ends_with(&keys)), "{server}: {said}");
         // That the warning is true, on both.

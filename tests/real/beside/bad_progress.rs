@@ -1,10 +1,10 @@
 //! What was recorded and does not fit any more: each stops at once, with exit code 3 and one sentence that says what is
 //! missing and how to go on, and changes nothing.
 
-use std::io::Write;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
+use crate::job::source::Source;
 use crate::job::{Job, env};
 use crate::topic::{admin, delete_records};
 use rdkafka::admin::{AdminOptions, AlterConfig, NewTopic, ResourceSpecifier, TopicReplication};
@@ -172,25 +172,34 @@ fn records_that_retention_has_passed() {
 #[test]
 fn a_topic_that_is_deleted_while_publish_writes_to_it() {
     for delivery in ["exactly-once", "at-least-once"] {
-        let job = Job::of_lines("deleted", &lines(0, 10));
-        job.configure_publish(&format!("delivery = \"{delivery}\""));
-        job.run("publish");
+        let mut source = Source::new("MYSQL_URL", "deleted");
+        source.run(&["CREATE TABLE t (id int PRIMARY KEY)", "INSERT INTO t VALUES (0)"]);
+        let mut job = source.job("MYSQL_URL", &format!("\"{}.t\"", source.name));
+        job.configure_publish(&format!(
+            "delivery = \"{delivery}\"\n[kafka.properties]\n\"message.timeout.ms\" = \"5000\""
+        ));
+        source.run(&["INSERT INTO t VALUES (1)"]);
         let mut publish = job.command("publish", &["-w", "2"]).stderr(Stdio::piped()).spawn().unwrap();
+        job.start("land");
+        job.wait("the row", |job| job.count("t", "id = 1") == 1);
+        job.stop_all();
         delete(&job.name);
-        let mut more = std::fs::File::options().append(true).open(job.file("changes.jsonl")).unwrap();
-        let deadline = Instant::now() + Duration::from_secs(60);
-        for id in 10.. {
+        let deadline = Instant::now() + Duration::from_secs(100);
+        for id in 2.. {
             assert!(Instant::now() < deadline, "{delivery}: it goes on");
             if publish.try_wait().unwrap().is_some() {
                 break;
             }
-            writeln!(more, "{}", lines(id, id + 1)[0]).unwrap();
-            std::thread::sleep(Duration::from_millis(20));
+            source.run(&[&format!("INSERT INTO t VALUES ({id})")]);
+            std::thread::sleep(Duration::from_millis(50));
         }
         let output = publish.wait_with_output().unwrap();
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
         let last = said.trim_end().lines().last().unwrap();
         assert_eq!(output.status.code(), Some(3), "{delivery}: {said}");
-        assert!(last.contains(&job.name) && last.contains("copied anew"), "{delivery}: {said}");
+        assert!(last.contains(&job.name) && last.contains("topic was deleted"), "{delivery}: {said}");
+        // It is not made anew.
+        job.refused("publish", &[&format!("topic {} does not exist", job.name), "was deleted", "copied anew"]);
+        job.refused("publish", &[&format!("topic {} does not exist", job.name)]);
     }
 }

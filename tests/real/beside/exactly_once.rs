@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crate::job::source::Source;
 use crate::job::{Job, landed};
 use crate::topic::committed;
 
@@ -91,4 +92,28 @@ fn a_topic_gets_more_partitions_between_runs_and_every_key_keeps_its_order() {
     job.run("land");
     assert_once(&job.name, count as usize);
     assert_eq!(landed(&mut job), (0..1_000).map(|id| (id, count - 1_000 + id)).collect());
+}
+
+#[test]
+fn a_publish_with_a_mistake_in_its_source_ends_no_other() {
+    let mut source = Source::new("MYSQL_URL", "mistaken");
+    source.run(&["CREATE TABLE t (id int PRIMARY KEY, v int)"]);
+    let mut job = source.job("MYSQL_URL", &format!("\"{}.t\"", source.name));
+    source.run(&["INSERT INTO t VALUES (1, 1)"]);
+    job.start("publish");
+    job.start("land");
+    job.wait("the first row", |job| job.count("t", "id = 1") == 1);
+    let config = std::fs::read_to_string(job.file("tidegate.toml")).unwrap();
+    for (right, wrong, words) in
+        [("mysql://r:r@", "mysql://r:wrong@", "refuses user 'r'"), ("mysql://", "mysq://", "can't be used")]
+    {
+        std::fs::write(job.file("mistaken.toml"), config.replace(right, wrong)).unwrap();
+        let mut mistaken = std::process::Command::new(env!("CARGO_BIN_EXE_tidegate"));
+        let output = mistaken.arg("publish").arg("--config").arg(job.file("mistaken.toml")).output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.code() == Some(3) && said.contains(words), "{said}");
+    }
+    source.run(&["INSERT INTO t VALUES (2, 2)"]);
+    job.wait("the second row", |job| job.count("t", "id = 2") == 1);
+    job.stop_all();
 }

@@ -1,5 +1,7 @@
 //! A job of its own for a test: a configuration, a topic, a schema at the target, and the processes that run.
 
+pub mod source;
+
 use std::collections::BTreeMap;
 use std::net::TcpListener;
 use std::path::PathBuf;

@@ -232,15 +232,62 @@ fn what_comes_late_after_a_restart_counts_where_the_topic_had_lost_its_beginning
     delete_records(&topic.name, 0);
     topic.send(0, &message("INSERT", 1, 1, START + 20_000));
     topic.flush();
+    job.refused("land", &["/0: the records before offset 1 are gone", "start = \"earliest\""]);
+    job.configure(&format!("{SETTINGS}start = \"earliest\"\ndead_letter = \"{}\"", job.file("letters").display()));
     job.run("land");
     // Nothing newer of that row was ever read.
     topic.send(0, &message("INSERT", 2, 2, START + 10_000));
     topic.flush();
     job.run("land");
     assert_eq!(landed(&mut job), Rows::from([(1, 1), (2, 2)]));
-    // Once retention has passed what was read, nobody can tell.
-    delete_records(&topic.name, 0);
-    topic.send(0, &message("INSERT", 3, 3, START + 21_000));
+}
+
+/// Until a job knows that all records of partition 0 below that offset are durable.
+fn wait_for_durable(job: &mut Job, offset: u64) {
+    let name = job.name.clone();
+    job.wait("a checkpoint", |job| {
+        let sql = "SELECT offsets FROM tidegate.checkpoint WHERE job = $1";
+        let row = job.target.query_opt(sql, &[&name]).unwrap();
+        row.is_some_and(|row| row.get::<_, String>(0).contains(&format!("\"read\":{offset}")))
+    });
+}
+
+#[test]
+fn retention_may_delete_all_that_is_durable_and_what_is_older_is_kept_aside() {
+    let (mut job, topic) = canal("quiet");
+    topic.send(0, &message("INSERT", 1, 1, START + 20_000));
     topic.flush();
-    assert_ne!(job.try_run("land").status.code(), Some(0));
+    job.start("land");
+    job.wait("the row", |job| landed(job) == Rows::from([(1, 1)]));
+    wait_for_durable(&mut job, 1);
+    job.stop_all();
+    delete_records(&topic.name, 0);
+    topic.send(0, &message("UPDATE", 1, 2, START + 21_000));
+    topic.send(0, &message("INSERT", 2, 2, START + 10_000));
+    topic.flush();
+    job.start("land");
+    job.wait("the newer row", |job| landed(job) == Rows::from([(1, 2)]));
+    wait_for_durable(&mut job, 3);
+    job.stop_all();
+    let letters = std::fs::read_to_string(job.file("letters")).unwrap();
+    assert!(letters.lines().count() == 1 && letters.contains("may be newer"), "{letters}");
+    // What was not landed may not go.
+    topic.send(0, &message("INSERT", 3, 3, START + 22_000));
+    topic.flush();
+    delete_records(&topic.name, 0);
+    job.refused("land", &["/0: the records from offset 3 to 4 are gone", "landed them: copy the tables anew; or,"]);
+}
+
+#[test]
+fn all_workers_know_the_tables_that_records_describe() {
+    let (mut job, topic) = canal("described");
+    for table in 0..30 {
+        for id in 0..8 {
+            let message = message("INSERT", id, id, START + id as u64);
+            topic.send(id as i32 % 4, &message.replace("\"table\":\"t\"", &format!("\"table\":\"t{table}\"")));
+        }
+    }
+    topic.flush();
+    job.run("land");
+    assert!((0..30).all(|table| job.count(&format!("t{table}"), "true") == 8));
 }

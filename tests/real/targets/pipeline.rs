@@ -242,3 +242,22 @@ fn a_process_that_is_gone_or_has_other_numbers_ends_the_others_with_one_sentence
         assert!(ours[0].contains(words) && !said.contains("panicked"), "{said}");
     }
 }
+
+#[test]
+fn workers_without_a_partition_learn_of_new_tables_all_the_same() {
+    let line = |table: &str, id: u32| {
+        format!(
+            r#"{{"op":"insert","database":"shop","table":"{table}","time":1700000000000,"key":["id"],"row":{{"id":{id}}}}}"#
+        )
+    };
+    let mut job = crate::job::Job::of_lines("spare", &[line("first", 0)]);
+    job.configure("lanes = 8\n");
+    job.run("publish");
+    job.start_with("land", &["-w", "8"]);
+    job.wait("the first table", |job| job.count("first", "true") == 1);
+    let more: Vec<String> = (0..200).map(|id| line("second", id)).collect();
+    job.write_lines(&[vec![line("first", 0)], more].concat());
+    job.run("publish");
+    job.wait("the second table", |job| job.count("second", "true") == 200);
+    job.stop_all();
+}

@@ -10,6 +10,7 @@ use crate::landing::{Place, orders};
 use crate::steps::{Net, Schemas, schema, step};
 use tidegate::change::Op::{Delete, Insert, Update};
 use tidegate::config::ZeroDates;
+use tidegate::log::LookBack;
 use tidegate::target::postgres::PostgresTarget;
 use tidegate::target::{Checkpoint, Target, TargetError};
 
@@ -423,9 +424,8 @@ fn two_tables_of_one_name_are_not_mixed() {
     assert_eq!(place.query("SELECT id FROM t"), ["1"]);
     let (database, job) = (place.config.schema.clone(), place.job.clone());
     place.config.schema = format!("{database}_{{database}}");
-    let mut lane = place.run(&schemas);
     let again = [(Insert, "a.t", "1", r#"{"id":1}"#), (Insert, "b.t", "2", r#"{"id":2}"#)];
-    let error = lane.apply(&step(2, &again)).unwrap_err().to_string();
+    let error = place.target().begin(&job, 1, "shop").unwrap_err().to_string();
     let words =
         ["table a.t: job '", "has landed it in", "give the job another name", "UPDATE tidegate.landed SET target"];
     assert!(words.iter().all(|word| error.contains(word)), "{error}");
@@ -477,7 +477,7 @@ fn a_job_keeps_its_lanes_and_checkpoints_and_counts_its_runs() {
     let checkpoint = Checkpoint {
         epoch: 7,
         offsets: BTreeMap::from([(0, 1), (31, u64::MAX)]),
-        begun: BTreeMap::from([(31, 5)]),
+        look_backs: BTreeMap::from([(31, LookBack { decided: 7, horizon: None, read: 8, newest: 9 })]),
         ..Checkpoint::default()
     };
     target.checkpoint(&place.job, 1, &checkpoint).unwrap();
