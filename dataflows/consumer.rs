@@ -61,13 +61,19 @@ pub fn consume(job: Consume) -> crossbeam_channel::Receiver<Ingested<Moment, Cha
     let Consume { mut reader, applied, through, tables, waker, stop, mut sealed, read_seq, caught_up, lanes } = job;
     let (sender, receiver) = crossbeam_channel::bounded(8);
     let mut outlet = Outlet::new(sender, waker);
-    let mut last = Some(0);
+    let (mut last, mut learned) = (Some(0), 0_u64);
     let mut wanted: HashMap<u64, bool> = HashMap::new();
     let client = move |wait| {
         // There may be no room until a lane goes on, and a lane may wait for a schema that only this client can learn.
         let learns = match outlet.hand_over(wait) {
             // A worker without partitions has lanes all the same.
-            Handed::Never if last.is_none() && outlet.is_heard() => true,
+            Handed::Never if last.is_none() => {
+                learned += 1;
+                if learned % 64 == 0 && !outlet.is_heard() {
+                    return false; // nobody has lanes any more
+                }
+                true
+            }
             Handed::Never => return false,
             Handed::Over => is_up(&stop),
             Handed::Later => true,

@@ -96,10 +96,11 @@ impl Librdkafka {
         let config = &self.config;
         let meta = meta_topic(&config.topic);
         let replication = || TopicReplication::Fixed(config.replication);
-        let existing = self.partitions_of(&config.topic)?;
+        // The companion is always made second, so that it is asked for first: another process may make both meanwhile.
         let has_companion = self.partitions_of(&meta)?.is_some();
+        let existing = self.partitions_of(&config.topic)?;
         match existing {
-            None if has_companion => {
+            None if has_companion && self.ends(&meta)?.iter().any(|(_, end)| *end > 0) => {
                 return Err(LogError(format!(
                     "topic {0} does not exist at {1}, and its companion {meta} does: {0} was deleted: publish to a new topic, with the \
                      tables copied anew",

@@ -112,10 +112,10 @@ impl Moved {
     pub fn look_back(&self, read: u64) -> (u64, LookBack) {
         let (epoch, offset) = self.places[0];
         let newest = if read > self.last { self.newest } else { self.newest_before }.max(self.before.newest);
-        // At the place where this run began, what was known there counts.
-        let (decided, horizon) = match epoch {
-            0 => (self.before.decided, self.before.horizon),
-            _ => ((epoch * self.epoch.as_millis() as u64).max(self.before.decided), Some(self.horizon)),
+        // Until the place has moved on, what was known where this run began counts.
+        let (decided, horizon) = match epoch * self.epoch.as_millis() as u64 {
+            time if time > self.before.decided => (time, Some(self.horizon)),
+            _ => (self.before.decided, self.before.horizon),
         };
         (offset, LookBack { decided, horizon, read: read.max(self.before.read), newest })
     }
@@ -180,5 +180,10 @@ mod tests {
         let mut moved = Moved::new(start, 100, EPOCH, known);
         moved.see(161, 9);
         assert_eq!([160, 161].map(|time| moved.judged(time)), [Judged::Unknown, Judged::Here]);
+        // Still nobody knows where the place has moved on to what is older.
+        let mut moved = Moved::new(start, 100, EPOCH, known);
+        [(80, 9), (300, 10)].iter().for_each(|(time, offset)| moved.see(*time, *offset));
+        let (place, next) = moved.look_back(11);
+        assert_eq!((place, next.decided, next.horizon), (9, 161, None));
     }
 }

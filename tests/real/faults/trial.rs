@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::os::unix::process::ExitStatusExt;
 use std::process::Command;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use mysql::prelude::Queryable;
@@ -72,7 +73,9 @@ fn target() -> Result<Client, postgres::Error> {
 
 impl Trial {
     pub fn new(server: &'static str, seed: u64, place: Place) -> Trial {
-        let name = format!("faults_{}_{}", server[..5].to_lowercase(), std::process::id());
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let name = format!("faults_{}_{}_{number}", server[..5].to_lowercase(), std::process::id());
         let mut source = connect(server, &name);
         CREATE.iter().for_each(|table| source.query_drop(table).unwrap());
         source
