@@ -22,7 +22,7 @@ use tidegate::source::{Clock, Mark, Start};
 use tidegate::target::{FindSchema, JobState, Lane, Seqs, Target};
 
 use crate::cluster::pause;
-use crate::fit::{refuse_gone, refuse_overstated, refuse_unstated};
+use crate::fit::{Ends, refuse_gone, refuse_overstated, refuse_unstated};
 
 /// How long the marker of a transaction may take to a partition: when it has come to another already, or to whoever committed
 /// it an answer.
@@ -204,10 +204,10 @@ impl Landing {
     /// First stage, on one worker: takes a new generation, so that older runs write no more, and learns what they did.
     pub fn begin(&self) -> anyhow::Result<Resumed> {
         if self.foreign.is_some() {
-            self.kafka.ends(&self.topic)?; // what is not there is said before anything is written
+            let ends = self.kafka.ends(&self.topic)?; // what is not there is said before anything is written
             let mut state = self.target.begin(&self.job, self.settings.lanes, &self.topic)?;
             state.count_half_written();
-            self.choose_places(&mut state)?;
+            self.choose_places(&mut state, &ends)?;
             return Ok(Resumed { state, partitions: None });
         }
         let (companion, ends) = companion(&*self.kafka, &self.topic, |_| Ok(()))?;
@@ -263,8 +263,7 @@ impl Landing {
 
     /// Chooses where to read on in each partition of a topic of others, and keeps that before anything is applied: retention may
     /// move on before the next checkpoint, and a later run has to know what is known of what came before.
-    fn choose_places(&self, state: &mut JobState) -> anyhow::Result<()> {
-        let ends = self.kafka.ends(&self.topic)?;
+    fn choose_places(&self, state: &mut JobState, ends: &Ends) -> anyhow::Result<()> {
         let mut checkpoint = state.checkpoint.take().unwrap_or_default();
         let low = |partition: &u32| ends.get(*partition as usize).map_or(0, |(low, _)| *low);
         if state.lanes.is_empty() {
@@ -272,8 +271,8 @@ impl Landing {
             checkpoint.look_backs.retain(|partition, known| low(partition) <= known.read);
         }
         let durable = checkpoint.look_backs.iter().map(|(partition, known)| (*partition, known.read)).collect();
-        refuse_gone(&self.topic, &ends, &self.job, self.settings.start, &durable, "copy the tables anew")?;
-        for (partition, (low, _)) in (0..).zip(ends) {
+        refuse_gone(&self.topic, ends, &self.job, self.settings.start, &durable, "copy the tables anew")?;
+        for (partition, &(low, _)) in (0..).zip(ends) {
             let offset = checkpoint.offsets.get(&partition).copied().unwrap_or(low);
             let known = checkpoint.look_backs.get(&partition).and_then(|known| known.resume(offset, low));
             let (offset, known) = known.unwrap_or((low, LookBack::nothing(low)));

@@ -99,8 +99,9 @@ impl Librdkafka {
         // The companion is always made second, so that it is asked for first: another process may make both meanwhile.
         let has_companion = self.partitions_of(&meta)?.is_some();
         let existing = self.partitions_of(&config.topic)?;
+        let has_records = |topic: &str| Ok::<_, LogError>(self.ends(topic)?.iter().any(|(_, end)| *end > 0));
         match existing {
-            None if has_companion && self.ends(&meta)?.iter().any(|(_, end)| *end > 0) => {
+            None if has_companion && has_records(&meta)? => {
                 return Err(LogError(format!(
                     "topic {0} does not exist at {1}, and its companion {meta} does: {0} was deleted: publish to a new topic, with the \
                      tables copied anew",
@@ -111,7 +112,7 @@ impl Librdkafka {
             None => self.create(&[NewTopic::new(&config.topic, config.partitions as i32, replication())
                 .set("message.timestamp.type", "CreateTime")
                 .set("cleanup.policy", "delete")])?,
-            Some(_) if !has_companion && self.ends(&config.topic)?.iter().any(|(_, end)| *end > 0) => {
+            Some(_) if !has_companion && has_records(&config.topic)? => {
                 return Err(LogError(format!(
                     "topic {0} has records and no companion {meta}: that was deleted, or {0} is another tool's topic: publish to a new \
                      topic, with the tables copied anew or from a place in the source that they have reached",

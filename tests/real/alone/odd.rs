@@ -1,5 +1,6 @@
 //! Odd tables, keys, columns and settings on real servers: published, landed and found identical.
 
+use crate::job::source::binlog_end;
 use crate::job::{Job, env};
 use mysql::prelude::Queryable;
 
@@ -31,9 +32,7 @@ impl Source {
 
     /// A job that reads from where the binlog ends now, all tables of the database but some.
     fn job(&mut self, without: &[&str]) -> Job {
-        let row: Result<Option<mysql::Row>, _> = self.conn.query_first("SHOW BINARY LOG STATUS");
-        let row = row.or_else(|_| self.conn.query_first("SHOW MASTER STATUS")).unwrap().unwrap();
-        let start = format!("{}:{}", row.get::<String, _>(0).unwrap(), row.get::<u64, _>(1).unwrap());
+        let start = binlog_end(&mut self.conn);
         let mut tables = format!("\"{}.*\"", self.name);
         without.iter().for_each(|table| tables += &format!(", \"!{}.{table}\"", self.name));
         let url = env(self.server);

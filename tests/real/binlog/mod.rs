@@ -45,12 +45,7 @@ impl Database {
 
     /// The end of the binlog now.
     pub fn end(&mut self) -> String {
-        let mut row: Result<Option<mysql::Row>, _> = self.conn.query_first("SHOW BINARY LOG STATUS");
-        if row.is_err() {
-            row = self.conn.query_first("SHOW MASTER STATUS");
-        }
-        let row = row.unwrap().unwrap();
-        format!("{}:{}", row.get::<String, _>(0).unwrap(), row.get::<u64, _>(1).unwrap())
+        crate::job::source::binlog_end(&mut self.conn)
     }
 
     pub fn config(&self, start: &str) -> MysqlConfig {

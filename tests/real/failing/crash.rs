@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use crate::binlog::kill_readers;
 use crate::faults::apart::{Servers, apart};
+use crate::job::source::binlog_end;
 use crate::job::{Job, env};
 use mysql::Conn;
 use mysql::prelude::Queryable;
@@ -126,9 +127,7 @@ fn survive(servers: &mut Servers, source: (&str, &str), crashes: &[(u64, Left)])
     ] {
         conn.query_drop(sql).unwrap();
     }
-    let status: Result<Option<mysql::Row>, _> = conn.query_first("SHOW BINARY LOG STATUS");
-    let status = status.or_else(|_| conn.query_first("SHOW MASTER STATUS")).unwrap().unwrap();
-    let place = format!("{}:{}", status.get::<String, _>(0).unwrap(), status.get::<u64, _>(1).unwrap());
+    let place = binlog_end(&mut conn);
     drop(conn);
     let settings = format!(
         "kind = \"mysql\"\nurl = \"{}\"\ntables = [\"{name}.t\", \"{name}.plain\"]\nstart = \"{place}\"",

@@ -4,6 +4,13 @@ use mysql::prelude::Queryable;
 
 use super::{Job, env};
 
+/// Where the binlog ends now, as `file:offset`. Each of the two servers has its own words for it.
+pub fn binlog_end(conn: &mut mysql::Conn) -> String {
+    let row: Result<Option<mysql::Row>, _> = conn.query_first("SHOW BINARY LOG STATUS");
+    let row = row.or_else(|_| conn.query_first("SHOW MASTER STATUS")).unwrap().unwrap();
+    format!("{}:{}", row.get::<String, _>(0).unwrap(), row.get::<u64, _>(1).unwrap())
+}
+
 /// A database at the source with a job that publishes it; the database goes when it goes.
 pub struct Source {
     pub conn: mysql::Conn,
@@ -27,9 +34,7 @@ impl Source {
 
     /// A job that reads from where the binlog ends now.
     pub fn job(&mut self, server: &str, tables: &str) -> Job {
-        let row: Result<Option<mysql::Row>, _> = self.conn.query_first("SHOW BINARY LOG STATUS");
-        let row = row.or_else(|_| self.conn.query_first("SHOW MASTER STATUS")).unwrap().unwrap();
-        let start = format!("{}:{}", row.get::<String, _>(0).unwrap(), row.get::<u64, _>(1).unwrap());
+        let start = binlog_end(&mut self.conn);
         let url = env(server);
         Job::new(&self.name, &format!("kind = \"mysql\"\nurl = \"{url}\"\ntables = [{tables}]\nstart = \"{start}\""))
     }
