@@ -16,7 +16,7 @@ use std::sync::{Arc, Mutex};
 use crossbeam_channel::RecvTimeoutError;
 use tidegate::change::{Changes, Moment, TableFilter, epoch_at, moment};
 use tidegate::config::LandConfig;
-use tidegate::log::{EpochOffsets, EpochReader, Schemas};
+use tidegate::log::{EpochOffsets, EpochReader, LookBack, Schemas};
 use tidegate::operators::{Acked, ByKey, ExchangeBy, Gate, Latest, Net, SplitByOp, Throttle, ingest};
 use tidegate::target::{Checkpoint, Lane, Progress, Seqs};
 use timely::dataflow::channels::pact::Exchange;
@@ -203,6 +203,10 @@ struct Recording {
     /// What each lane has made durable.
     steps: BTreeMap<u32, u64>,
     recorded: u64,
+    /// Whether starts have been noted since.
+    noted: bool,
+    /// The places that were recorded last.
+    places: (BTreeMap<u32, u64>, BTreeMap<u32, LookBack>),
 }
 
 impl Recording {
@@ -216,24 +220,36 @@ impl Recording {
             Err(end) => end == RecvTimeoutError::Timeout,
         };
         spawn("checkpoint", Box::new(client));
-        Recording { sender, offsets: EpochOffsets::default(), steps: BTreeMap::new(), recorded: 0 }
+        Recording {
+            sender,
+            offsets: EpochOffsets::default(),
+            steps: BTreeMap::new(),
+            recorded: 0,
+            noted: false,
+            places: Default::default(),
+        }
     }
 
     fn note(&mut self, note: Note) {
         if let Note::Start(start) = note {
             self.offsets.note(start);
+            self.noted = true;
         }
     }
 
-    /// Records that everything before `epoch` is durable, if that is news.
+    /// Records that everything before `epoch` is durable, if that is news, or reading may begin elsewhere for it: a topic may go
+    /// on with what belongs to no epoch.
     fn record(&mut self, epoch: u64) {
-        if epoch <= self.recorded {
+        let noted = std::mem::take(&mut self.noted);
+        if epoch == 0 || epoch < self.recorded || (epoch == self.recorded && !noted) {
             return;
         }
-        self.recorded = epoch;
-        let (offsets, look_backs) = self.offsets.from(epoch);
-        if !offsets.is_empty() {
-            let _ = self.sender.send(Checkpoint { epoch: epoch - 1, offsets, look_backs, steps: self.steps.clone() });
+        let places = self.offsets.from(epoch);
+        if places.0.is_empty() || (epoch == self.recorded && places == self.places) {
+            return;
         }
+        (self.recorded, self.places) = (epoch, places.clone());
+        let (offsets, look_backs) = places;
+        let _ = self.sender.send(Checkpoint { epoch: epoch - 1, offsets, look_backs, steps: self.steps.clone() });
     }
 }

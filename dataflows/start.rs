@@ -266,9 +266,21 @@ impl Landing {
     fn choose_places(&self, state: &mut JobState, ends: &Ends) -> anyhow::Result<()> {
         let mut checkpoint = state.checkpoint.take().unwrap_or_default();
         let low = |partition: &u32| ends.get(*partition as usize).map_or(0, |(low, _)| *low);
+        let horizon = self.foreign.as_ref().map_or(0, ForeignSettings::horizon);
         if state.lanes.is_empty() {
             // It has applied nothing, so that it may as well begin.
-            checkpoint.look_backs.retain(|partition, known| low(partition) <= known.read);
+            checkpoint.look_backs.retain(|partition, known| low(partition) <= known.read && known.reach <= horizon);
+        }
+        if let Some(reach) =
+            checkpoint.look_backs.values().map(|known| known.reach).filter(|reach| *reach > horizon).max()
+        {
+            bail!(
+                "[land] out_of_orderness and lateness are {:?} together, and job '{}' has run with {:?}: what came so late and is applied \
+                 would be judged anew: set them as they were, or higher, or land under another job name",
+                Duration::from_millis(horizon),
+                self.job,
+                Duration::from_millis(reach)
+            );
         }
         let durable = checkpoint.look_backs.iter().map(|(partition, known)| (*partition, known.read)).collect();
         refuse_gone(&self.topic, ends, &self.job, self.settings.start, &durable, "copy the tables anew")?;
@@ -277,7 +289,7 @@ impl Landing {
             let known = checkpoint.look_backs.get(&partition).and_then(|known| known.resume(offset, low));
             let (offset, known) = known.unwrap_or((low, LookBack::nothing(low)));
             checkpoint.offsets.insert(partition, offset);
-            checkpoint.look_backs.insert(partition, known);
+            checkpoint.look_backs.insert(partition, LookBack { reach: horizon, ..known });
         }
         self.target.checkpoint(&self.job, state.generation, &checkpoint)?;
         state.checkpoint = Some(checkpoint);

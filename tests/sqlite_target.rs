@@ -161,7 +161,7 @@ fn a_job_keeps_its_number_of_lanes_and_its_checkpoint() {
     let checkpoint = Checkpoint {
         epoch: 9,
         offsets: BTreeMap::from([(0, 17), (3, u64::MAX)]),
-        look_backs: BTreeMap::from([(3, LookBack { decided: 7, horizon: None, read: 8, newest: 9 })]),
+        look_backs: BTreeMap::from([(3, LookBack { decided: 7, horizon: None, read: 8, newest: 9, reach: 10 })]),
         ..Checkpoint::default()
     };
     target.checkpoint("j", generation, &checkpoint).unwrap();

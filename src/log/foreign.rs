@@ -32,6 +32,9 @@ use crate::config::{EnvelopeKind, LandConfig};
 use crate::letter::{DeadLetter, DeadLetters, text_of};
 use crate::source::now_ms;
 
+/// So often it is looked whether something that is no record lies behind the last record.
+const LOOK_AGAIN: Duration = Duration::from_secs(60);
+
 /// How far ahead of this machine's clock an event time may be.
 const AHEAD_MAX_MS: u64 = 60_000;
 
@@ -88,6 +91,10 @@ struct Partition {
     next: u64,
     /// The end that is aimed at.
     end: u64,
+    /// The end that was there when the consumer was made: once that says to be at an end, all below has been read.
+    told: u64,
+    /// `next` when ends were asked for last.
+    looked: u64,
     /// Where its event time has moved on.
     moved: Moved,
     /// The newest epoch that any of its records was given.
@@ -118,6 +125,8 @@ pub struct ForeignReader {
     consumer: Box<dyn Consumer>,
     guess: Guess,
     begun: Vec<EpochStart>,
+    /// When ends were asked for last.
+    looked: Instant,
 }
 
 /// What is known of the records read, and guessed from it.
@@ -170,7 +179,17 @@ impl ForeignReader {
             let moved = Moved::new(*start, settings.horizon(), settings.policy.epoch, before(number));
             (
                 *number,
-                Partition { next: *start, end: *end, moved, given: 0, noted: *start, held, lead: Lead::default() },
+                Partition {
+                    next: *start,
+                    end: *end,
+                    told: *end,
+                    looked: *start,
+                    moved,
+                    given: 0,
+                    noted: *start,
+                    held,
+                    lead: Lead::default(),
+                },
             )
         };
         let guess = Guess {
@@ -186,11 +205,46 @@ impl ForeignReader {
             scratch: Changes::default(),
             settings,
         };
-        Ok(ForeignReader { kafka, consumer, guess, begun: partitions.iter().map(start_of).collect() })
+        Ok(ForeignReader {
+            kafka,
+            consumer,
+            guess,
+            begun: partitions.iter().map(start_of).collect(),
+            looked: Instant::now(),
+        })
     }
 }
 
 impl ForeignReader {
+    /// Looks whether partitions where nothing has come end further on than they were read: markers of transactions lie there
+    /// then, which retention takes in time too.
+    fn look_at_ends(&mut self) -> Result<(), LogError> {
+        self.looked = Instant::now();
+        let is_quiet =
+            |partition: &mut Partition| std::mem::replace(&mut partition.looked, partition.next) == partition.next;
+        let quiet = self.guess.partitions.iter_mut().map(|(number, partition)| (*number, is_quiet(partition)));
+        let quiet: BTreeMap<u32, bool> = quiet.collect();
+        // A cluster that does not answer now is asked again.
+        let Ok(ends) = self.kafka.ends(&self.guess.topic) else { return Ok(()) };
+        let further = self.guess.partitions.iter().any(|(number, partition)| {
+            let (low, end) = ends.get(*number as usize).copied().unwrap_or_default();
+            quiet[number] && !partition.lead.is_held() && low <= partition.next && partition.next < end
+        });
+        if further { self.consume_anew(&ends) } else { Ok(()) }
+    }
+
+    /// Goes on with a new consumer: what the old one still has to say of ends is of older ones than `ends`.
+    fn consume_anew(&mut self, ends: &[(u64, u64)]) -> Result<(), LogError> {
+        let mut starts = Vec::new();
+        for (number, partition) in &mut self.guess.partitions {
+            partition.told = ends.get(*number as usize).map_or(partition.told, |(_, end)| *end);
+            partition.lead.release();
+            starts.push((*number, Some(partition.next)));
+        }
+        self.consumer = self.kafka.consumer(&self.guess.topic, &starts)?;
+        Ok(())
+    }
+
     /// Holds back the partitions that are far ahead of `frontier`.
     fn keep_pace(&mut self, frontier: Moment) -> Result<(), LogError> {
         let Guess { partitions, settler, settings, .. } = &mut self.guess;
@@ -393,6 +447,9 @@ impl EpochReader for ForeignReader {
     fn poll(&mut self, wait: Duration) -> Result<Fetched, LogError> {
         let mut taken = Taken { starts: std::mem::take(&mut self.begun), ..Taken::default() };
         let deadline = Instant::now() + wait;
+        if self.looked.elapsed() > LOOK_AGAIN {
+            self.look_at_ends()?;
+        }
         let guess = &mut self.guess;
         let mut bytes = 0;
         while bytes < 4 * BATCH_BYTES {
@@ -406,8 +463,7 @@ impl EpochReader for ForeignReader {
                 // Markers of transactions leave gaps: the last offsets may hold no record.
                 Polled::End(number) => {
                     if let Some(partition) = guess.partitions.get_mut(&number) {
-                        let end = partition.held.as_ref().map_or(0, |held| held.end);
-                        partition.next = partition.next.max(partition.end).max(end);
+                        partition.next = partition.next.max(partition.told);
                     }
                 }
                 Polled::Nothing => break,
@@ -433,9 +489,8 @@ impl EpochReader for ForeignReader {
 
     fn aim_at_end(&mut self) -> Result<(), LogError> {
         let ends = self.kafka.ends(&self.guess.topic)?;
-        for (number, partition) in &mut self.guess.partitions {
-            partition.end = ends[*number as usize].1;
-        }
+        self.consume_anew(&ends)?;
+        self.guess.partitions.values_mut().for_each(|partition| partition.end = partition.told);
         self.guess.wanted = self.guess.newest;
         Ok(())
     }

@@ -6,7 +6,8 @@
 //!
 //! What is older than the first of those may have something newer of its key before there, and nobody could judge it. Nor has
 //! anybody to: when the place was chosen, such a record was too late already, or it had been decided about. Which of both is
-//! told by the horizon that counted then. All this is kept with the place ([`LookBack`]), since settings may change. Where a
+//! told by the horizon that counted then. All this is kept with the place ([`LookBack`]), since settings may change: a horizon may
+//! grow; a run with a shorter one would take what was applied for too late, and what is older of its key not. Where a
 //! partition was quiet for so long that retention has deleted its place, but nothing that was not durable, reading goes on behind
 //! what was, and what is not newer than all that came before can't be judged any more.
 
@@ -28,12 +29,14 @@ pub struct LookBack {
     pub read: u64,
     /// Their newest event time (ms).
     pub newest: u64,
+    /// By how many ms a record might come late in any run until then: what came so late may have been applied.
+    pub reach: u64,
 }
 
 impl LookBack {
     /// Of the beginning of a job, at the offset `read`.
     pub fn nothing(read: u64) -> LookBack {
-        LookBack { decided: 0, horizon: Some(0), read, newest: 0 }
+        LookBack { decided: 0, horizon: Some(0), read, newest: 0, reach: 0 }
     }
 
     /// Where to read on, and what is known there: from `offset`, the place that this was kept with, or if retention has deleted
@@ -76,8 +79,9 @@ pub(super) struct Moved {
 }
 
 impl Moved {
-    /// Of a partition that is read from `start` on. `horizon` is in ms.
+    /// Of a partition that is read from `start` on. `horizon` is in ms, and not below the `reach` of what came before.
     pub fn new(start: u64, horizon: u64, epoch: Duration, before: LookBack) -> Moved {
+        assert!(horizon >= before.reach, "what was applied would be judged anew");
         // Two times that lie so far apart may lie in epochs that do one more.
         let epochs = epoch_of(horizon, epoch) + 2;
         Moved {
@@ -117,7 +121,7 @@ impl Moved {
             time if time > self.before.decided => (time, Some(self.horizon)),
             _ => (self.before.decided, self.before.horizon),
         };
-        (offset, LookBack { decided, horizon, read: read.max(self.before.read), newest })
+        (offset, LookBack { decided, horizon, read: read.max(self.before.read), newest, reach: self.horizon })
     }
 
     /// What an earlier run has decided about a record with that event time (ms), which is not newer than all that it applied.
@@ -157,23 +161,23 @@ mod tests {
 
     #[test]
     fn what_is_older_than_the_place_was_decided_about_or_nobody_knows() {
-        let before = LookBack { decided: 50, horizon: Some(100), read: 9, newest: 160 };
+        let before = LookBack { decided: 50, horizon: Some(100), read: 9, newest: 160, reach: 100 };
         let mut moved = Moved::new(7, 200, EPOCH, before);
         moved.see(55, 7);
         assert_eq!([49, 50].map(|time| moved.judged(time)), [Judged::Before, Judged::Here]);
         moved.see(160, 8);
         // It would have been too late then, so that no earlier run has applied it.
         assert_eq!([30, 59, 60].map(|time| moved.judged(time)), [Judged::Unknown, Judged::Here, Judged::Here]);
-        assert_eq!(moved.look_back(8), (7, LookBack { read: 9, ..before }), "it has not moved on");
+        assert_eq!(moved.look_back(8), (7, LookBack { reach: 200, ..before }), "it has not moved on");
         moved.see(900, 10);
-        let look_back = LookBack { decided: 160, horizon: Some(200), read: 11, newest: 900 };
+        let look_back = LookBack { decided: 160, horizon: Some(200), read: 11, newest: 900, reach: 200 };
         assert_eq!(moved.look_back(11), (8, look_back));
         assert_eq!(Moved::new(7, 100, EPOCH, LookBack::nothing(7)).judged(1), Judged::Here, "there is nothing before");
     }
 
     #[test]
     fn a_place_that_retention_has_deleted_is_left_for_what_is_behind_all_that_is_durable() {
-        let before = LookBack { decided: 50, horizon: Some(100), read: 9, newest: 160 };
+        let before = LookBack { decided: 50, horizon: Some(100), read: 9, newest: 160, reach: 100 };
         assert_eq!(before.resume(5, 5), Some((5, before)));
         let (start, known) = before.resume(5, 6).unwrap();
         assert_eq!((start, before.resume(5, 10)), (9, None));

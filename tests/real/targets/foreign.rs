@@ -1,5 +1,7 @@
 //! Topics that something else wrote: out of order, late, idle, killed; and what can't be used kept aside.
 
+use std::time::Duration;
+
 use crate::job::{Job, Rows, env, guard, landed};
 use crate::topic::delete_records;
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
@@ -38,7 +40,7 @@ impl Topic {
     }
 
     fn flush(&self) {
-        self.producer.flush(std::time::Duration::from_secs(20)).unwrap();
+        self.producer.flush(Duration::from_secs(20)).unwrap();
     }
 }
 
@@ -240,6 +242,8 @@ fn what_comes_late_after_a_restart_counts_where_the_topic_had_lost_its_beginning
     topic.flush();
     job.run("land");
     assert_eq!(landed(&mut job), Rows::from([(1, 1), (2, 2)]));
+    job.configure(&SETTINGS.replace("60s", "59s"));
+    job.refused("land", &["lateness are 60s together", "has run with 61s", "set them as they were, or higher"]);
 }
 
 /// Until a job knows that all records of partition 0 below that offset are durable.
@@ -276,6 +280,30 @@ fn retention_may_delete_all_that_is_durable_and_what_is_older_is_kept_aside() {
     topic.flush();
     delete_records(&topic.name, 0);
     job.refused("land", &["/0: the records from offset 3 to 4 are gone", "landed them: copy the tables anew; or,"]);
+}
+
+#[test]
+fn what_is_no_change_behind_the_last_record_may_go_too() {
+    let (mut job, topic) = canal("trailing");
+    let mut client = rdkafka::ClientConfig::new();
+    client.set("bootstrap.servers", env("KAFKA_ADDR")).set("transactional.id", &topic.name);
+    let transactions = Topic { name: topic.name.clone(), producer: client.create().unwrap() };
+    transactions.producer.init_transactions(Duration::from_secs(20)).unwrap();
+    transactions.producer.begin_transaction().unwrap();
+    transactions.send(0, &message("INSERT", 1, 1, START));
+    transactions.producer.commit_transaction(Duration::from_secs(20)).unwrap();
+    job.start("land");
+    job.wait("the row", |job| landed(job) == Rows::from([(1, 1)]));
+    wait_for_durable(&mut job, 2); // the marker of the transaction too
+    topic.producer.send(BaseRecord::<str, str>::to(&topic.name).partition(0).key("k")).map_err(|(e, _)| e).unwrap();
+    topic.flush();
+    wait_for_durable(&mut job, 3);
+    job.stop_all();
+    delete_records(&topic.name, 0);
+    topic.send(0, &message("UPDATE", 1, 2, START + 1_000));
+    topic.flush();
+    job.run("land");
+    assert_eq!(landed(&mut job), Rows::from([(1, 2)]));
 }
 
 #[test]
