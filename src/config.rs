@@ -8,9 +8,11 @@ mod document;
 mod load;
 
 use std::collections::BTreeMap;
+use std::error::Error as _;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use postgres::config::Host;
 use serde::{Deserialize, Deserializer};
 
 use crate::wire::Codec;
@@ -71,10 +73,6 @@ impl SourceConfig {
     }
 }
 
-/// What the url of a MySQL or MariaDB looks like.
-pub(crate) const MYSQL_URL: &str = "mysql://user:password@host:3306/, with @ : / ? # % in the password as %40 %3A %2F %3F %23 \
-    %25, or with the password in password_file";
-
 /// A MySQL or MariaDB server.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -91,6 +89,21 @@ pub struct MysqlConfig {
     /// Where to begin without an earlier run: `latest` (the end now), `earliest` (the oldest binlog kept), or `file:offset`.
     #[serde(default = "latest")]
     pub start: String,
+}
+
+impl MysqlConfig {
+    /// The server, as the client takes it.
+    ///
+    /// # Errors
+    /// Why the URL can't be used, and what one looks like.
+    pub(crate) fn options(&self) -> Result<mysql::Opts, String> {
+        mysql::Opts::from_url(&self.url).map_err(|error| {
+            format!(
+                "the source's url can't be used ({error}): write mysql://user:password@host:3306/, with @ : / ? # % in the password as \
+                 %40 %3A %2F %3F %23 %25, or with the password in password_file"
+            )
+        })
+    }
 }
 
 /// An Alibaba DTS subscription, or any Kafka topic that holds the same records.
@@ -295,6 +308,32 @@ pub struct PostgresConfig {
     /// Zero dates: `null`, `error` or `dead-letter`.
     #[serde(default)]
     pub zero_dates: ZeroDates,
+}
+
+impl PostgresConfig {
+    /// The server, as the client takes it, and its `host:port`.
+    ///
+    /// # Errors
+    /// Why the URL can't be used, and what one looks like.
+    pub(crate) fn options(&self) -> Result<(postgres::Config, String), String> {
+        let unusable = |error: &str| {
+            format!(
+                "the target's url can't be used ({error}): write postgres://user:password@host:5432/database, with @ : / ? # % in the \
+                 password as %40 %3A %2F %3F %23 %25, or with the password in password_file"
+            )
+        };
+        let options: postgres::Config = self.url.parse().map_err(|error: postgres::Error| {
+            unusable(&error.source().map_or_else(|| error.to_string(), ToString::to_string))
+        })?;
+        let host = match options.get_hosts().first() {
+            Some(Host::Tcp(host)) => host.clone(),
+            #[cfg(unix)]
+            Some(Host::Unix(path)) => path.display().to_string(),
+            _ => return Err(unusable("it names no host")),
+        };
+        let port = options.get_ports().first().copied().unwrap_or(5432);
+        Ok((options, format!("{host}:{port}")))
+    }
 }
 
 /// What becomes of a date that only MySQL has (`0000-00-00`, a zero month or day) in a date column.

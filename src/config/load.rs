@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::document::Document;
-use super::{Config, ConfigError, KafkaConfig, SourceConfig, TargetConfig, ZeroDates};
+use super::{Config, ConfigError, KafkaConfig, MysqlConfig, SourceConfig, TargetConfig, ZeroDates};
 
 /// Less is most likely a number without its unit.
 const MEMORY_MIN: usize = 64 << 10;
@@ -104,6 +104,20 @@ impl Config {
             if let Err(problem) = crate::change::TableFilter::new(tables.unwrap_or_default()) {
                 return at(setting, problem);
             }
+        }
+        let source = match &self.source {
+            Some(SourceConfig::Mysql(mysql)) => Some(mysql),
+            _ => None,
+        };
+        for (setting, mysql) in [("source.url", source), ("verify.source.url", self.verify.source.as_ref())] {
+            if let Some(Err(problem)) = mysql.map(MysqlConfig::options) {
+                return at(setting, problem);
+            }
+        }
+        if let Some(TargetConfig::Postgres(postgres)) = &self.target
+            && let Err(problem) = postgres.options()
+        {
+            return at("target.url", problem);
         }
         Ok(())
     }
@@ -243,6 +257,19 @@ mod tests {
             (
                 "job = \"x\"\n\n[target]\nkind = \"postgres\"\nurl = \"\"\nzero_dates = \"dead-letter\"\n",
                 "t.toml:6: zero_dates",
+            ),
+            (
+                "job = \"x\"\n[source]\nkind = \"mysql\"\nurl = \"mysq://u@h/\"\n",
+                "t.toml:4: the source's url can't be used (",
+            ),
+            ("job = \"x\"\n[verify.source]\nurl = \"h:3306\"\n", "t.toml:3: the source's url can't be used ("),
+            (
+                "job = \"x\"\n[target]\nkind = \"postgres\"\nurl = \"postgres://u@h:pw/\"\n",
+                "t.toml:4: the target's url can't be used (invalid port",
+            ),
+            (
+                "job = \"x\"\n[target]\nkind = \"postgres\"\nurl = \"\"\n",
+                "t.toml:4: the target's url can't be used (it names no host)",
             ),
         ] {
             let got = parse(text).unwrap_err().to_string();

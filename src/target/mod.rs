@@ -113,7 +113,7 @@ pub struct JobState {
 /// How the place in a partition is kept.
 #[derive(Serialize, Deserialize)]
 #[serde(untagged)]
-enum Place {
+enum Kept {
     Offset(u64),
     Known(u64, LookBack),
 }
@@ -122,23 +122,23 @@ impl Checkpoint {
     /// Its places as targets keep them.
     fn kept(&self) -> String {
         let place = |(partition, offset): (&u32, &u64)| match self.look_backs.get(partition) {
-            Some(look_back) => (*partition, Place::Known(*offset, *look_back)),
-            None => (*partition, Place::Offset(*offset)),
+            Some(look_back) => (*partition, Kept::Known(*offset, *look_back)),
+            None => (*partition, Kept::Offset(*offset)),
         };
-        let places: BTreeMap<u32, Place> = self.offsets.iter().map(place).collect();
+        let places: BTreeMap<u32, Kept> = self.offsets.iter().map(place).collect();
         serde_json::to_string(&places).expect("numbers only")
     }
 
     /// The checkpoint that was kept in the target's table of that name.
     fn from_kept(job: &str, table: &str, epoch: u64, kept: &str) -> Result<Checkpoint, TargetError> {
-        let places: BTreeMap<u32, Place> = serde_json::from_str(kept).map_err(|e| {
+        let places: BTreeMap<u32, Kept> = serde_json::from_str(kept).map_err(|e| {
             TargetError::Target(format!("job '{job}': the offsets in {table} can't be read: {e}: {kept}"))
         })?;
         let mut checkpoint = Checkpoint { epoch, ..Checkpoint::default() };
         for (partition, place) in places {
-            let (Place::Offset(offset) | Place::Known(offset, _)) = place;
+            let (Kept::Offset(offset) | Kept::Known(offset, _)) = place;
             checkpoint.offsets.insert(partition, offset);
-            if let Place::Known(_, look_back) = place {
+            if let Kept::Known(_, look_back) = place {
                 checkpoint.look_backs.insert(partition, look_back);
             }
         }

@@ -16,7 +16,7 @@ use mysql::{Conn, Opts, OptsBuilder, Row as MysqlRow, Value as Wire};
 
 use super::{Keys, RowSink, Session, Side, SourceTable, TablePlan, TargetColumn, Value, VerifyError, calendar};
 use crate::change::{Column, ColumnType, Form, TableFilter, TableName, TableSchema};
-use crate::config::{MYSQL_URL, MysqlConfig};
+use crate::config::MysqlConfig;
 
 /// A MySQL or MariaDB server.
 #[derive(Clone, Debug)]
@@ -31,9 +31,7 @@ impl MysqlSide {
     /// # Errors
     /// The URL is none.
     pub fn new(config: &MysqlConfig) -> Result<Self, VerifyError> {
-        let opts = Opts::from_url(&config.url).map_err(|error| {
-            VerifyError(format!("the url of the source can't be used ({error}): write {MYSQL_URL}"))
-        })?;
+        let opts = config.options().map_err(VerifyError)?;
         let name = format!("source mysql at {}:{}", opts.get_ip_or_hostname(), opts.get_tcp_port());
         let opts = OptsBuilder::from_opts(opts)
             .tcp_connect_timeout(Some(Duration::from_secs(10)))

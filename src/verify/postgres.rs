@@ -30,21 +30,12 @@ impl PostgresSide {
     /// # Errors
     /// The URL is none.
     pub fn new(config: &PostgresConfig) -> Result<Self, VerifyError> {
-        let mut connect: postgres::Config = config.url.parse().map_err(|error| {
-            VerifyError(format!(
-                "the target's url is no PostgreSQL URL ({error}): write postgres://user:password@host:port/database"
-            ))
-        })?;
+        let (mut connect, place) = config.options().map_err(VerifyError)?;
         let seconds = std::time::Duration::from_secs;
         connect.connect_timeout(seconds(10)).keepalives_idle(seconds(60)).application_name("tidegate verify");
-        let host = match connect.get_hosts().first() {
-            Some(postgres::config::Host::Tcp(host)) => host.clone(),
-            _ => "a local socket".into(),
-        };
-        let port = connect.get_ports().first().copied().unwrap_or(5432);
         Ok(PostgresSide {
             config: connect,
-            name: format!("target postgres at {host}:{port}"),
+            name: format!("target postgres at {place}"),
             schema: config.schema.clone(),
             zero_dates_are_null: config.zero_dates == ZeroDates::Null,
         })

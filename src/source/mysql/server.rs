@@ -10,7 +10,7 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use crate::change::{TableFilter, TableName};
 use crate::codec::binlog::{Described, DescribedColumn, Flavor, Kind};
-use crate::config::{MYSQL_URL, MysqlConfig};
+use crate::config::MysqlConfig;
 use crate::source::SourceError;
 
 use super::place::{FILE_START, Identity, Place};
@@ -63,9 +63,7 @@ impl Server {
     /// # Errors
     /// The URL can't be used.
     pub fn new(config: &MysqlConfig, job: &str) -> Result<Server, SourceError> {
-        let options = Opts::from_url(&config.url).map_err(|error| {
-            SourceError::Source(format!("the source's url can't be used ({error}): write {MYSQL_URL}"))
-        })?;
+        let options = config.options().map_err(SourceError::Source)?;
         let address = format!("{}:{}", options.get_ip_or_hostname(), options.get_tcp_port());
         let user = options.get_user().unwrap_or_default().to_string();
         let builder = OptsBuilder::from_opts(options)

@@ -4,7 +4,6 @@ use std::error::Error as _;
 use std::io;
 use std::time::Duration;
 
-use postgres::config::Host;
 use postgres::error::{DbError, SqlState};
 use postgres::{Client, NoTls};
 
@@ -84,26 +83,14 @@ pub(super) struct Connector {
 
 impl Connector {
     pub(super) fn new(config: &PostgresConfig) -> Result<Connector, TargetError> {
-        let mut parsed: postgres::Config = config.url.parse().map_err(|e: postgres::Error| {
-            TargetError::Target(format!(
-                "[target] url is not postgres://user:password@host:port/database (in it write a password's @ : / ? # % as %40 %3A %2F %3F %23 %25): {}",
-                with_cause(&e)
-            ))
-        })?;
+        let (mut parsed, place) = config.options().map_err(TargetError::Target)?;
         if parsed.get_connect_timeout().is_none() {
             parsed.connect_timeout(Duration::from_secs(10));
         }
         // A peer that is gone without a word is noticed, or a lane would wait for its answer for ever.
         parsed.keepalives_idle(Duration::from_secs(30));
         parsed.tcp_user_timeout(STATEMENT_TIMEOUT);
-        let host = match parsed.get_hosts().first() {
-            Some(Host::Tcp(host)) => host.clone(),
-            #[cfg(unix)]
-            Some(Host::Unix(path)) => path.display().to_string(),
-            _ => return Err(TargetError::Target("[target] url names no host".into())),
-        };
-        let port = parsed.get_ports().first().copied().unwrap_or(5432);
-        Ok(Connector { config: parsed, place: format!("{host}:{port}") })
+        Ok(Connector { config: parsed, place })
     }
 
     /// Opens a connection that the server lists under `name`.

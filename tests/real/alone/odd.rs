@@ -1,58 +1,13 @@
 //! Odd tables, keys, columns and settings on real servers: published, landed and found identical.
 
-use crate::job::source::binlog_end;
+use crate::job::source::Source;
 use crate::job::{Job, env};
 use mysql::prelude::Queryable;
-
-/// A database at a source; it goes when this goes.
-struct Source {
-    server: &'static str,
-    conn: mysql::Conn,
-    name: String,
-}
-
-impl Source {
-    fn new(server: &'static str, name: &str) -> Source {
-        let name = format!("{name}_{}", std::process::id());
-        let mut conn = mysql::Conn::new(mysql::Opts::from_url(&env(server)).unwrap()).unwrap();
-        for sql in
-            ["SET NAMES utf8mb4, time_zone = '+00:00'", &format!("CREATE DATABASE {name}"), &format!("USE {name}")]
-        {
-            conn.query_drop(sql).unwrap();
-        }
-        Source { server, conn, name }
-    }
-
-    fn run(&mut self, statements: &[&str]) {
-        for sql in statements {
-            let short: String = sql.chars().take(300).collect();
-            self.conn.query_drop(sql).unwrap_or_else(|error| panic!("{}: {short}: {error}", self.server));
-        }
-    }
-
-    /// A job that reads from where the binlog ends now, all tables of the database but some.
-    fn job(&mut self, without: &[&str]) -> Job {
-        let start = binlog_end(&mut self.conn);
-        let mut tables = format!("\"{}.*\"", self.name);
-        without.iter().for_each(|table| tables += &format!(", \"!{}.{table}\"", self.name));
-        let url = env(self.server);
-        Job::new(&self.name, &format!("kind = \"mysql\"\nurl = \"{url}\"\ntables = [{tables}]\nstart = \"{start}\""))
-    }
-}
-
-impl Drop for Source {
-    fn drop(&mut self) {
-        // A test may have set others.
-        let _ = self.conn.query_drop("SET GLOBAL binlog_row_metadata = FULL");
-        let _ = self.conn.query_drop("SET GLOBAL sql_select_limit = 18446744073709551615");
-        let _ = self.conn.query_drop(format!("DROP DATABASE {}", self.name));
-    }
-}
 
 /// Publishes, lands and compares what the statements did.
 fn arrives(server: &'static str, name: &str, statements: &[&str]) -> Job {
     let mut source = Source::new(server, name);
-    let job = source.job(&[]);
+    let job = source.job(&[".*"]);
     source.run(statements);
     job.run("publish");
     job.run("land");
@@ -130,6 +85,7 @@ fn columns_that_are_generated_invisible_or_hidden_arrive() {
         "INSERT INTO unseen (id, w) VALUES (1, 1)",
     ];
     for (server, own) in [("MYSQL_URL", &mysql[..]), ("MARIADB_URL", &mariadb)] {
+        let _reset = Reset(server, "SET GLOBAL binlog_row_metadata = FULL");
         for metadata in ["MINIMAL", "FULL"] {
             let before = format!("SET GLOBAL binlog_row_metadata = {metadata}");
             let mut job = arrives(server, "hidden", &[&[&before[..]], &both[..], own].concat());
@@ -141,6 +97,7 @@ fn columns_that_are_generated_invisible_or_hidden_arrive() {
 
 #[test]
 fn the_hash_of_a_long_unique_key_is_not_published() {
+    let _reset = Reset("MARIADB_URL", "SET GLOBAL binlog_row_metadata = FULL");
     let mut source = Source::new("MARIADB_URL", "hashed");
     let statements = [
         "CREATE TABLE hashed (id int PRIMARY KEY, long_one text, UNIQUE (long_one))",
@@ -151,7 +108,7 @@ fn the_hash_of_a_long_unique_key_is_not_published() {
         "CREATE TABLE named (id int PRIMARY KEY, DB_ROW_HASH_1 int)",
         "INSERT INTO named VALUES (1, 7)",
     ];
-    let mut job = source.job(&[]);
+    let mut job = source.job(&[".*"]);
     source.run(&statements);
     ["publish", "land", "verify"].iter().for_each(|command| job.run(command));
     assert_eq!((job.count("hashed", "true"), job.count("keyed", "true")), (2, 2));
@@ -160,7 +117,7 @@ fn the_hash_of_a_long_unique_key_is_not_published() {
     let columns: i64 = job.target.query_one(sql, &[&job.name]).unwrap().get(0);
     assert_eq!(columns, 4, "no column that MariaDB hides");
     // Without their names nothing says which columns are hidden.
-    let minimal = source.job(&[]);
+    let minimal = source.job(&[".*"]);
     source.run(&["SET GLOBAL binlog_row_metadata = MINIMAL", "INSERT INTO hashed VALUES (3, 'z')"]);
     minimal.refused("publish", &[".hashed", "hides the hash", "binlog_row_metadata=FULL"]);
 }
@@ -168,8 +125,9 @@ fn the_hash_of_a_long_unique_key_is_not_published() {
 #[test]
 fn a_limit_for_all_questions_hides_nothing_from_verify() {
     for server in SERVERS {
+        let _reset = Reset(server, "SET GLOBAL sql_select_limit = 18446744073709551615");
         let mut source = Source::new(server, "limited");
-        let mut job = source.job(&[]);
+        let mut job = source.job(&[".*"]);
         let columns: Vec<String> = (0..9).map(|n| format!("c{n} int")).collect();
         let rows: Vec<String> = (0..50).map(|id| format!("({id})")).collect();
         source.run(&[
@@ -252,7 +210,7 @@ fn a_binlog_without_checksums_is_read() {
 fn a_row_that_kafka_does_not_take_stops_publish_by_table_and_key_until_it_does() {
     for server in SERVERS {
         let mut source = Source::new(server, "large");
-        let mut job = source.job(&[]);
+        let mut job = source.job(&[".*"]);
         source.run(&[
             "CREATE TABLE t (id int PRIMARY KEY, b longblob)",
             "INSERT INTO t VALUES (1, 'small'), (2, repeat('x', 500000))",

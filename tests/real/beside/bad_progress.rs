@@ -174,7 +174,7 @@ fn a_topic_that_is_deleted_while_publish_writes_to_it() {
     for delivery in ["exactly-once", "at-least-once"] {
         let mut source = Source::new("MYSQL_URL", "deleted");
         source.run(&["CREATE TABLE t (id int PRIMARY KEY)", "INSERT INTO t VALUES (0)"]);
-        let mut job = source.job("MYSQL_URL", &format!("\"{}.t\"", source.name));
+        let mut job = source.job(&[".t"]);
         job.configure_publish(&format!(
             "delivery = \"{delivery}\"\n[kafka.properties]\n\"message.timeout.ms\" = \"5000\""
         ));

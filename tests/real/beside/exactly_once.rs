@@ -98,7 +98,7 @@ fn a_topic_gets_more_partitions_between_runs_and_every_key_keeps_its_order() {
 fn a_publish_with_a_mistake_in_its_source_ends_no_other() {
     let mut source = Source::new("MYSQL_URL", "mistaken");
     source.run(&["CREATE TABLE t (id int PRIMARY KEY, v int)"]);
-    let mut job = source.job("MYSQL_URL", &format!("\"{}.t\"", source.name));
+    let mut job = source.job(&[".t"]);
     source.run(&["INSERT INTO t VALUES (1, 1)"]);
     job.start("publish");
     job.start("land");

@@ -13,29 +13,42 @@ pub fn binlog_end(conn: &mut mysql::Conn) -> String {
 
 /// A database at the source with a job that publishes it; the database goes when it goes.
 pub struct Source {
+    server: &'static str,
     pub conn: mysql::Conn,
     pub name: String,
 }
 
 impl Source {
-    pub fn new(server: &str, name: &str) -> Source {
+    pub fn new(server: &'static str, name: &str) -> Source {
         let name = format!("{name}_{}", std::process::id());
-        let mut conn = mysql::Conn::new(mysql::Opts::from_url(&env(server)).unwrap()).unwrap();
-        conn.query_drop(format!("CREATE DATABASE {name}")).unwrap();
-        conn.query_drop(format!("USE {name}")).unwrap();
-        Source { conn, name }
+        let conn = mysql::Conn::new(mysql::Opts::from_url(&env(server)).unwrap()).unwrap();
+        let mut source = Source { server, conn, name };
+        let database = source.name.clone();
+        source.run(&[
+            "SET NAMES utf8mb4, time_zone = '+00:00'",
+            &format!("CREATE DATABASE {database}"),
+            &format!("USE {database}"),
+        ]);
+        source
     }
 
     pub fn run(&mut self, statements: &[&str]) {
         for sql in statements {
-            self.conn.query_drop(sql).unwrap_or_else(|error| panic!("{sql}: {error}"));
+            let short: String = sql.chars().take(300).collect();
+            self.conn.query_drop(sql).unwrap_or_else(|error| panic!("{}: {short}: {error}", self.server));
         }
     }
 
-    /// A job that reads from where the binlog ends now.
-    pub fn job(&mut self, server: &str, tables: &str) -> Job {
+    /// A job that reads from where the binlog ends now, the tables whose names go on so behind the database's: `.*`, or with a !
+    /// not those.
+    pub fn job(&mut self, tables: &[&str]) -> Job {
         let start = binlog_end(&mut self.conn);
-        let url = env(server);
+        let pattern = |table: &&str| match table.strip_prefix('!') {
+            Some(table) => format!("\"!{}{table}\"", self.name),
+            None => format!("\"{}{table}\"", self.name),
+        };
+        let tables = tables.iter().map(pattern).collect::<Vec<_>>().join(", ");
+        let url = env(self.server);
         Job::new(&self.name, &format!("kind = \"mysql\"\nurl = \"{url}\"\ntables = [{tables}]\nstart = \"{start}\""))
     }
 }
