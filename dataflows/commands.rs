@@ -201,7 +201,6 @@ pub fn land(job: &Job) -> anyhow::Result<()> {
     }
     let tables = TableFilter::new(&config.land.tables).map_err(|e| anyhow!("[land] tables: {e}"))?;
     let foreign = ForeignSettings::of(&config.land, &tables, job.until_caught_up);
-    let horizon = foreign.as_ref().map(ForeignSettings::horizon);
     let letters = DeadLetters::new(config.land.dead_letter.clone());
     let zero_dates =
         matches!(config.target()?, TargetConfig::Postgres(target) if target.zero_dates == ZeroDates::DeadLetter);
@@ -248,7 +247,7 @@ pub fn land(job: &Job) -> anyhow::Result<()> {
                 run.job
             ));
         }
-        let Begun { reader, lanes, schemas } = run.open(&resumed, (index, peers))?;
+        let Begun { reader, lanes, schemas, horizon } = run.open(&resumed, (index, peers))?;
         let state = resumed.state;
         let (checkpoints, job, generation) = (Arc::clone(&run.target), run.job.clone(), state.generation);
         let landing = build_land(

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 
 use serde::{Deserialize, Serialize};
 use tidegate::change::{Change, Changes, Moment, TableFilter};
-use tidegate::log::{EpochReader, EpochStart, Fetched, Schemas};
+use tidegate::log::{EpochReader, Fetched, MomentStart, Schemas};
 use tidegate::operators::Ingested;
 use tidegate::target::Seqs;
 use timely::scheduling::SyncActivator;
@@ -18,8 +18,8 @@ use crate::outlet::{Handed, Outlet};
 /// What is said beside the changes.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub enum Note {
-    /// Where an epoch begins, to whoever records checkpoints.
-    Start(EpochStart),
+    /// Where a moment begins, to whoever records checkpoints.
+    Start(MomentStart),
     /// A schema that records have brought, in JSON, to all workers.
     Schema(String),
 }

@@ -10,13 +10,13 @@
 //! more: behind the gate, `latest` drops what came late and is older than what has gone by.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use crossbeam_channel::RecvTimeoutError;
 use tidegate::change::{Changes, Moment, TableFilter, epoch_at, moment};
 use tidegate::config::LandConfig;
-use tidegate::log::{EpochOffsets, EpochReader, LookBack, Schemas};
+use tidegate::log::{EpochReader, Offsets, Places, Schemas};
 use tidegate::operators::{Acked, ByKey, ExchangeBy, Gate, Latest, Net, SplitByOp, Throttle, ingest};
 use tidegate::target::{Checkpoint, Lane, Progress, Seqs};
 use timely::dataflow::channels::pact::Exchange;
@@ -24,6 +24,7 @@ use timely::dataflow::operators::generic::Operator;
 use timely::dataflow::operators::probe::Handle;
 use timely::dataflow::operators::vec::{Broadcast, Map};
 use timely::dataflow::operators::{Inspect, Probe};
+use timely::progress::frontier::AntichainRef;
 use timely::worker::Worker;
 
 use crate::cluster::spawn;
@@ -72,17 +73,19 @@ pub struct Landed {
     given: Handle<Moment>,
     /// Below this moment all has to be durable for what was there at the start to be; `Moment::MAX`: not known yet.
     caught_up: Arc<Mutex<Moment>>,
+    recorded: Arc<Recorded>,
 }
 
 impl Landed {
     /// Whether there is nothing left to do: `stopping`, once all that the target was given is durable; `until_caught_up`, once
-    /// the end is that was there at the start.
+    /// the end is that was there at the start; and what is durable has been recorded.
     pub fn is_done(&self, until_caught_up: bool, stopping: bool) -> bool {
         let first =
             |handle: &Handle<Moment>| handle.with_frontier(|frontier| frontier.first().copied().unwrap_or(Moment::MAX));
         let (durable, given) = (first(&self.durable), first(&self.given));
         let caught_up = *self.caught_up.lock().expect("no panic while holding it");
-        (stopping && durable == given) || (until_caught_up && durable >= caught_up)
+        let is_done = (stopping && durable == given) || (until_caught_up && durable >= caught_up);
+        is_done && self.recorded.has(durable)
     }
 
     /// Whether all that was there at the start has been read, and is not complete yet: `publish` has to say so.
@@ -113,6 +116,8 @@ pub fn land(worker: &mut Worker, job: Land) -> Landed {
     let caught_up = Arc::new(Mutex::new(Moment::MAX));
     let (lane_count, peers) = (settings.lanes, worker.peers() as u32);
     let told = Arc::clone(&caught_up);
+    let recorded = Arc::<Recorded>::default();
+    let shown = Arc::clone(&recorded);
     let reached: Vec<Progress> = (worker.index() as u32..lane_count)
         .step_by(worker.peers())
         .map(|lane| applied.get(&lane).cloned().unwrap_or_default())
@@ -170,23 +175,25 @@ pub fn land(worker: &mut Worker, job: Land) -> Landed {
             )
             .probe_with(&durable)
             .map(move |Acked { station, ticket }| (lanes_begun[station].0, lanes_begun[station].1 + ticket));
-        let mut record = Recording::new(checkpoint);
+        let mut record = Recording::new(checkpoint, Arc::clone(&recorded));
         durable_stream.binary_frontier::<_, timely::container::CapacityContainerBuilder<Vec<()>>, _, _, _, _>(
             notes,
             Exchange::new(|_: &(u32, u64)| 0),
             Exchange::new(|_: &Note| 0),
             "Checkpoint",
             |_, _| {
-                move |(steps, frontier), (notes, _), _output| {
+                move |(steps, durable), (notes, noted), _output| {
                     steps.for_each(|_, batch| record.steps.extend(batch.drain(..)));
                     notes.for_each(|_, batch| batch.drain(..).for_each(|note| record.note(note)));
-                    if let Some(durable) = frontier.frontier().first() {
-                        record.record(epoch_at(*durable));
-                    }
+                    let first = |frontier: AntichainRef<'_, Moment>| frontier.first().copied().unwrap_or(Moment::MAX);
+                    let (durable, noted) = (first(durable.frontier()), first(noted.frontier()));
+                    record.record(durable);
+                    // What is not noted yet may still be news.
+                    *shown.looked.lock().expect("no panic while holding it") = durable.min(noted);
                 }
             },
         );
-        Landed { durable, given, caught_up }
+        Landed { durable, given, caught_up, recorded }
     })
 }
 
@@ -196,60 +203,64 @@ fn place(at: &Moment, batch: &Changes, index: usize) -> Moment {
     if together { *at } else { moment(epoch_at(*at), batch.head(index).seq) }
 }
 
+/// How far recording is.
+#[derive(Default)]
+struct Recorded {
+    /// What was durable when it was looked last whether there is something to record.
+    looked: Mutex<Moment>,
+    /// How many checkpoints were given to the client, and how many it has recorded, or newer ones for them.
+    given: AtomicU64,
+    written: AtomicU64,
+}
+
+impl Recorded {
+    /// Whether all that is to be said of what lies before `durable` is recorded.
+    fn has(&self, durable: Moment) -> bool {
+        *self.looked.lock().expect("no panic while holding it") >= durable
+            && self.written.load(Ordering::Acquire) >= self.given.load(Ordering::Acquire)
+    }
+}
+
 /// Records checkpoints, as a client of its own; of several the newest.
 struct Recording {
     sender: crossbeam_channel::Sender<Checkpoint>,
-    offsets: EpochOffsets,
+    recorded: Arc<Recorded>,
+    offsets: Offsets,
     /// What each lane has made durable.
     steps: BTreeMap<u32, u64>,
-    recorded: u64,
-    /// Whether starts have been noted since.
-    noted: bool,
-    /// The places that were recorded last.
-    places: (BTreeMap<u32, u64>, BTreeMap<u32, LookBack>),
 }
 
 impl Recording {
-    fn new(mut write: Box<dyn FnMut(Checkpoint) + Send>) -> Recording {
+    fn new(mut write: Box<dyn FnMut(Checkpoint) + Send>, recorded: Arc<Recorded>) -> Recording {
         let (sender, receiver) = crossbeam_channel::unbounded::<Checkpoint>();
+        let done = Arc::clone(&recorded);
         let client = move |wait| match take(&receiver, wait * WOKEN) {
             Ok(checkpoint) => {
-                write(receiver.try_iter().last().unwrap_or(checkpoint));
+                let mut newest = (1, checkpoint);
+                receiver.try_iter().for_each(|checkpoint| newest = (newest.0 + 1, checkpoint));
+                write(newest.1);
+                done.written.fetch_add(newest.0, Ordering::AcqRel);
                 true
             }
             Err(end) => end == RecvTimeoutError::Timeout,
         };
         spawn("checkpoint", Box::new(client));
-        Recording {
-            sender,
-            offsets: EpochOffsets::default(),
-            steps: BTreeMap::new(),
-            recorded: 0,
-            noted: false,
-            places: Default::default(),
-        }
+        Recording { sender, recorded, offsets: Offsets::default(), steps: BTreeMap::new() }
     }
 
     fn note(&mut self, note: Note) {
         if let Note::Start(start) = note {
             self.offsets.note(start);
-            self.noted = true;
         }
     }
 
-    /// Records that everything before `epoch` is durable, if that is news, or reading may begin elsewhere for it: a topic may go
-    /// on with what belongs to no epoch.
-    fn record(&mut self, epoch: u64) {
-        let noted = std::mem::take(&mut self.noted);
-        if epoch == 0 || epoch < self.recorded || (epoch == self.recorded && !noted) {
-            return;
+    /// Records that everything before `durable` is durable, if that is news. `Moment::MAX`: nothing more comes.
+    fn record(&mut self, durable: Moment) {
+        let (epoch, steps) = (epoch_at(durable), &self.steps);
+        let places = if epoch == 0 || durable == Moment::MAX { None } else { self.offsets.from(durable) };
+        if let Some(Places { offsets, look_backs }) = places.filter(|places| !places.offsets.is_empty()) {
+            self.recorded.given.fetch_add(1, Ordering::AcqRel);
+            let _ = self.sender.send(Checkpoint { epoch: epoch - 1, offsets, look_backs, steps: steps.clone() });
         }
-        let places = self.offsets.from(epoch);
-        if places.0.is_empty() || (epoch == self.recorded && places == self.places) {
-            return;
-        }
-        (self.recorded, self.places) = (epoch, places.clone());
-        let (offsets, look_backs) = places;
-        let _ = self.sender.send(Checkpoint { epoch: epoch - 1, offsets, look_backs, steps: self.steps.clone() });
     }
 }

@@ -10,19 +10,19 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use serde::{Deserialize, Serialize};
-use tidegate::change::{TableFilter, TableName, TableSchema, epoch_of};
+use tidegate::change::{TableFilter, TableName, TableSchema};
 use tidegate::config::LandConfig;
 use tidegate::letter::DeadLetters;
 use tidegate::log::{
-    Begin, Companion, EpochReader, ForeignReader, ForeignSettings, Kafka, Layout, LookBack, OpenWriter, Pace,
-    PartitionStart, Reader, ReaderSettings, Run, Schemas, Statement, Writer, begin_run, fence_left_over, pass_markers,
-    read_to_end, refuse_replaced, times_from, transactional_id,
+    Begin, Companion, EpochReader, ForeignReader, ForeignSettings, Kafka, Layout, OpenWriter, Pace, PartitionStart,
+    Places, Reader, ReaderSettings, Run, Schemas, Statement, Writer, begin_run, fence_left_over, go_on_from,
+    pass_markers, read_to_end, refuse_replaced, times_from, transactional_id,
 };
 use tidegate::source::{Clock, Mark, Start};
 use tidegate::target::{FindSchema, JobState, Lane, Seqs, Target};
 
 use crate::cluster::pause;
-use crate::fit::{Ends, refuse_gone, refuse_overstated, refuse_unstated};
+use crate::fit::{refuse_gone, refuse_overstated, refuse_unstated};
 
 /// How long the marker of a transaction may take to a partition: when it has come to another already, or to whoever committed
 /// it an answer.
@@ -198,16 +198,18 @@ pub struct Begun {
     pub lanes: Vec<Box<dyn Lane>>,
     /// The schemas that its lanes know.
     pub schemas: Arc<Schemas>,
+    /// By how many ms a change may come late; `None`: the topic says what is complete.
+    pub horizon: Option<u64>,
 }
 
 impl Landing {
     /// First stage, on one worker: takes a new generation, so that older runs write no more, and learns what they did.
     pub fn begin(&self) -> anyhow::Result<Resumed> {
-        if self.foreign.is_some() {
-            let ends = self.kafka.ends(&self.topic)?; // what is not there is said before anything is written
+        if let Some(settings) = &self.foreign {
+            self.kafka.ends(&self.topic)?; // what is not there is said before anything is written
             let mut state = self.target.begin(&self.job, self.settings.lanes, &self.topic)?;
             state.count_half_written();
-            self.choose_places(&mut state, &ends)?;
+            self.choose_places(&mut state, settings)?;
             return Ok(Resumed { state, partitions: None });
         }
         let (companion, ends) = companion(&*self.kafka, &self.topic, |_| Ok(()))?;
@@ -241,7 +243,10 @@ impl Landing {
             .collect::<Result<_, _>>()?;
         let (kafka, epoch) = (Arc::clone(&self.kafka), self.settings.epoch);
         let letters = self.letters.clone();
-        let reader: Box<dyn EpochReader> = match self.foreign.clone() {
+        let known_before = state.checkpoint.clone().unwrap_or_default().look_backs;
+        let foreign = self.foreign.clone().map(|settings| settings.going_on_from(&known_before));
+        let horizon = foreign.as_ref().map(ForeignSettings::horizon);
+        let reader: Box<dyn EpochReader> = match foreign {
             None => {
                 // Of all partitions: a key may have moved from one to another.
                 let together = state.through.values().map(Seqs::newest).max().unwrap_or(0);
@@ -250,47 +255,41 @@ impl Landing {
                 Box::new(Reader::new(kafka, &self.topic, &partitions, &settings, schemas, letters)?)
             }
             Some(settings) => {
-                // A lane's progress is in event time there: nothing that any of them has written is newer.
-                let reached = state.lanes.values().map(|progress| epoch_of(progress.seqs.newest(), epoch) + 1);
-                let first = reached.max().unwrap_or(0);
-                let known = state.checkpoint.clone().unwrap_or_default().look_backs;
-                let earlier = (first, &known);
+                let earlier = (&applied(state, partitions.keys()), &known_before);
                 Box::new(ForeignReader::new(kafka, &self.topic, &partitions, settings, earlier, letters)?)
             }
         };
-        Ok(Begun { reader, lanes, schemas: known })
+        Ok(Begun { reader, lanes, schemas: known, horizon })
     }
 
     /// Chooses where to read on in each partition of a topic of others, and keeps that before anything is applied: retention may
     /// move on before the next checkpoint, and a later run has to know what is known of what came before.
-    fn choose_places(&self, state: &mut JobState, ends: &Ends) -> anyhow::Result<()> {
+    fn choose_places(&self, state: &mut JobState, settings: &ForeignSettings) -> anyhow::Result<()> {
+        // Only now nobody else goes on any more, so that what is kept can't lie behind these.
+        let ends = self.kafka.ends(&self.topic)?;
         let mut checkpoint = state.checkpoint.take().unwrap_or_default();
         let low = |partition: &u32| ends.get(*partition as usize).map_or(0, |(low, _)| *low);
-        let horizon = self.foreign.as_ref().map_or(0, ForeignSettings::horizon);
         if state.lanes.is_empty() {
             // It has applied nothing, so that it may as well begin.
-            checkpoint.look_backs.retain(|partition, known| low(partition) <= known.read && known.reach <= horizon);
-        }
-        if let Some(reach) =
-            checkpoint.look_backs.values().map(|known| known.reach).filter(|reach| *reach > horizon).max()
-        {
-            bail!(
-                "[land] out_of_orderness and lateness are {:?} together, and job '{}' has run with {:?}: what came so late and is applied \
-                 would be judged anew: set them as they were, or higher, or land under another job name",
-                Duration::from_millis(horizon),
-                self.job,
-                Duration::from_millis(reach)
-            );
+            checkpoint.look_backs.retain(|partition, known| low(partition) <= known.read);
         }
         let durable = checkpoint.look_backs.iter().map(|(partition, known)| (*partition, known.read)).collect();
-        refuse_gone(&self.topic, ends, &self.job, self.settings.start, &durable, "copy the tables anew")?;
-        for (partition, &(low, _)) in (0..).zip(ends) {
-            let offset = checkpoint.offsets.get(&partition).copied().unwrap_or(low);
-            let known = checkpoint.look_backs.get(&partition).and_then(|known| known.resume(offset, low));
-            let (offset, known) = known.unwrap_or((low, LookBack::nothing(low)));
-            checkpoint.offsets.insert(partition, offset);
-            checkpoint.look_backs.insert(partition, LookBack { reach: horizon, ..known });
+        refuse_gone(&self.topic, &ends, &self.job, self.settings.start, &durable, "copy the tables anew")?;
+        let wanted = settings.horizon();
+        let horizon = settings.clone().going_on_from(&checkpoint.look_backs).horizon();
+        if horizon > wanted {
+            tracing::warn!(
+                "[land] out_of_orderness and lateness are {:?} together and count as {:?}, as in an earlier run of job '{}': what came so \
+                 late may have been applied, and can't be judged anew; with less, land under another job name",
+                Duration::from_millis(wanted),
+                Duration::from_millis(horizon),
+                self.job
+            );
         }
+        let numbers: Vec<u32> = (0..ends.len() as u32).collect();
+        let places = Places { offsets: checkpoint.offsets, look_backs: checkpoint.look_backs };
+        let places = go_on_from(places, &ends, &applied(state, &numbers), horizon);
+        (checkpoint.offsets, checkpoint.look_backs) = (places.offsets, places.look_backs);
         self.target.checkpoint(&self.job, state.generation, &checkpoint)?;
         state.checkpoint = Some(checkpoint);
         Ok(())
@@ -335,6 +334,12 @@ impl Landing {
             self.topic
         )
     }
+}
+
+/// The newest event time (ms) of what any lane may have written of each partition of a topic of others: there seqs are times.
+fn applied<'a>(state: &JobState, partitions: impl IntoIterator<Item = &'a u32>) -> BTreeMap<u32, u64> {
+    let newest = |partition: &u32| state.lanes.values().map(|progress| progress.seqs.at(*partition)).max();
+    partitions.into_iter().filter_map(|partition| Some((*partition, newest(partition)?))).collect()
 }
 
 /// What the companion of a topic says, if the two fit together and it is what is `wanted`; and the topic's ends before that.

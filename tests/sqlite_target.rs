@@ -8,9 +8,9 @@ use std::path::Path;
 use proptest::prelude::*;
 use rusqlite::Connection;
 use steps::{Net, Schemas, reached, schema, step};
+use tidegate::change::LookBack;
 use tidegate::change::Op::{Delete, Insert, Update};
 use tidegate::config::SqliteConfig;
-use tidegate::log::LookBack;
 use tidegate::target::sqlite::SqliteTarget;
 use tidegate::target::{Checkpoint, Lane, Target, TargetError};
 
@@ -161,7 +161,7 @@ fn a_job_keeps_its_number_of_lanes_and_its_checkpoint() {
     let checkpoint = Checkpoint {
         epoch: 9,
         offsets: BTreeMap::from([(0, 17), (3, u64::MAX)]),
-        look_backs: BTreeMap::from([(3, LookBack { decided: 7, horizon: None, read: 8, newest: 9, reach: 10 })]),
+        look_backs: BTreeMap::from([(3, LookBack { judged_from: 7, read: 8, newest: 9, horizon_max: 10 })]),
         ..Checkpoint::default()
     };
     target.checkpoint("j", generation, &checkpoint).unwrap();

@@ -9,6 +9,7 @@
 //! change itself.
 
 mod filter;
+mod look_back;
 mod rows;
 mod schema;
 mod settler;
@@ -20,6 +21,7 @@ use bytemuck::{Pod, Zeroable};
 use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 
 pub use filter::TableFilter;
+pub use look_back::LookBack;
 pub use rows::{BATCH_BYTES, BATCH_ROWS, Drain, Row, Rows};
 pub use schema::{Column, TableName, TableSchema};
 pub use settler::{SettlePolicy, Settler, Verdict};

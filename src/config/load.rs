@@ -265,7 +265,7 @@ mod tests {
             ("job = \"x\"\n[verify.source]\nurl = \"h:3306\"\n", "t.toml:3: the source's url can't be used ("),
             (
                 "job = \"x\"\n[target]\nkind = \"postgres\"\nurl = \"postgres://u@h:pw/\"\n",
-                "t.toml:4: the target's url can't be used (invalid port",
+                "t.toml:4: the target's url can't be used (invalid value for option `port`",
             ),
             (
                 "job = \"x\"\n[target]\nkind = \"postgres\"\nurl = \"\"\n",

@@ -22,21 +22,22 @@ use rdkafka::message::Headers;
 use super::LogError;
 use super::kafka::{Consumer, Kafka, Polled, Record};
 use super::lead::Lead;
-use super::moved::{Judged, LookBack, Moved};
-use super::reader::{EpochReader, EpochStart, Fetched};
+use super::moved::{Judged, Moved};
+use super::reader::{EpochReader, Fetched, MomentStart};
 use crate::change::{
-    BATCH_BYTES, Changes, Head, Moment, SettlePolicy, Settler, TableFilter, TableSchema, Verdict, epoch_of, moment,
+    BATCH_BYTES, Changes, Head, LookBack, Moment, SettlePolicy, Settler, TableFilter, TableSchema, Verdict, epoch_of,
+    moment,
 };
 use crate::codec::envelope::{Decoded, ForeignDecoder, ForeignRecord};
 use crate::config::{EnvelopeKind, LandConfig};
 use crate::letter::{DeadLetter, DeadLetters, text_of};
 use crate::source::now_ms;
 
-/// So often it is looked whether something that is no record lies behind the last record.
-const LOOK_AGAIN: Duration = Duration::from_secs(60);
+/// A start that is said again, since the partition has gone on with what belongs to no epoch, is said at most so often.
+const SAY_AGAIN: Duration = Duration::from_secs(1);
 
-/// How far ahead of this machine's clock an event time may be.
-const AHEAD_MAX_MS: u64 = 60_000;
+/// How far ahead of Kafka's time, and of this machine's clock, an event time may be.
+const AHEAD_MAX: Duration = Duration::from_secs(60);
 
 const ASSIGNED: &str = "only assigned partitions are read";
 
@@ -59,6 +60,8 @@ pub struct ForeignSettings {
     pub lead_bytes: usize,
     /// Whether everything counts as complete once the end that was there at the start has been read.
     pub until_caught_up: bool,
+    /// So often it is looked whether something that is no record lies behind the last record.
+    pub look_at_ends: Duration,
 }
 
 impl ForeignSettings {
@@ -76,7 +79,17 @@ impl ForeignSettings {
             lateness: config.lateness,
             lead_bytes: config.memory / 4,
             until_caught_up,
+            look_at_ends: Duration::from_secs(10),
         })
+    }
+
+    /// The settings of a run that goes on from there: how late a record may come never shrinks, since what came so late may have
+    /// been applied, and would be judged anew.
+    #[must_use]
+    pub fn going_on_from(mut self, look_backs: &BTreeMap<u32, LookBack>) -> ForeignSettings {
+        let before = look_backs.values().map(|known| known.horizon_max).max().unwrap_or(0);
+        self.lateness = self.lateness.max(Duration::from_millis(before).saturating_sub(self.policy.out_of_orderness));
+        self
     }
 
     /// By how many ms a record may come behind the newest of its partition.
@@ -92,15 +105,19 @@ struct Partition {
     /// The end that is aimed at.
     end: u64,
     /// The end that was there when the consumer was made: once that says to be at an end, all below has been read.
-    told: u64,
-    /// `next` when ends were asked for last.
-    looked: u64,
+    end_at_consumer: u64,
+    /// `next` when ends were asked for last, and whether the consumer has said since that it is at an end.
+    next_at_look: u64,
+    ended: bool,
     /// Where its event time has moved on.
     moved: Moved,
     /// The newest epoch that any of its records was given.
     given: u64,
-    /// All records below this offset were given their epochs when a start was said last.
+    /// Every epoch before this one may have something that an earlier run has applied of it; no later one has.
+    first: u64,
+    /// All records below this offset were given their epochs when a start was said last: for which epoch, and when.
     noted: u64,
+    said: (u64, Instant),
     /// What comes again of applied epochs, until it is let go.
     held: Option<Held>,
     lead: Lead,
@@ -124,7 +141,7 @@ pub struct ForeignReader {
     kafka: Arc<dyn Kafka>,
     consumer: Box<dyn Consumer>,
     guess: Guess,
-    begun: Vec<EpochStart>,
+    begun: Vec<MomentStart>,
     /// When ends were asked for last.
     looked: Instant,
 }
@@ -139,8 +156,6 @@ struct Guess {
     /// Those that nobody has been told of yet.
     schemas: Vec<TableSchema>,
     letters: DeadLetters,
-    /// Every epoch before this one was applied by an earlier run.
-    first: u64,
     /// The newest epoch given to what is aimed at, plus one.
     wanted: u64,
     /// The newest epoch given to anything, plus one.
@@ -149,9 +164,9 @@ struct Guess {
 }
 
 impl ForeignReader {
-    /// A reader of `partitions` of `topic`: each with the offset to begin at and the end that is there now. Every epoch before `first`
-    /// was applied by an earlier run; `look_backs` says what is known of what came before each offset. Records that
-    /// can't be used go to `letters`.
+    /// A reader of `partitions` of `topic`: each with the offset to begin at and the end that is there now. `applied` has the newest
+    /// event time (ms) of what earlier runs have applied of each, `look_backs` what is known of what came before each offset.
+    /// Records that can't be used go to `letters`.
     ///
     /// # Errors
     /// Settings that the client does not take; a cluster that does not answer.
@@ -160,33 +175,39 @@ impl ForeignReader {
         topic: &str,
         partitions: &BTreeMap<u32, (u64, u64)>,
         settings: ForeignSettings,
-        (first, look_backs): (u64, &BTreeMap<u32, LookBack>),
+        (applied, look_backs): (&BTreeMap<u32, u64>, &BTreeMap<u32, LookBack>),
         letters: DeadLetters,
     ) -> Result<ForeignReader, LogError> {
         let starts: Vec<_> = partitions.iter().map(|(number, (start, _))| (*number, Some(*start))).collect();
         let consumer = kafka.consumer(topic, &starts)?;
-        let mut settler = Settler::starting_at(settings.policy, first);
+        let epoch = settings.policy.epoch;
+        let first = |number: &u32| applied.get(number).map_or(0, |time| epoch_of(*time, epoch) + 1);
+        let mut settler = Settler::starting_at(settings.policy, partitions.keys().map(first).min().unwrap_or(0));
         partitions.keys().for_each(|number| settler.expect(*number, now_ms()));
         let before = |number: &u32| look_backs.get(number).copied().unwrap_or_default();
-        let start_of = |(number, (start, _)): (&u32, &(u64, u64))| EpochStart {
+        let start_of = |(number, (start, _)): (&u32, &(u64, u64))| MomentStart {
             partition: *number,
-            epoch: 0,
+            at: 0,
             offset: *start,
             look_back: Some(before(number)),
         };
         let partition = |(number, (start, end)): (&u32, &(u64, u64))| {
+            let first = first(number);
             let held = (first > 0).then(|| Held { changes: Changes::default(), end: *end });
-            let moved = Moved::new(*start, settings.horizon(), settings.policy.epoch, before(number));
+            let moved = Moved::new(*start, settings.horizon(), epoch, before(number));
             (
                 *number,
                 Partition {
                     next: *start,
                     end: *end,
-                    told: *end,
-                    looked: *start,
+                    end_at_consumer: *end,
+                    next_at_look: *start,
+                    ended: false,
                     moved,
                     given: 0,
+                    first,
                     noted: *start,
+                    said: (0, Instant::now()),
                     held,
                     lead: Lead::default(),
                 },
@@ -199,7 +220,6 @@ impl ForeignReader {
             decoder: ForeignDecoder::new(settings.envelope, settings.tables.clone()),
             schemas: Vec::new(),
             letters,
-            first,
             wanted: 0,
             newest: 0,
             scratch: Changes::default(),
@@ -220,24 +240,29 @@ impl ForeignReader {
     /// then, which retention takes in time too.
     fn look_at_ends(&mut self) -> Result<(), LogError> {
         self.looked = Instant::now();
-        let is_quiet =
-            |partition: &mut Partition| std::mem::replace(&mut partition.looked, partition.next) == partition.next;
-        let quiet = self.guess.partitions.iter_mut().map(|(number, partition)| (*number, is_quiet(partition)));
-        let quiet: BTreeMap<u32, bool> = quiet.collect();
-        // A cluster that does not answer now is asked again.
+        let mut quiet = Vec::new();
+        for (number, partition) in &mut self.guess.partitions {
+            let is_same = std::mem::replace(&mut partition.next_at_look, partition.next) == partition.next;
+            if is_same && std::mem::take(&mut partition.ended) {
+                quiet.push((*number, partition.next));
+            }
+        }
+        if quiet.is_empty() {
+            return Ok(());
+        }
+        // A cluster that does not answer now is asked when something has come again.
         let Ok(ends) = self.kafka.ends(&self.guess.topic) else { return Ok(()) };
-        let further = self.guess.partitions.iter().any(|(number, partition)| {
-            let (low, end) = ends.get(*number as usize).copied().unwrap_or_default();
-            quiet[number] && !partition.lead.is_held() && low <= partition.next && partition.next < end
-        });
-        if further { self.consume_anew(&ends) } else { Ok(()) }
+        let end = |number: u32| ends.get(number as usize).copied().unwrap_or_default();
+        let is_behind = |(number, next): &(u32, u64)| (end(*number).0..end(*number).1).contains(next);
+        if quiet.iter().any(is_behind) { self.consume_anew(&ends) } else { Ok(()) }
     }
 
     /// Goes on with a new consumer: what the old one still has to say of ends is of older ones than `ends`.
     fn consume_anew(&mut self, ends: &[(u64, u64)]) -> Result<(), LogError> {
         let mut starts = Vec::new();
         for (number, partition) in &mut self.guess.partitions {
-            partition.told = ends.get(*number as usize).map_or(partition.told, |(_, end)| *end);
+            let end = ends.get(*number as usize).map(|(_, end)| *end);
+            partition.end_at_consumer = end.unwrap_or(partition.end_at_consumer);
             partition.lead.release();
             starts.push((*number, Some(partition.next)));
         }
@@ -294,45 +319,36 @@ impl Guess {
     /// Gives the changes of one record their epochs.
     fn take(&mut self, record: Record<'_>, taken: &mut Taken) -> Result<(), LogError> {
         let Record { partition: number, offset, key, headers, .. } = record;
-        self.partition(number).next = offset + 1;
+        let partition = self.partition(number);
+        (partition.next, partition.ended) = (offset + 1, false);
         let Some(value) = record.value else { return Ok(()) }; // a tombstone repeats a delete for compaction
         self.scratch.clear();
         let header = |name: &str| headers?.iter().find(|header| header.key == name).and_then(|header| header.value);
         let foreign = ForeignRecord { key, value, header: &header };
         let schemas = &mut self.schemas;
-        let decoded = self.decoder.decode(&foreign, &mut self.scratch, |schema| schemas.push(schema));
-        let oldest = match decoded {
-            Ok(Decoded::Changes) => self.scratch.heads().iter().map(|head| head.time).min(),
-            // Time goes by with tables that are not wanted too: which are may be other ones in the next run.
-            Ok(Decoded::Unwanted(time)) => time,
-            Err(reason) => return self.unusable(record, reason),
-        };
-        let Some(oldest) = oldest else { return Ok(()) };
-        // It would make everything that follows in its partition late.
-        let latest = self.scratch.heads().iter().map(|head| head.time).max().unwrap_or(oldest);
-        let ahead = latest.saturating_sub(now_ms());
-        if ahead > AHEAD_MAX_MS {
-            let ahead = Duration::from_millis(ahead);
-            let reason = format!(
-                "its time is {ahead:?} ahead of this machine's clock: mend the clocks (or SET timestamp at the source), and apply it by \
-                 hand if [land] dead_letter takes it"
-            );
-            return self.unusable(record, reason);
+        let Decoded { time, changes } = self.decoder.decode(&foreign, &mut self.scratch, |schema| schemas.push(schema));
+        let Some(time) = time else { return changes.or_else(|reason| self.unusable(record, reason)) };
+        if let Some(reason) = self.ahead(time, record)? {
+            // It would make everything that follows in its partition late.
+            let is_nothing = changes.is_ok() && self.scratch.is_empty();
+            return if is_nothing { Ok(()) } else { self.unusable(record, reason) };
         }
         let newest = self.settler.newest(number);
-        if oldest.saturating_add(self.settings.horizon()) < newest {
-            if self.scratch.is_empty() {
+        if changes.is_err() || self.scratch.is_empty() {
+            // Time goes by with what is of no use too: what is wanted may be other tables in the next run.
+            self.see(number, time, offset, taken);
+            return changes.or_else(|reason| self.unusable(record, reason));
+        }
+        if time.saturating_add(self.settings.horizon()) < newest {
+            if self.partition(number).moved.judged(time, offset) == Judged::Before {
                 return Ok(());
             }
-            let behind = Duration::from_millis(newest - oldest);
+            let behind = Duration::from_millis(newest - time);
             let reason = format!(
                 "it is {behind:?} older than what its partition had before, more than out_of_orderness and lateness allow: apply it \
                  by hand if [land] dead_letter takes it, and raise lateness for what comes from now on"
             );
             return self.unusable(record, reason);
-        }
-        if self.scratch.is_empty() {
-            self.see(number, oldest, offset, taken);
         }
         for part in 0..self.scratch.len() {
             let head = &mut self.scratch.heads_mut()[part];
@@ -344,6 +360,29 @@ impl Guess {
         Ok(())
     }
 
+    /// What is wrong with a time that lies far ahead of when Kafka took the record: that says the same whenever it is read.
+    ///
+    /// # Errors
+    /// Both lie far ahead of this machine's clock, so that the record is not passed over: a later run might take it.
+    fn ahead(&self, time: u64, record: Record<'_>) -> Result<Option<String>, LogError> {
+        let now = now_ms();
+        let ahead = Duration::from_millis(time.saturating_sub(record.timestamp.unwrap_or(now)));
+        if ahead > AHEAD_MAX {
+            return Ok(Some(format!(
+                "its time is {ahead:?} ahead of Kafka's: mend the clocks (or SET timestamp at the source), and apply it by hand if \
+                 [land] dead_letter takes it"
+            )));
+        }
+        let ahead = Duration::from_millis(time.saturating_sub(now));
+        match ahead > AHEAD_MAX {
+            true => Err(LogError(format!(
+                "{}/{}/{}: its time, and Kafka's, is {ahead:?} ahead of this machine's clock: mend the clocks, and start land again",
+                self.topic, record.partition, record.offset
+            ))),
+            false => Ok(None),
+        }
+    }
+
     /// Gives a change of the record in hand its epoch. `false`: nobody can tell whether something newer has been applied.
     fn take_part(&mut self, part: usize, taken: &mut Taken) -> bool {
         let Head { partition: number, offset, time, .. } = *self.scratch.head(part);
@@ -351,15 +390,16 @@ impl Guess {
         let (head, payload) = self.scratch.get(part);
         let own = epoch_of(time, self.settings.policy.epoch);
         let partition = self.partitions.get_mut(&number).expect(ASSIGNED);
-        // Whatever was applied is older than what belongs to an epoch that is open.
-        if own < self.first {
-            match partition.moved.judged(time) {
+        // Whatever was applied of the partition is older than what belongs to later epochs.
+        let is_before = own < partition.first;
+        if is_before {
+            match partition.moved.judged(time, offset) {
                 Judged::Here => {}
                 Judged::Before => return true,
                 Judged::Unknown => return false,
             }
         }
-        if let Some(held) = partition.held.as_mut().filter(|_| own < self.first) {
+        if let Some(held) = partition.held.as_mut().filter(|_| is_before) {
             held.changes.push(*head, payload);
             return true;
         }
@@ -380,10 +420,10 @@ impl Guess {
     /// Takes note of an event time, and lets go what is held if nothing that belongs to it can come any more.
     fn see(&mut self, number: u32, time: u64, offset: u64, taken: &mut Taken) -> Verdict {
         let verdict = self.settler.see(number, time, now_ms());
-        let held_until =
-            (self.first * self.settings.policy.epoch.as_millis() as u64).saturating_add(self.settings.horizon());
+        let (epoch, horizon) = (self.settings.policy.epoch.as_millis() as u64, self.settings.horizon());
         let newest = self.settler.newest(number);
         let partition = self.partition(number);
+        let held_until = (partition.first * epoch).saturating_add(horizon);
         partition.moved.see(time, offset);
         if partition.held.is_some() && newest >= held_until {
             self.let_go(number, taken);
@@ -421,15 +461,23 @@ impl Guess {
     fn say_start(&mut self, number: u32, epoch: u64, read: u64, taken: &mut Taken) {
         let partition = self.partition(number);
         if partition.held.is_none() {
-            partition.noted = read;
+            (partition.noted, partition.said) = (read, (epoch, Instant::now()));
             let (offset, look_back) = partition.moved.look_back(read);
-            taken.starts.push(EpochStart { partition: number, epoch, offset, look_back: Some(look_back) });
+            taken.starts.push(MomentStart {
+                partition: number,
+                at: moment(epoch, 0),
+                offset,
+                look_back: Some(look_back),
+            });
         }
     }
 
     /// Says of the partitions of which all that was read belongs to earlier epochs than `open` that it need not be kept.
     fn rest(&mut self, open: u64, taken: &mut Taken) {
-        let resting = |partition: &Partition| partition.given < open && partition.next > partition.noted;
+        let resting = |partition: &Partition| {
+            let (said, at) = partition.said;
+            partition.given < open && partition.next > partition.noted && (said != open || at.elapsed() >= SAY_AGAIN)
+        };
         let resting = self.partitions.iter().filter(|(_, partition)| resting(partition));
         let resting: Vec<(u32, u64)> = resting.map(|(number, partition)| (*number, partition.next)).collect();
         resting.into_iter().for_each(|(number, next)| self.say_start(number, open, next, taken));
@@ -440,14 +488,14 @@ impl Guess {
 #[derive(Default)]
 struct Taken {
     batches: BTreeMap<u64, Changes>,
-    starts: Vec<EpochStart>,
+    starts: Vec<MomentStart>,
 }
 
 impl EpochReader for ForeignReader {
     fn poll(&mut self, wait: Duration) -> Result<Fetched, LogError> {
         let mut taken = Taken { starts: std::mem::take(&mut self.begun), ..Taken::default() };
         let deadline = Instant::now() + wait;
-        if self.looked.elapsed() > LOOK_AGAIN {
+        if self.looked.elapsed() > self.guess.settings.look_at_ends {
             self.look_at_ends()?;
         }
         let guess = &mut self.guess;
@@ -463,7 +511,8 @@ impl EpochReader for ForeignReader {
                 // Markers of transactions leave gaps: the last offsets may hold no record.
                 Polled::End(number) => {
                     if let Some(partition) = guess.partitions.get_mut(&number) {
-                        partition.next = partition.next.max(partition.told);
+                        partition.next = partition.next.max(partition.end_at_consumer);
+                        partition.ended = true;
                     }
                 }
                 Polled::Nothing => break,
@@ -490,7 +539,7 @@ impl EpochReader for ForeignReader {
     fn aim_at_end(&mut self) -> Result<(), LogError> {
         let ends = self.kafka.ends(&self.guess.topic)?;
         self.consume_anew(&ends)?;
-        self.guess.partitions.values_mut().for_each(|partition| partition.end = partition.told);
+        self.guess.partitions.values_mut().for_each(|partition| partition.end = partition.end_at_consumer);
         self.guess.wanted = self.guess.newest;
         Ok(())
     }

@@ -115,6 +115,8 @@ pub struct Record<'a> {
     pub partition: u32,
     /// Its offset.
     pub offset: u64,
+    /// When it was written (ms), as Kafka has it.
+    pub timestamp: Option<u64>,
     /// Its key.
     pub key: Option<&'a [u8]>,
     /// Its value.

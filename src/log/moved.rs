@@ -5,50 +5,16 @@
 //! horizon on. Those begin where that time was first reached, since before there everything is older.
 //!
 //! What is older than the first of those may have something newer of its key before there, and nobody could judge it. Nor has
-//! anybody to: when the place was chosen, such a record was too late already, or it had been decided about. Which of both is
-//! told by the horizon that counted then. All this is kept with the place ([`LookBack`]), since settings may change: a horizon may
-//! grow; a run with a shorter one would take what was applied for too late, and what is older of its key not. Where a
-//! partition was quiet for so long that retention has deleted its place, but nothing that was not durable, reading goes on behind
+//! anybody to: it had been decided about when the place was chosen, or it comes behind that and is too late, unless the horizon
+//! has grown since. All this is kept with the place ([`LookBack`]). A horizon may only grow: with a shorter one, what was applied
+//! would be too late, and what is older of its key not. For the same reason nothing but the record itself may say whether its
+//! time counts: not the clock, and not which tables are wanted. Where a partition was quiet for so long that retention has deleted its place, but nothing that was not durable, reading goes on behind
 //! what was, and what is not newer than all that came before can't be judged any more.
 
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
-
-use crate::change::epoch_of;
-
-/// Of a place to read on from: what is known of what came before.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct LookBack {
-    /// What is older than this event time (ms) was too late when the place was chosen, or had been decided about.
-    pub decided: u64,
-    /// By how many ms a record might come late then; `None`: what came before can't be read again.
-    pub horizon: Option<u64>,
-    /// All records with lower offsets are durable, or have been decided about.
-    pub read: u64,
-    /// Their newest event time (ms).
-    pub newest: u64,
-    /// By how many ms a record might come late in any run until then: what came so late may have been applied.
-    pub reach: u64,
-}
-
-impl LookBack {
-    /// Of the beginning of a job, at the offset `read`.
-    pub fn nothing(read: u64) -> LookBack {
-        LookBack { decided: 0, horizon: Some(0), read, newest: 0, reach: 0 }
-    }
-
-    /// Where to read on, and what is known there: from `offset`, the place that this was kept with, or if retention has deleted
-    /// what is below `low`, from behind what is durable. `None`: retention has deleted more.
-    pub fn resume(self, offset: u64, low: u64) -> Option<(u64, LookBack)> {
-        match low {
-            _ if low <= offset => Some((offset, self)),
-            _ if low <= self.read => Some((self.read, LookBack { decided: self.newest + 1, horizon: None, ..self })),
-            _ => None,
-        }
-    }
-}
+use crate::change::{LookBack, epoch_of};
 
 /// What is to become of a record that may have come late.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -79,9 +45,9 @@ pub(super) struct Moved {
 }
 
 impl Moved {
-    /// Of a partition that is read from `start` on. `horizon` is in ms, and not below the `reach` of what came before.
+    /// Of a partition that is read from `start` on. `horizon` is in ms, and not below the `horizon_max` of what came before.
     pub fn new(start: u64, horizon: u64, epoch: Duration, before: LookBack) -> Moved {
-        assert!(horizon >= before.reach, "what was applied would be judged anew");
+        assert!(horizon >= before.horizon_max, "what was applied would be judged anew");
         // Two times that lie so far apart may lie in epochs that do one more.
         let epochs = epoch_of(horizon, epoch) + 2;
         Moved {
@@ -117,19 +83,16 @@ impl Moved {
         let (epoch, offset) = self.places[0];
         let newest = if read > self.last { self.newest } else { self.newest_before }.max(self.before.newest);
         // Until the place has moved on, what was known where this run began counts.
-        let (decided, horizon) = match epoch * self.epoch.as_millis() as u64 {
-            time if time > self.before.decided => (time, Some(self.horizon)),
-            _ => (self.before.decided, self.before.horizon),
-        };
-        (offset, LookBack { decided, horizon, read: read.max(self.before.read), newest, reach: self.horizon })
+        let judged_from = self.before.judged_from.max(epoch * self.epoch.as_millis() as u64);
+        (offset, LookBack { judged_from, read: read.max(self.before.read), newest, horizon_max: self.horizon })
     }
 
-    /// What an earlier run has decided about a record with that event time (ms), which is not newer than all that it applied.
-    pub fn judged(&self, time: u64) -> Judged {
-        match self.before.horizon {
-            _ if time >= self.before.decided => Judged::Here,
-            Some(horizon) if time.saturating_add(horizon) >= self.newest => Judged::Before,
-            _ => Judged::Unknown,
+    /// What is to become of a record at `offset` with that event time (ms), which is not newer than all that earlier runs applied.
+    pub fn judged(&self, time: u64, offset: u64) -> Judged {
+        match time >= self.before.judged_from {
+            true => Judged::Here,
+            false if offset < self.before.read => Judged::Before,
+            false => Judged::Unknown,
         }
     }
 }
@@ -161,33 +124,39 @@ mod tests {
 
     #[test]
     fn what_is_older_than_the_place_was_decided_about_or_nobody_knows() {
-        let before = LookBack { decided: 50, horizon: Some(100), read: 9, newest: 160, reach: 100 };
+        let before = LookBack { judged_from: 50, read: 9, newest: 160, horizon_max: 100 };
         let mut moved = Moved::new(7, 200, EPOCH, before);
         moved.see(55, 7);
-        assert_eq!([49, 50].map(|time| moved.judged(time)), [Judged::Before, Judged::Here]);
+        let judged = [(49, 7), (50, 7), (49, 9), (50, 9)].map(|(time, offset)| moved.judged(time, offset));
+        assert_eq!(judged, [Judged::Before, Judged::Here, Judged::Unknown, Judged::Here]);
         moved.see(160, 8);
-        // It would have been too late then, so that no earlier run has applied it.
-        assert_eq!([30, 59, 60].map(|time| moved.judged(time)), [Judged::Unknown, Judged::Here, Judged::Here]);
-        assert_eq!(moved.look_back(8), (7, LookBack { reach: 200, ..before }), "it has not moved on");
+        assert_eq!(moved.look_back(8), (7, LookBack { horizon_max: 200, ..before }), "it has not moved on");
         moved.see(900, 10);
-        let look_back = LookBack { decided: 160, horizon: Some(200), read: 11, newest: 900, reach: 200 };
+        let look_back = LookBack { judged_from: 160, read: 11, newest: 900, horizon_max: 200 };
         assert_eq!(moved.look_back(11), (8, look_back));
-        assert_eq!(Moved::new(7, 100, EPOCH, LookBack::nothing(7)).judged(1), Judged::Here, "there is nothing before");
+        assert_eq!(
+            Moved::new(7, 100, EPOCH, LookBack::nothing(7)).judged(1, 7),
+            Judged::Here,
+            "there is nothing before"
+        );
     }
 
     #[test]
     fn a_place_that_retention_has_deleted_is_left_for_what_is_behind_all_that_is_durable() {
-        let before = LookBack { decided: 50, horizon: Some(100), read: 9, newest: 160, reach: 100 };
-        assert_eq!(before.resume(5, 5), Some((5, before)));
-        let (start, known) = before.resume(5, 6).unwrap();
-        assert_eq!((start, before.resume(5, 10)), (9, None));
+        let before = LookBack { judged_from: 50, read: 9, newest: 160, horizon_max: 100 };
+        assert_eq!(before.resume(5, 5, Some(200)), Some((5, before)));
+        let (start, known) = before.resume(5, 6, Some(200)).unwrap();
+        assert_eq!((start, before.resume(5, 10, Some(200))), (9, None));
+        // Much of what came before may be of tables that were not wanted.
+        assert_eq!(before.resume(5, 6, Some(80)).unwrap().1.judged_from, 81);
+        assert_eq!(before.resume(5, 6, None).unwrap().1.judged_from, 0);
         let mut moved = Moved::new(start, 100, EPOCH, known);
         moved.see(161, 9);
-        assert_eq!([160, 161].map(|time| moved.judged(time)), [Judged::Unknown, Judged::Here]);
+        assert_eq!([160, 161].map(|time| moved.judged(time, 9)), [Judged::Unknown, Judged::Here]);
         // Still nobody knows where the place has moved on to what is older.
         let mut moved = Moved::new(start, 100, EPOCH, known);
         [(80, 9), (300, 10)].iter().for_each(|(time, offset)| moved.see(*time, *offset));
         let (place, next) = moved.look_back(11);
-        assert_eq!((place, next.decided, next.horizon), (9, 161, None));
+        assert_eq!((place, next.judged_from), (9, 161));
     }
 }

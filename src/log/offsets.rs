@@ -1,45 +1,85 @@
-//! Where to read again: the offsets of a checkpoint, from where epochs begin.
+//! Where to read again: the offsets of a checkpoint, from where moments begin.
 
 use std::collections::BTreeMap;
 
 use super::meta::Companion;
-use super::moved::LookBack;
-use super::reader::EpochStart;
+use super::reader::MomentStart;
+use crate::change::{LookBack, Moment};
 
-/// Collects where epochs begin in each partition, and answers from where everything of an epoch and later can be read.
+/// Collects where moments begin in each partition, and answers from where everything of a moment and later can be read.
 ///
 /// ```
-/// use tidegate::log::{EpochOffsets, EpochStart};
-/// let mut offsets = EpochOffsets::default();
-/// for (epoch, offset) in [(5, 0), (7, 40), (9, 90)] {
-///     offsets.note(EpochStart { partition: 0, epoch, offset, look_back: None });
+/// use tidegate::log::{Offsets, MomentStart};
+/// let mut offsets = Offsets::default();
+/// for (at, offset) in [(5, 0), (7, 40), (9, 90)] {
+///     offsets.note(MomentStart { partition: 0, at, offset, look_back: None });
 /// }
-/// assert_eq!(offsets.from(8).0[&0], 40, "epochs 5 and 6 end below 40; 8 has no record");
-/// assert_eq!(offsets.from(9).0[&0], 90);
+/// assert_eq!(offsets.from(8).unwrap().offsets[&0], 40, "what is before 7 ends below 40; 8 has no record");
+/// assert_eq!(offsets.from(9).unwrap().offsets[&0], 90);
+/// assert_eq!(offsets.from(9), None, "nothing new");
 /// ```
 #[derive(Clone, Debug, Default)]
-pub struct EpochOffsets {
-    partitions: BTreeMap<u32, BTreeMap<u64, (u64, Option<LookBack>)>>,
+pub struct Offsets {
+    partitions: BTreeMap<u32, BTreeMap<Moment, (u64, Option<LookBack>)>>,
+    /// Whether something has been noted since it was asked last.
+    noted: bool,
+    /// What it answered last, for which moment.
+    said: (Moment, Places),
 }
 
-impl EpochOffsets {
-    /// Takes note of where an epoch begins.
-    pub fn note(&mut self, start: EpochStart) {
-        self.partitions.entry(start.partition).or_default().insert(start.epoch, (start.offset, start.look_back));
+/// Where to read on, of each partition.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Places {
+    /// The offset of the first record to read.
+    pub offsets: BTreeMap<u32, u64>,
+    /// What is known there of what came before, on topics of others.
+    pub look_backs: BTreeMap<u32, LookBack>,
+}
+
+impl Offsets {
+    /// Takes note of where a moment begins.
+    pub fn note(&mut self, start: MomentStart) {
+        self.partitions.entry(start.partition).or_default().insert(start.at, (start.offset, start.look_back));
+        self.noted = true;
     }
 
-    /// For each partition an offset such that every record of `epoch` and later is there or beyond, and what is known there of
-    /// what came before. Forgets what only earlier epochs need.
-    pub fn from(&mut self, epoch: u64) -> (BTreeMap<u32, u64>, BTreeMap<u32, LookBack>) {
-        let (mut offsets, mut look_backs) = (BTreeMap::new(), BTreeMap::new());
-        for (partition, starts) in &mut self.partitions {
-            let Some((&newest, &(offset, look_back))) = starts.range(..=epoch).next_back() else { continue };
-            *starts = starts.split_off(&newest);
-            offsets.insert(*partition, offset);
-            look_backs.extend(look_back.map(|look_back| (*partition, look_back)));
+    /// Places such that every record of the moment `at` and later is there or beyond. `None`: that is known. A topic may go on
+    /// with what belongs to no epoch, so that there is something new at the same moment. Forgets what only earlier ones need.
+    pub fn from(&mut self, at: Moment) -> Option<Places> {
+        let noted = std::mem::take(&mut self.noted);
+        if at < self.said.0 || (at == self.said.0 && !noted) {
+            return None;
         }
-        (offsets, look_backs)
+        let mut places = Places::default();
+        for (partition, starts) in &mut self.partitions {
+            let Some((&newest, &(offset, look_back))) = starts.range(..=at).next_back() else { continue };
+            *starts = starts.split_off(&newest);
+            places.offsets.insert(*partition, offset);
+            places.look_backs.extend(look_back.map(|look_back| (*partition, look_back)));
+        }
+        self.said.0 = at;
+        (places != self.said.1).then(|| {
+            self.said.1 = places.clone();
+            places
+        })
     }
+}
+
+/// Where a run reads on in each partition of a topic of others, and what is known there: where the checkpoint says, or behind what
+/// is durable if retention has deleted that, or at the first record kept. `ends` are the first kept offset and the end of each
+/// partition, `applied` is the newest event time (ms) of what earlier runs have applied of it; no record comes later than
+/// `horizon` (ms) in this run.
+#[must_use]
+pub fn go_on_from(mut kept: Places, ends: &[(u64, u64)], applied: &BTreeMap<u32, u64>, horizon: u64) -> Places {
+    for (partition, &(low, _)) in (0..).zip(ends) {
+        let offset = kept.offsets.get(&partition).copied().unwrap_or(low);
+        let known = kept.look_backs.get(&partition);
+        let known = known.and_then(|known| known.resume(offset, low, applied.get(&partition).copied()));
+        let (offset, known) = known.unwrap_or((low, LookBack::nothing(low)));
+        kept.offsets.insert(partition, offset);
+        kept.look_backs.insert(partition, LookBack { horizon_max: horizon, ..known });
+    }
+    kept
 }
 
 /// Moves the offsets of a checkpoint on where retention has passed nothing but markers of transactions: a job that has read
@@ -59,6 +99,7 @@ pub fn pass_markers(from: &mut BTreeMap<u32, u64>, ends: &[(u64, u64)], companio
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::change::moment;
     use proptest::prelude::*;
 
     proptest! {
@@ -68,19 +109,19 @@ mod tests {
         ) {
             // Record n of the partition has an epoch that never decreases.
             let mut epochs = Vec::new();
-            let mut offsets = EpochOffsets::default();
+            let mut offsets = Offsets::default();
             let mut epoch = 1;
             for (offset, step) in steps.iter().enumerate() {
                 epoch += step;
                 if epochs.last() != Some(&epoch) {
-                    offsets.note(EpochStart { partition: 0, epoch, offset: offset as u64, look_back: None });
+                    offsets.note(MomentStart { partition: 0, at: moment(epoch, 0), offset: offset as u64, look_back: None });
                 }
                 epochs.push(epoch);
             }
-            let mut ask = ask;
+            let (mut ask, mut from) = (ask, 0);
             ask.sort_unstable();
             for epoch in ask {
-                let from = offsets.from(epoch).0.get(&0).copied().unwrap_or(0);
+                from = offsets.from(moment(epoch, 0)).map_or(from, |places| places.offsets.get(&0).copied().unwrap_or(0));
                 let first = epochs.iter().position(|e| *e >= epoch).unwrap_or(epochs.len()) as u64;
                 prop_assert!(from <= first);
                 // And no more than the one epoch before is read again.

@@ -14,9 +14,8 @@ use super::LogError;
 use super::kafka::{Consumer, Kafka, Polled, Record};
 use super::lead::Lead;
 use super::meta::{Layout, Meta, Statement, meta_topic};
-use super::moved::LookBack;
 use super::record::parse_record;
-use crate::change::{BATCH_BYTES, Changes, Moment, TableName, TableSchema, epoch_of, moment};
+use crate::change::{BATCH_BYTES, Changes, LookBack, Moment, TableName, TableSchema, epoch_of, moment};
 use crate::letter::{DeadLetter, DeadLetters, text_of};
 
 /// So many statements of a partition are kept until its records have been read.
@@ -46,13 +45,13 @@ impl Schemas {
     }
 }
 
-/// Where a partition's records stop being needed for an epoch: all of its records of earlier epochs have lower offsets.
+/// Where a partition's records stop being needed for a moment: all of its records of earlier moments have lower offsets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct EpochStart {
+pub struct MomentStart {
     /// The partition.
     pub partition: u32,
-    /// The epoch.
-    pub epoch: u64,
+    /// The moment.
+    pub at: Moment,
     /// The offset.
     pub offset: u64,
     /// What is known there of what came before, on a topic of others.
@@ -64,8 +63,8 @@ pub struct EpochStart {
 pub struct Fetched {
     /// Changes, each batch at a moment of its epoch; those of one partition in seq order.
     pub batches: Vec<(Moment, Changes)>,
-    /// Where epochs begin.
-    pub starts: Vec<EpochStart>,
+    /// Where moments begin.
+    pub starts: Vec<MomentStart>,
     /// Schemas that records have brought: every worker's lanes have to be told.
     pub schemas: Vec<TableSchema>,
     /// No later poll brings a moment below this; `None`: this reader has no partition.
@@ -212,7 +211,7 @@ pub struct Reader {
     partitions: BTreeMap<u32, Partition>,
     schemas: Arc<Schemas>,
     /// Where each partition was begun, until it has been told.
-    begun: Vec<EpochStart>,
+    begun: Vec<MomentStart>,
     letters: DeadLetters,
 }
 
@@ -250,7 +249,7 @@ impl Reader {
             schemas,
             begun: partitions
                 .iter()
-                .map(|(p, (start, _))| EpochStart { partition: *p, epoch: 0, offset: *start, look_back: None })
+                .map(|(p, (start, _))| MomentStart { partition: *p, at: 0, offset: *start, look_back: None })
                 .collect(),
             letters,
         })
@@ -359,7 +358,7 @@ impl Taking<'_> {
         if epoch > partition.epoch {
             partition.cut(&mut self.fetched.batches, true);
             partition.epoch = epoch;
-            self.fetched.starts.push(EpochStart { partition: number, epoch, offset, look_back: None });
+            self.fetched.starts.push(MomentStart { partition: number, at: moment(epoch, 0), offset, look_back: None });
         } else if batch.payload_bytes() >= BATCH_BYTES {
             partition.cut(&mut self.fetched.batches, false);
         }
@@ -413,17 +412,16 @@ impl EpochReader for Reader {
                     continue;
                 }
                 partition.from = partition.from.max(from);
-                if epoch > partition.epoch {
-                    partition.epoch = epoch;
-                    fetched.starts.push(EpochStart {
-                        partition: *number,
-                        epoch,
-                        offset: partition.next,
-                        look_back: None,
-                    });
+                let is_later = epoch > partition.epoch;
+                partition.epoch = epoch.max(partition.epoch);
+                let at = partition.frontier();
+                // What is before it may be applied, and be gone before its epoch ends.
+                if is_later || last {
+                    let offset = partition.next;
+                    fetched.starts.push(MomentStart { partition: *number, at, offset, look_back: None });
                 }
                 if last {
-                    fetched.settled = fetched.settled.max(Some(partition.frontier()));
+                    fetched.settled = fetched.settled.max(Some(at));
                 }
             }
         }

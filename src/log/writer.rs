@@ -81,9 +81,8 @@ impl Deliveries {
 /// The ticket under which statements and schemas are produced.
 const META: u64 = 0;
 
-/// How long a commit waits at a time for reports. The client's poll counts whole milliseconds and spins through what is left of
-/// the last: this leaves next to nothing.
-const DELIVERY_POLL: Duration = Duration::from_micros(1_050);
+/// How long a commit waits at a time for a report.
+const DELIVERY_WAIT: Duration = Duration::from_millis(100);
 
 /// Writes the partitions of one worker.
 pub struct Writer {
@@ -340,14 +339,14 @@ impl Writer {
     /// that statements can't be on their way at the same time.
     fn commit(&mut self) -> Result<(), LogError> {
         while !self.deliveries.pending.is_empty() {
-            self.serve(DELIVERY_POLL)?;
+            self.serve(DELIVERY_WAIT)?;
         }
         if self.is_due(self.mark.as_ref()) {
             self.state()?;
         }
         // The client waits in a commit for reports that only this thread serves: nothing may be outstanding.
         while self.deliveries.metas > 0 {
-            self.serve(DELIVERY_POLL)?;
+            self.serve(DELIVERY_WAIT)?;
         }
         if self.in_transaction {
             self.producer.commit().map_err(|said| self.failed(&said))?;

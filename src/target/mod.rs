@@ -17,8 +17,8 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use crate::change::LookBack;
 use crate::change::{Change, Changes, TableName, TableSchema};
-use crate::log::LookBack;
 
 pub use self::retry::{Failure, Refused};
 

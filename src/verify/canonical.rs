@@ -151,6 +151,7 @@ fn integer(value: Value, out: &mut Vec<u8>) -> bool {
         Value::Int(v) => push_integer(v.into(), out),
         Value::UInt(v) => push_integer(v.into(), out),
         Value::Double(v) if v.fract() == 0.0 && v.abs() < 9.0e15 => push_integer(v as i128, out),
+        Value::Float(v) if v.fract() == 0.0 && v.abs() < 9.0e15 => push_integer(v as i128, out),
         Value::Text(text) => {
             // A NUMERIC column with a scale shows an integer as `5.00`.
             let (whole, fraction) = match text.iter().position(|byte| *byte == b'.') {

@@ -361,7 +361,7 @@ impl History {
         let peers = workers.len();
         let mut landed = Vec::new();
         for (index, worker) in workers.iter_mut().enumerate() {
-            let Begun { reader, lanes, schemas } = run.open(&resumed, (index, peers))?;
+            let Begun { reader, lanes, schemas, horizon } = run.open(&resumed, (index, peers))?;
             let (checkpoints, generation) = (Arc::clone(&run.target), state.generation);
             let job = Land {
                 reader,
@@ -369,7 +369,7 @@ impl History {
                 applied: state.lanes.clone(),
                 through: state.through.clone(),
                 schemas,
-                horizon: None,
+                horizon,
                 letters: RefusedRows::default(),
                 checkpoint: Box::new(move |checkpoint| {
                     checkpoints

@@ -526,6 +526,7 @@ impl Consumer for Reading {
                 let record = Record {
                     partition: number,
                     offset: place.next,
+                    timestamp: None,
                     key: Some(&entry.key),
                     value: Some(&entry.value),
                     headers: entry.headers.as_ref().map(OwnedHeaders::as_borrowed),

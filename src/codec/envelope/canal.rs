@@ -5,7 +5,7 @@ use std::collections::HashMap;
 
 use serde::Deserialize;
 
-use super::{Event, Events, ForeignRecord, LooseRow, not_rows, parse};
+use super::{Event, ForeignRecord, LooseRow, Read, not_rows, parse};
 use crate::change::{ColumnType, Form, Op, TableFilter};
 use crate::codec::row::write_bytes;
 
@@ -31,12 +31,16 @@ struct Message<'a> {
     old: Option<Vec<Option<LooseRow<'a>>>>,
 }
 
-pub(super) fn events<'a>(record: &ForeignRecord<'a>, tables: &TableFilter) -> Result<Events<'a>, String> {
+pub(super) fn read<'a>(record: &ForeignRecord<'a>, tables: &TableFilter) -> Result<Read<'a>, String> {
     let message: Message = parse(record.value, "a flat message of Canal")?;
     let time = message.es.or(message.ts);
     if !tables.wants(&message.database, &message.table) {
-        return Ok(Events::Unwanted(time));
+        return Ok(Read::nothing(time));
     }
+    Ok(Read { time, events: events(message, time) })
+}
+
+fn events(message: Message<'_>, time: Option<u64>) -> Result<Vec<Event<'_>>, String> {
     let op = match &*message.kind {
         "INSERT" => Op::Insert,
         "UPDATE" => Op::Update,
@@ -45,7 +49,7 @@ pub(super) fn events<'a>(record: &ForeignRecord<'a>, tables: &TableFilter) -> Re
         _ if message.is_ddl
             || matches!(&*message.kind, "QUERY" | "CREATE" | "ALTER" | "CINDEX" | "DINDEX" | "RENAME") =>
         {
-            return Ok(Events::Rows(Vec::new()));
+            return Ok(Vec::new());
         }
         other => return Err(format!("its type is '{other}', which Canal's flat messages don't have")),
     };
@@ -83,7 +87,7 @@ pub(super) fn events<'a>(record: &ForeignRecord<'a>, tables: &TableFilter) -> Re
             before,
         });
     }
-    Ok(Events::Rows(events))
+    Ok(events)
 }
 
 fn converted<'a>(row: LooseRow<'a>, types: &HashMap<String, ColumnType>) -> Result<LooseRow<'a>, String> {

@@ -14,7 +14,7 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 use xxhash_rust::xxh3::xxh3_128;
 
-use super::{Event, Events, ForeignRecord, LooseRow, not_rows, parse};
+use super::{Event, ForeignRecord, LooseRow, Read, not_rows, parse};
 use crate::change::{ColumnType, Op, TableFilter};
 use crate::codec::row::{Civil, civil_from_unix, write_date, write_datetime, write_time};
 
@@ -150,24 +150,34 @@ fn type_of(column: &Field) -> Result<(ColumnType, Encoding), String> {
     })
 }
 
-pub(super) fn events<'a>(
+pub(super) fn read<'a>(
     record: &ForeignRecord<'a>,
     tables: &TableFilter,
     schemas: &mut Schemas,
-) -> Result<Events<'a>, String> {
+) -> Result<Read<'a>, String> {
     const WHAT: &str = "a change event of Debezium";
     let wrapped: Wrapped = parse(record.value, WHAT)?;
     let value = wrapped.payload.map_or(record.value, |payload| payload.get().as_bytes());
     if value == b"null" {
-        return Ok(Events::Rows(Vec::new()));
+        return Ok(Read::nothing(None));
     }
     let payload: Payload = parse(value, WHAT)?;
     let time = payload.source.as_ref().and_then(|source| source.ts_ms).filter(|ms| *ms > 0).or(payload.ts_ms);
     let names = payload.source.as_ref().map(|source| (&*source.db, source.table.as_deref().unwrap_or_default()));
     if names.is_some_and(|(database, table)| !tables.wants(database, table)) {
-        return Ok(Events::Unwanted(time));
+        return Ok(Read::nothing(time));
     }
-    let columns = wrapped.schema.map(|schema| schemas.of(schema.get())).transpose()?.unwrap_or_default();
+    Ok(Read { time, events: events(payload, wrapped.schema, time, record.key, schemas) })
+}
+
+fn events<'a>(
+    payload: Payload<'a>,
+    schema: Option<&'a RawValue>,
+    time: Option<u64>,
+    key: Option<&[u8]>,
+    schemas: &mut Schemas,
+) -> Result<Vec<Event<'a>>, String> {
+    let columns = schema.map(|schema| schemas.of(schema.get())).transpose()?.unwrap_or_default();
     let Some(op) = payload.op else {
         return Err(
             "it has no op: transforms such as ExtractNewRecordState throw away what was done; leave them out".into()
@@ -180,21 +190,21 @@ pub(super) fn events<'a>(
         "u" => Op::Update,
         "d" => Op::Delete,
         "t" => return Err(not_rows("TRUNCATE", &source.db, &table)),
-        "m" => return Ok(Events::Rows(Vec::new())),
+        "m" => return Ok(Vec::new()),
         other => return Err(format!("its op is '{other}', which Debezium does not have")),
     };
     let (row, before) = match op {
         Op::Delete => (payload.before.ok_or("it is a delete without the row before")?, None),
         _ => (payload.after.ok_or("it has no row after")?, payload.before.filter(|_| op == Op::Update)),
     };
-    let key = key_columns(record.key)?;
+    let key = key_columns(key)?;
     if key.is_empty() {
         return Err(format!(
             "table {}.{table}: the record's key names no column: without a key no row can be found again (see message.key.columns of Debezium)",
             source.db
         ));
     }
-    Ok(Events::Rows(vec![Event {
+    Ok(vec![Event {
         op,
         time: time.ok_or("it has no ts_ms: when was it?")?,
         database: source.db,
@@ -203,7 +213,7 @@ pub(super) fn events<'a>(
         types: columns.iter().map(|(name, (ty, _))| (name.clone(), *ty)).collect(),
         row: decoded(row, &columns)?,
         before: before.map(|before| decoded(before, &columns)).transpose()?,
-    }]))
+    }])
 }
 
 /// From `{"id":1}`, with or without a schema around it.

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 
 use serde::Deserialize;
 
-use super::{Event, Events, ForeignRecord, LooseRow, not_rows, parse};
+use super::{Event, ForeignRecord, LooseRow, Read, not_rows, parse};
 use crate::change::{Op, TableFilter};
 
 #[derive(Deserialize)]
@@ -25,26 +25,30 @@ struct Message<'a> {
     old: Option<LooseRow<'a>>,
 }
 
-pub(super) fn events<'a>(record: &ForeignRecord<'a>, tables: &TableFilter) -> Result<Events<'a>, String> {
+pub(super) fn read<'a>(record: &ForeignRecord<'a>, tables: &TableFilter) -> Result<Read<'a>, String> {
     let message: Message = parse(record.value, "a message of Maxwell")?;
     let time = message.ts.map(|seconds| seconds.saturating_mul(1000));
     if !tables.wants(&message.database, &message.table) {
-        return Ok(Events::Unwanted(time));
+        return Ok(Read::nothing(time));
     }
+    Ok(Read { time, events: events(message, time, record.key) })
+}
+
+fn events<'a>(message: Message<'a>, time: Option<u64>, key: Option<&[u8]>) -> Result<Vec<Event<'a>>, String> {
     let op = match &*message.kind {
         "insert" | "bootstrap-insert" => Op::Insert,
         "update" => Op::Update,
         "delete" => Op::Delete,
         "table-drop" => return Err(not_rows("DROP TABLE", &message.database, &message.table)),
         kind if kind.starts_with("bootstrap-") || kind.starts_with("table-") || kind.starts_with("database-") => {
-            return Ok(Events::Rows(Vec::new()));
+            return Ok(Vec::new());
         }
         other => return Err(format!("its type is '{other}', which Maxwell's messages don't have")),
     };
     let row = message.data.ok_or("it has no data")?;
     let key = match message.primary_key_columns {
         Some(columns) => columns,
-        None => key_columns(record.key)?,
+        None => key_columns(key)?,
     };
     if key.is_empty() {
         return Err(format!(
@@ -53,7 +57,7 @@ pub(super) fn events<'a>(record: &ForeignRecord<'a>, tables: &TableFilter) -> Re
         ));
     }
     let before = message.old.filter(|_| op == Op::Update).map(|old| row.overlaid(&old));
-    Ok(Events::Rows(vec![Event {
+    Ok(vec![Event {
         op,
         time: time.ok_or("it has no ts: when was it?")?,
         database: message.database,
@@ -62,7 +66,7 @@ pub(super) fn events<'a>(record: &ForeignRecord<'a>, tables: &TableFilter) -> Re
         types: HashMap::new(),
         row,
         before,
-    }]))
+    }])
 }
 
 /// From `{"database":"d","table":"t","pk.id":1}` or `["d","t",[{"id":1}]]`.

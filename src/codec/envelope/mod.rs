@@ -31,20 +31,27 @@ struct Event<'a> {
     before: Option<LooseRow<'a>>,
 }
 
-/// What an envelope holds.
-enum Events<'a> {
-    Rows(Vec<Event<'a>>),
-    /// Something of a table that is not wanted, of which only the time is looked at.
-    Unwanted(Option<u64>),
+/// What an envelope holds: its time in ms, which it says whatever becomes of the rest, and its events; of a table that is not
+/// wanted none.
+struct Read<'a> {
+    time: Option<u64>,
+    events: Result<Vec<Event<'a>>, String>,
+}
+
+impl Read<'_> {
+    /// Of what has no events.
+    fn nothing(time: Option<u64>) -> Self {
+        Read { time, events: Ok(Vec::new()) }
+    }
 }
 
 /// What became of a record.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Decoded {
-    /// Its changes, if it has any, were appended.
-    Changes,
-    /// It is of a table that is not wanted; its time in ms, if it says one.
-    Unwanted(Option<u64>),
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Decoded {
+    /// Its time in ms, if it says one: the same whichever tables are wanted.
+    pub time: Option<u64>,
+    /// Whether its changes were appended, as far as it has any that are wanted; else what is wrong with it.
+    pub changes: Result<(), String>,
 }
 
 /// A record of a foreign topic.
@@ -83,40 +90,48 @@ impl ForeignDecoder {
         }
     }
 
-    /// Appends the changes of a record to `out`; their seq is their time. A table's schema that is new goes to `announce`
-    /// where the envelope says what the key is. Of a table that is not wanted nothing but the time is asked: it may have no
-    /// key, types that nobody knows, and be truncated.
-    ///
-    /// # Errors
-    /// What is wrong with the record; nothing is appended then.
+    /// Appends the changes of a record to `out`, or nothing if something is wrong with it; their seq is their time. A table's
+    /// schema that is new goes to `announce` where the envelope says what the key is. Of a table that is not wanted nothing but
+    /// the time is asked: it may have no key, types that nobody knows, and be truncated.
     pub fn decode(
         &mut self,
         record: &ForeignRecord,
         out: &mut Changes,
         mut announce: impl FnMut(TableSchema),
-    ) -> Result<Decoded, String> {
+    ) -> Decoded {
         let tables = &self.tables;
-        let events = match self.kind {
+        let read = match self.kind {
             EnvelopeKind::Tidegate => unreachable!("tidegate's own topics have a reader of their own"),
-            EnvelopeKind::BinlogHeaders => headers_event(record, tables)?,
-            EnvelopeKind::CanalJson => canal::events(record, tables)?,
-            EnvelopeKind::DebeziumJson => debezium::events(record, tables, &mut self.schemas)?,
-            EnvelopeKind::MaxwellJson => maxwell::events(record, tables)?,
+            EnvelopeKind::BinlogHeaders => headers_event(record, tables),
+            EnvelopeKind::CanalJson => canal::read(record, tables),
+            EnvelopeKind::DebeziumJson => debezium::read(record, tables, &mut self.schemas),
+            EnvelopeKind::MaxwellJson => maxwell::read(record, tables),
         };
-        let events = match events {
-            Events::Rows(events) => events,
-            Events::Unwanted(time) => return Ok(Decoded::Unwanted(time)),
+        let Read { time, events } = match read {
+            Ok(read) => read,
+            Err(reason) => return Decoded { time: None, changes: Err(reason) },
         };
+        let changes = events.and_then(|events| self.push_all(&events, record.key, out, &mut announce));
+        Decoded { time, changes }
+    }
+
+    fn push_all(
+        &mut self,
+        events: &[Event],
+        record_key: Option<&[u8]>,
+        out: &mut Changes,
+        announce: &mut impl FnMut(TableSchema),
+    ) -> Result<(), String> {
         let had = out.len();
         for event in events {
-            if let Err(reason) = self.push(&event, record.key, out, &mut announce) {
+            if let Err(reason) = self.push(event, record_key, out, announce) {
                 while out.len() > had {
                     out.pop();
                 }
                 return Err(format!("table {}.{}{reason}", event.database, event.table));
             }
         }
-        Ok(Decoded::Changes)
+        Ok(())
     }
 
     fn push(
@@ -169,28 +184,33 @@ impl ForeignDecoder {
 }
 
 /// A row beside headers that say what was done: `binlog.type`, `binlog.database`, `binlog.table`, `timestamp` (ms).
-fn headers_event<'a>(record: &ForeignRecord<'a>, tables: &TableFilter) -> Result<Events<'a>, String> {
+fn headers_event<'a>(record: &ForeignRecord<'a>, tables: &TableFilter) -> Result<Read<'a>, String> {
     let header = |name: &str| {
         let bytes = (record.header)(name).ok_or_else(|| format!("the header '{name}' is missing"))?;
         std::str::from_utf8(bytes).map_err(|_| format!("the header '{name}' is no text"))
     };
     let (database, table) = (header("binlog.database")?, header("binlog.table")?);
     let time = header("timestamp");
+    let stated = time.as_ref().ok().and_then(|time| time.parse().ok());
     if !tables.wants(database, table) {
-        return Ok(Events::Unwanted(time.ok().and_then(|time| time.parse().ok())));
+        return Ok(Read::nothing(stated));
     }
-    let (op, time) = (header("binlog.type")?, time?);
-    Ok(Events::Rows(vec![Event {
-        op: Op::from_name(&op.to_ascii_lowercase())
-            .ok_or_else(|| format!("the header 'binlog.type' is '{op}', which is none of insert, update and delete"))?,
-        time: time.parse().map_err(|_| format!("the header 'timestamp' is '{time}', which is no time in ms"))?,
-        database: database.into(),
-        table: table.into(),
-        key: Vec::new(),
-        types: HashMap::new(),
-        row: parse(record.value, "a row as a JSON object")?,
-        before: None,
-    }]))
+    let event = || {
+        let (op, time) = (header("binlog.type")?, time?);
+        Ok(vec![Event {
+            op: Op::from_name(&op.to_ascii_lowercase()).ok_or_else(|| {
+                format!("the header 'binlog.type' is '{op}', which is none of insert, update and delete")
+            })?,
+            time: stated.ok_or_else(|| format!("the header 'timestamp' is '{time}', which is no time in ms"))?,
+            database: database.into(),
+            table: table.into(),
+            key: Vec::new(),
+            types: HashMap::new(),
+            row: parse(record.value, "a row as a JSON object")?,
+            before: None,
+        }])
+    };
+    Ok(Read { time: stated, events: event() })
 }
 
 /// Reads JSON, or says that it is not what it should be.

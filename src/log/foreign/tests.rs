@@ -7,8 +7,8 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::change::epoch_at;
-use crate::log::EpochOffsets;
 use crate::log::kafka::Producer;
+use crate::log::{Offsets, Places, go_on_from};
 use crate::operators::Newest;
 use crate::target::{Checkpoint, JobState, Progress};
 
@@ -32,12 +32,13 @@ impl Choices {
 /// A topic that is there at once and is shown bit by bit.
 #[derive(Clone)]
 struct Topic {
-    records: Arc<Vec<Vec<Vec<u8>>>>,
+    /// Of each partition; `None`: a marker of a transaction.
+    records: Arc<Vec<Vec<Option<Vec<u8>>>>>,
     shown: Arc<Mutex<Vec<usize>>>,
     /// The first offset of each partition that is kept.
     low: Arc<Mutex<Vec<u64>>>,
-    /// So many markers lie behind what is shown of each.
-    markers: u64,
+    /// When Kafka took all of it.
+    timestamp: Option<u64>,
     choices: Choices,
 }
 
@@ -71,16 +72,18 @@ impl Consumer for Reading {
             return Ok(Polled::Nothing);
         }
         let first = self.topic.choices.below(self.next.len());
-        for number in (0..self.next.len()).map(|number| (first + number) % self.next.len()) {
+        let partitions = self.next.len();
+        for number in (0..partitions).map(|number| (first + number) % partitions) {
             if self.held[number] {
                 continue;
             }
-            if self.next[number] < self.topic.shown()[number] {
+            while self.next[number] < self.topic.shown()[number] {
                 let (partition, offset) = (number as u32, self.next[number] as u64);
                 self.next[number] += 1;
                 self.ended[number] = false;
-                let value = Some(&*self.topic.records[number][offset as usize]);
-                take(Record { partition, offset, key: None, value, headers: None })?;
+                let Some(value) = &self.topic.records[number][offset as usize] else { continue };
+                let timestamp = self.topic.timestamp;
+                take(Record { partition, offset, timestamp, key: None, value: Some(value), headers: None })?;
                 return Ok(Polled::Record);
             }
             if !std::mem::replace(&mut self.ended[number], true) {
@@ -115,7 +118,7 @@ impl Kafka for Topic {
     }
     fn ends(&self, _topic: &str) -> Result<Vec<(u64, u64)>, LogError> {
         let low = self.low.lock().unwrap();
-        Ok(self.shown().iter().zip(&*low).map(|(shown, low)| (*low, *shown as u64 + self.markers)).collect())
+        Ok(self.shown().iter().zip(&*low).map(|(shown, low)| (*low, *shown as u64)).collect())
     }
 }
 
@@ -201,41 +204,35 @@ struct Run {
     steps: BTreeMap<u32, VecDeque<(u64, Rows)>>,
     reached: BTreeMap<u32, Progress>,
     heads: BTreeMap<(i64, Version), Head>,
-    offsets: EpochOffsets,
+    offsets: Offsets,
 }
 
 impl Run {
-    fn begin(topic: &Topic, warehouse: &Warehouse, settings: &ForeignSettings, letters: DeadLetters) -> Run {
+    fn begin(topic: &Topic, warehouse: &mut Warehouse, settings: &ForeignSettings, letters: DeadLetters) -> Run {
         let state = warehouse.state();
-        let first = state
-            .lanes
-            .values()
-            .map(|progress| epoch_of(progress.seqs.newest(), settings.policy.epoch) + 1)
-            .max()
-            .unwrap_or(0);
-        let Checkpoint { offsets: from, look_backs: known, .. } =
-            state.checkpoint.expect("the first run has begun with one");
-        let low = topic.low.lock().unwrap().clone();
-        let places: BTreeMap<u32, (u64, LookBack)> = known
-            .iter()
-            .map(|(number, known)| {
-                (*number, known.resume(from[number], low[*number as usize]).expect("nothing is lost"))
-            })
-            .collect();
-        let look_backs = places.iter().map(|(number, (_, known))| (*number, *known)).collect();
-        let partition = |(number, end): (usize, &usize)| (number as u32, (places[&(number as u32)].0, *end as u64));
-        let partitions = topic.shown().iter().enumerate().map(partition).collect();
+        let newest = |number: &u32| state.lanes.values().map(|progress| progress.seqs.at(*number)).max();
+        let ends = topic.ends("t").unwrap();
+        let numbers = 0..ends.len() as u32;
+        let applied = numbers.filter_map(|number| Some((number, newest(&number)?))).collect();
+        let Checkpoint { offsets, look_backs, .. } = state.checkpoint.expect("the first run has begun with one");
+        assert!(look_backs.iter().all(|(number, known)| ends[*number as usize].0 <= known.read), "nothing is lost");
+        let settings = settings.clone().going_on_from(&look_backs);
+        let places = go_on_from(Places { offsets, look_backs }, &ends, &applied, settings.horizon());
+        let partition = |(number, (_, end)): (u32, &(u64, u64))| (number, (places.offsets[&number], *end));
+        let partitions = (0..).zip(&ends).map(partition).collect();
         let kafka = Arc::new(topic.clone());
-        let settings = settings.clone();
+        let checkpoint = warehouse.checkpoint.as_mut().expect("it was there just now");
+        (checkpoint.offsets, checkpoint.look_backs) = (places.offsets.clone(), places.look_backs.clone());
+        let earlier = (&applied, &places.look_backs);
         Run {
             newest: Newest::new(settings.horizon()),
-            reader: ForeignReader::new(kafka, "t", &partitions, settings, (first, &look_backs), letters).unwrap(),
+            reader: ForeignReader::new(kafka, "t", &partitions, settings, earlier, letters).unwrap(),
             open: BTreeMap::new(),
             frontier: 0,
             steps: BTreeMap::new(),
             reached: state.lanes,
             heads: BTreeMap::new(),
-            offsets: EpochOffsets::default(),
+            offsets: Offsets::default(),
         }
     }
 
@@ -283,31 +280,45 @@ impl Run {
         let open = self.steps.values().filter_map(|steps| steps.front()).map(|(epoch, _)| *epoch);
         let durable = open.min().unwrap_or(self.frontier);
         if durable > 0 {
-            let (offsets, look_backs) = self.offsets.from(durable);
+            let Some(Places { offsets, look_backs }) = self.offsets.from(moment(durable, 0)) else { return };
             let checkpoint = warehouse.checkpoint.as_mut().expect("of the first run");
             (checkpoint.epoch, checkpoint.offsets, checkpoint.look_backs) = (durable - 1, offsets, look_backs);
         }
     }
 }
 
-fn message(key: i64, time: u64) -> Vec<u8> {
-    format!(
-        r#"{{"data":[{{"id":"{key}"}}],"database":"d","table":"t","es":{time},"type":"UPDATE","mysqlType":{{"id":"bigint"}},"pkNames":["id"]}}"#
-    )
-    .into_bytes()
+fn message(key: i64, time: u64) -> Option<Vec<u8>> {
+    message_of("t", key, time)
 }
 
-/// Records with their partition, key and time, as far as they are not too late.
+fn message_of(table: &str, key: i64, time: u64) -> Option<Vec<u8>> {
+    let message = format!(
+        r#"{{"data":[{{"id":"{key}"}}],"database":"d","table":"{table}","es":{time},"type":"UPDATE","mysqlType":{{"id":"bigint"}},"pkNames":["id"]}}"#
+    );
+    Some(message.into_bytes())
+}
+
+/// One in so many is of a table that is wanted at times, and as many are markers.
+const ODD: u8 = 8;
+
+/// Records with their partition, key and time, as far as they are not too late, some of them odd.
 /// And what is the newest of each key, of those that are kept from `low` on.
-fn topic_of(steps: &[(usize, i64, u64, u64)], horizon: u64, low: &[u64]) -> (Vec<Vec<Vec<u8>>>, Rows) {
+fn topic_of(steps: &[(usize, i64, u64, u64, u8)], horizon: u64, low: &[u64]) -> (Vec<Vec<Option<Vec<u8>>>>, Rows) {
     let (mut records, mut newest, mut oracle) = (vec![Vec::new(); 3], [0; 3], BTreeMap::new());
-    for (partition, key, ahead, behind) in steps {
+    for (partition, key, ahead, behind, odd) in steps {
         let key = key * 3 + *partition as i64;
         let time = (newest[*partition] + ahead).saturating_sub(*behind);
+        if *odd == 0 {
+            records[*partition].push(None);
+        }
         if time + horizon < newest[*partition] {
             continue;
         }
         newest[*partition] = time.max(newest[*partition]);
+        if *odd == 1 {
+            records[*partition].push(message_of("at_times", key + 1_000, time));
+            continue;
+        }
         let version = (time, records[*partition].len() as u64, 0);
         if version.1 >= low[*partition] {
             oracle.entry(key).and_modify(|known| *known = version.max(*known)).or_insert(version);
@@ -320,51 +331,74 @@ fn topic_of(steps: &[(usize, i64, u64, u64)], horizon: u64, low: &[u64]) -> (Vec
 fn settings(idle_timeout: Duration) -> ForeignSettings {
     ForeignSettings {
         envelope: EnvelopeKind::CanalJson,
-        tables: TableFilter::default(),
+        tables: TableFilter::new(&["d.t".into()]).unwrap(),
         policy: SettlePolicy { out_of_orderness: Duration::from_millis(20), idle_timeout, epoch: EPOCH },
         lateness: Duration::from_millis(60),
         lead_bytes: usize::MAX,
         until_caught_up: false,
+        look_at_ends: Duration::from_secs(3600),
     }
 }
 
 #[test]
-fn a_time_in_the_future_is_refused_with_its_place() {
-    let records = vec![vec![message(1, 5), message(1, now_ms() + 3_600_000)]];
-    let settings = settings(Duration::ZERO);
-    let choices = Choices(Arc::new(Mutex::new((vec![1], 0))));
-    let topic =
-        Topic { records: Arc::new(records), shown: Arc::new(Mutex::new(vec![2])), low: low(1), markers: 0, choices };
-    let mut run = Run::begin(&topic, &Warehouse::begun_at(&[0]), &settings, DeadLetters::default());
-    let refused = (0..10).find_map(|_| run.reader.poll(Duration::ZERO).err()).unwrap().to_string();
-    assert!(
-        refused.starts_with("t/0/1: its time is 3") && refused.contains("ahead of this machine's clock"),
-        "{refused}"
-    );
-}
-
-#[test]
 fn markers_behind_the_last_record_are_no_records_that_could_be_lost() {
-    let records = Arc::new(vec![(1..=3).map(|time| message(1, time)).collect::<Vec<_>>()]);
+    let records = (0..4).map(|time| if time < 3 { message(1, time) } else { None }).collect::<Vec<_>>();
     let choices = Choices(Arc::new(Mutex::new((vec![1], 0))));
-    let shown = Arc::new(Mutex::new(vec![0]));
-    let topic = Topic { records, shown, low: low(1), markers: 1, choices };
+    let topic = Topic {
+        records: Arc::new(vec![records]),
+        shown: Arc::new(Mutex::new(vec![0])),
+        low: low(1),
+        timestamp: None,
+        choices,
+    };
     let mut warehouse = Warehouse::begun_at(&[0]);
-    let mut run = Run::begin(&topic, &warehouse, &settings(Duration::ZERO), DeadLetters::default());
+    let settings = settings(Duration::ZERO);
+    let mut run = Run::begin(&topic, &mut warehouse, &settings, DeadLetters::default());
     let mut read = |run: &mut Run| {
         for _ in 0..20 {
             run.poll();
             run.apply(1, &mut warehouse, None);
         }
+        std::thread::sleep(SAY_AGAIN); // it is not said more often
+        run.poll();
         run.record(&mut warehouse);
         warehouse.checkpoint.as_ref().unwrap().look_backs[&0].read
     };
-    topic.shown()[0] = 3;
+    topic.shown()[0] = 4;
     assert_eq!(read(&mut run), 3, "nothing has said that it is a marker that lies behind the last record");
-    run.reader.look_at_ends().unwrap();
-    assert_eq!(read(&mut run), 3, "it is not known to be quiet");
-    run.reader.look_at_ends().unwrap();
+    run.reader.guess.settings.look_at_ends = Duration::ZERO;
     assert_eq!(read(&mut run), 4);
+}
+
+/// What becomes of the second of two records, of so long ahead of the clock, that Kafka took so long ahead of it.
+fn second(ahead: u64, taken_ahead: u64) -> (Option<String>, String) {
+    let now = now_ms();
+    let records = Arc::new(vec![vec![message(1, 5), message(1, now + ahead)]]);
+    let choices = Choices(Arc::new(Mutex::new((vec![1], 0))));
+    let timestamp = Some(now.wrapping_add(taken_ahead));
+    let topic = Topic { records, shown: Arc::new(Mutex::new(vec![2])), low: low(1), timestamp, choices };
+    let folder = tempfile::tempdir().unwrap();
+    let letters = folder.path().join("letters");
+    let settings = settings(Duration::ZERO);
+    let letters_to = DeadLetters::new(Some(letters.clone()));
+    let mut run = Run::begin(&topic, &mut Warehouse::begun_at(&[0]), &settings, letters_to);
+    let refused = (0..10).find_map(|_| run.reader.poll(Duration::ZERO).err());
+    (refused.map(|error| error.to_string()), std::fs::read_to_string(&letters).unwrap_or_default())
+}
+
+#[test]
+fn whether_a_time_in_the_future_counts_does_not_depend_on_when_it_is_read() {
+    let hour = 3_600_000;
+    assert_eq!(second(50_000, 0), (None, String::new()));
+    let (refused, letters) = second(hour, 0);
+    assert!(refused.is_none() && letters.contains("\"t/0/1\"") && letters.contains("ahead of Kafka's"), "{letters}");
+    // Both clocks are wrong, or this machine's is.
+    let (refused, letters) = second(hour, hour);
+    let refused = refused.unwrap();
+    assert!(letters.is_empty() && refused.starts_with("t/0/1: its time, and Kafka's, is "), "{refused}");
+    // Kafka had it long ago, and its time has come.
+    let (refused, letters) = second(0, 0_u64.wrapping_sub(hour));
+    assert!(refused.is_none() && letters.contains("ahead of Kafka's"), "{letters}");
 }
 
 #[test]
@@ -374,9 +408,9 @@ fn a_partition_that_is_far_ahead_waits_for_the_others() {
     let records = vec![times(20_000), times(20_000)];
     let choices = Choices(Arc::new(Mutex::new((vec![1], 0))));
     let shown = Arc::new(Mutex::new(vec![20_000, 1]));
-    let topic = Topic { records: Arc::new(records), shown, low: low(2), markers: 0, choices };
+    let topic = Topic { records: Arc::new(records), shown, low: low(2), timestamp: None, choices };
     let settings = ForeignSettings { lead_bytes: 100_000, ..settings(Duration::from_secs(3600)) };
-    let mut run = Run::begin(&topic, &Warehouse::begun_at(&[0; 2]), &settings, DeadLetters::default());
+    let mut run = Run::begin(&topic, &mut Warehouse::begun_at(&[0; 2]), &settings, DeadLetters::default());
     let read = |run: &Run| run.open.values().map(Vec::len).sum::<usize>();
     (0..1_000).for_each(|_| run.poll());
     let ahead = read(&run);
@@ -400,7 +434,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 2_000, ..ProptestConfig::default() })]
     #[test]
     fn no_row_goes_back_and_the_newest_of_each_key_is_there_in_the_end(
-        steps in proptest::collection::vec((0usize..3, 0i64..3, ahead(), 0u64..90), 1..120),
+        steps in proptest::collection::vec((0usize..3, 0i64..3, ahead(), 0u64..90, 0..ODD), 1..120),
         choices in proptest::collection::vec(any::<u8>(), 40..200),
         stops in 1usize..6, idle in any::<bool>(), lead_bytes in prop_oneof![Just(usize::MAX), 0usize..900],
         mut low in proptest::collection::vec(prop_oneof![Just(0), 0u64..30], 3), deletes_places in any::<bool>(),
@@ -416,16 +450,19 @@ proptest! {
         let shown = Arc::new(Mutex::new(low.iter().map(|low| *low as usize).collect()));
         let mut warehouse = Warehouse::begun_at(&low);
         let low = Arc::new(Mutex::new(low));
-        let topic = Topic { records: Arc::new(records), shown, low, markers: 0, choices: choices.clone() };
+        let topic = Topic { records: Arc::new(records), shown, low, timestamp: None, choices: choices.clone() };
         let folder = tempfile::tempdir().unwrap();
         let letters = folder.path().join("letters");
         let mut lateness = settings.lateness / if is_strict { 3 } else { 1 };
         for _ in 0..stops {
-            // Settings may change: the epoch, and lateness that grows.
+            // Settings may change.
             let policy = SettlePolicy { epoch: EPOCH * [1, 1, 4][choices.below(3)], ..settings.policy };
-            lateness *= [1, 1, 3][choices.below(3)];
-            let settings = ForeignSettings { policy, lateness, ..settings.clone() };
-            let mut run = Run::begin(&topic, &warehouse, &settings, DeadLetters::new(Some(letters.clone())));
+            lateness = lateness * [3, 3, 9, 1][choices.below(4)] / 3;
+            lateness = if is_strict { lateness } else { lateness.max(settings.lateness) };
+            let look_at_ends = [Duration::ZERO, settings.look_at_ends][choices.below(2)];
+            let tables = TableFilter::new(&[["d.t", "d.*"][choices.below(2)].into()]).unwrap();
+            let settings = ForeignSettings { tables, policy, lateness, look_at_ends, ..settings.clone() };
+            let mut run = Run::begin(&topic, &mut warehouse, &settings, DeadLetters::new(Some(letters.clone())));
             for _ in 0..choices.below(40) {
                 match choices.below(6) {
                     0 => topic.show(),
@@ -448,7 +485,7 @@ proptest! {
         }
         topic.shown().iter_mut().zip(&*topic.records).for_each(|(shown, records)| *shown = records.len());
         let settings = ForeignSettings { until_caught_up: true, lateness, ..settings };
-        let mut run = Run::begin(&topic, &warehouse, &settings, DeadLetters::new(Some(letters.clone())));
+        let mut run = Run::begin(&topic, &mut warehouse, &settings, DeadLetters::new(Some(letters.clone())));
         while run.reader.caught_up().is_none_or(|wanted| run.frontier < epoch_at(wanted)) || !run.open.is_empty() {
             run.poll();
         }

@@ -201,7 +201,12 @@ pub(super) fn numeric(text: &str, limits: Option<(i32, i32)>, out: &mut BytesMut
     };
     if let Some((precision, scale)) = limits {
         let significant = fraction.trim_end_matches('0').len() as i32;
-        if significant > scale.max(0) || integral.len() as i32 > precision - scale {
+        // With a negative scale the last digits before the point are rounded away too.
+        let rounded = integral.bytes().rev().take(usize::try_from(-scale).unwrap_or(0));
+        if significant > scale.max(0)
+            || rounded.into_iter().any(|digit| digit != b'0')
+            || integral.len() as i32 > precision - scale
+        {
             return Err(format!("{text} does not fit the column's numeric({precision},{scale}): give it more digits"));
         }
     }
@@ -354,6 +359,10 @@ mod tests {
             ("1.230", (4, 2), true),
             ("1.239", (4, 2), false),
             ("18446744073709551615", (20, 0), true),
+            ("1200", (2, -2), true),
+            ("1210", (3, -2), false),
+            ("0", (2, -2), true),
+            ("1200.5", (3, -2), false),
         ] {
             assert_eq!(numeric(text, Some(limits), &mut BytesMut::new()).is_ok(), fits, "{text} {limits:?}");
         }

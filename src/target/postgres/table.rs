@@ -239,7 +239,7 @@ impl<'a> Place<'a> {
             return Err(self.fault(format!(
                 "job '{job}' has landed it in {elsewhere}, and what it has done is not in {target}: set [target] schema as it was, or \
                  give the job another name; if the table was moved, UPDATE tidegate.landed SET target = '{target}' WHERE target = \
-                 '{elsewhere}'; if it is not landed any more, DELETE FROM tidegate.landed WHERE target = '{elsewhere}'"
+                 '{elsewhere}'; if [land] tables leaves it out now, DELETE FROM tidegate.landed WHERE target = '{elsewhere}'"
             )));
         }
         if owner != job {

@@ -8,9 +8,9 @@ use std::time::Duration;
 use crate::hologres::on_hologres;
 use crate::landing::{Place, orders};
 use crate::steps::{Net, Schemas, schema, step};
+use tidegate::change::LookBack;
 use tidegate::change::Op::{Delete, Insert, Update};
 use tidegate::config::ZeroDates;
-use tidegate::log::LookBack;
 use tidegate::target::postgres::PostgresTarget;
 use tidegate::target::{Checkpoint, Target, TargetError};
 
@@ -477,7 +477,7 @@ fn a_job_keeps_its_lanes_and_checkpoints_and_counts_its_runs() {
     let checkpoint = Checkpoint {
         epoch: 7,
         offsets: BTreeMap::from([(0, 1), (31, u64::MAX)]),
-        look_backs: BTreeMap::from([(31, LookBack { decided: 7, horizon: None, read: 8, newest: 9, reach: 10 })]),
+        look_backs: BTreeMap::from([(31, LookBack { judged_from: 7, read: 8, newest: 9, horizon_max: 10 })]),
         ..Checkpoint::default()
     };
     target.checkpoint(&place.job, 1, &checkpoint).unwrap();
