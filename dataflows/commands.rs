@@ -1,7 +1,6 @@
 //! The commands: from a configuration to a running dataflow.
 
 use std::path::Path;
-use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -9,10 +8,11 @@ use anyhow::{Context, anyhow, bail};
 use tidegate::change::TableFilter;
 use tidegate::config::{Config, Delivery, EnvelopeKind, LandConfig, PublishConfig, TargetConfig, ZeroDates};
 use tidegate::letter::DeadLetters;
-use tidegate::log::{ForeignSettings, Librdkafka, Pace, meta_topic};
+use tidegate::log::{ForeignSettings, Librdkafka, Pace, meta_topic, read_to_end};
 use tidegate::source::{Reader, Start};
 use tidegate::target::Target;
 use tidegate::verify::Outcome;
+use tidegate::workers::Workers;
 use timely::worker::Worker;
 
 use crate::cluster::{
@@ -51,18 +51,11 @@ fn load(path: &Path) -> anyhow::Result<Config> {
     Ok(config)
 }
 
-/// Runs `build` on every worker of this process, and before it `began` once, unless `stop` goes up before the cluster is there,
-/// whose processes all have that purpose; what goes wrong ends the process.
+/// Runs `build` on every worker of this process; what goes wrong ends the process.
 fn execute(
-    job: &Job,
-    purpose: u64,
-    stop: &AtomicBool,
-    began: impl FnOnce(),
+    workers: Workers,
     build: impl Fn(&mut Worker) -> anyhow::Result<()> + Send + Sync + 'static,
 ) -> anyhow::Result<()> {
-    fail_on_panics(&job.cluster);
-    let Some(workers) = workers(&job.cluster, purpose, &|| is_up(stop))? else { return Ok(()) };
-    began();
     let guards = workers
         .execute(move |worker| {
             build(worker).unwrap_or_else(|e| fail(&format_args!("{e:#}")));
@@ -83,6 +76,11 @@ pub fn publish(job: &Job) -> anyhow::Result<()> {
     let cluster = Librdkafka::new(&kafka);
     let until_end = job.until_caught_up;
     let first = Mutex::new(first_reader(&cluster, &config, job.cluster.process, until_end)?);
+    let same = PublishConfig { dead_letter: None, ..config.publish.clone() };
+    let purpose = purpose(&("publish", &config.job, &kafka.topic, kafka.partitions, &tables, same, until_end));
+    // What is not the same everywhere makes no topic, and gives none more partitions.
+    fail_on_panics(&job.cluster);
+    let Some(workers) = workers(&job.cluster, purpose, &|| is_up(&stop))? else { return Ok(()) };
     let run = Publishing {
         partitions: cluster.ensure_topics()?,
         kafka: Arc::new(cluster),
@@ -94,11 +92,8 @@ pub fn publish(job: &Job) -> anyhow::Result<()> {
     let letters = DeadLetters::new(config.publish.dead_letter.clone());
     let report = Report::new(letters.clone());
     let shown = report.clone();
-    let stopped = Arc::clone(&stop);
-    let same = PublishConfig { dead_letter: None, ..config.publish.clone() };
-    let purpose = purpose(&("publish", &config.job, &kafka.topic, run.partitions, &run.tables, same, until_end));
-    let began = || report.start("publish", "in Kafka");
-    execute(job, purpose, &stopped, began, move |worker| {
+    report.start("publish", "in Kafka");
+    execute(workers, move |worker| {
         let (index, peers) = (worker.index(), worker.peers());
         let source = config.source()?;
         let announced = match index {
@@ -170,7 +165,11 @@ fn first_reader(
         return Ok(None);
     }
     if cluster.partitions_of(&companion)?.is_some() {
-        return connect::refuse_unreadable(config.source()?, &config.job).map(|()| None);
+        // What another publish states meanwhile changes nothing about it; and what does not fit is said when that is known.
+        let statements = read_to_end(cluster, &config.kafka()?.topic).map(|companion| companion.statements);
+        let oldest = statements.unwrap_or_default().into_values().min_by_key(|statement| statement.resume.seq);
+        let position = oldest.as_ref().map(|statement| statement.resume.position.as_str());
+        return connect::refuse_unreadable(config.source()?, &config.job, position).map(|()| None);
     }
     connect::reader(config.source()?, &config.job, &Start::Configured, until_end).map(Some)
 }
@@ -222,15 +221,16 @@ pub fn land(job: &Job) -> anyhow::Result<()> {
     let until_caught_up = job.until_caught_up;
     let report = Report::new(run.letters.clone());
     let shown = report.clone();
-    let stopped = Arc::clone(&stop);
     let same = LandConfig { dead_letter: None, ..config.land.clone() };
     let target = match config.target()? {
         TargetConfig::Postgres(to) => format!("postgres {} {} {:?}", to.schema, to.create_tables, to.zero_dates),
         TargetConfig::Sqlite(_) => "sqlite".to_string(),
     };
     let purpose = purpose(&("land", &config.job, &kafka.topic, same, target, until_caught_up));
-    let began = || report.start("land", "durable");
-    execute(job, purpose, &stopped, began, move |worker| {
+    fail_on_panics(&job.cluster);
+    let Some(workers) = workers(&job.cluster, purpose, &|| is_up(&stop))? else { return Ok(()) };
+    report.start("land", "durable");
+    execute(workers, move |worker| {
         let (index, peers) = (worker.index(), worker.peers());
         let said = match index {
             0 => Some(serde_json::to_string(&run.begin()?)?),

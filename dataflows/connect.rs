@@ -15,10 +15,10 @@ use tidegate::target::Target;
 use tidegate::target::postgres::PostgresTarget;
 use tidegate::target::sqlite::SqliteTarget;
 
-/// Refuses a source that can't be read, as far as that can be told while another process reads it.
-pub fn refuse_unreadable(source: &SourceConfig, job: &str) -> anyhow::Result<()> {
+/// Refuses a source that can't be read, or not on from `position`, as far as that can be told while another process reads it.
+pub fn refuse_unreadable(source: &SourceConfig, job: &str, position: Option<&str>) -> anyhow::Result<()> {
     match source {
-        SourceConfig::Mysql(mysql) => MysqlReader::check(mysql, job)?,
+        SourceConfig::Mysql(mysql) => MysqlReader::check(mysql, job, position)?,
         source => drop(reader(source, job, &Start::Configured, true)?),
     }
     Ok(())

@@ -220,7 +220,12 @@ impl Landing {
         };
         let mut state = self.target.begin(&self.job, self.settings.lanes, &log)?;
         if let Some(checkpoint) = &mut state.checkpoint {
+            let before = checkpoint.offsets.clone();
             pass_markers(&mut checkpoint.offsets, &ends, &companion);
+            if checkpoint.offsets != before {
+                // Once more is stated, nothing says any more that these were markers.
+                self.target.checkpoint(&self.job, state.generation, checkpoint)?;
+            }
         }
         Ok(Resumed { state, partitions: companion.partitions() })
     }

@@ -5,7 +5,7 @@ use std::fs::File;
 use std::io::{BufWriter, Write, stdout};
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, anyhow};
+use anyhow::{Context, anyhow, bail};
 use tidegate::change::TableFilter;
 use tidegate::config::{Config, MysqlConfig, SourceConfig, TargetConfig};
 use tidegate::verify::{MysqlSide, Observer, Options, Outcome, PostgresSide, Printer, Report, SqliteSide, compare};
@@ -73,6 +73,9 @@ struct Repair<'a> {
 
 impl<'a> Repair<'a> {
     fn create(path: &'a Path) -> anyhow::Result<Self> {
+        if path.exists() {
+            bail!("--repair {}: the file exists already: name another", path.display());
+        }
         let mut partial = path.as_os_str().to_owned();
         partial.push(".partial");
         Ok(Repair { path, partial: partial.into() })

@@ -12,7 +12,7 @@ use std::error::Error as _;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use postgres::config::Host;
+use postgres::config::{Host, SslMode};
 use serde::{Deserialize, Deserializer};
 
 use crate::wire::Codec;
@@ -322,9 +322,15 @@ impl PostgresConfig {
                  password as %40 %3A %2F %3F %23 %25, or with the password in password_file"
             )
         };
+        if self.url.split_once("://").is_some_and(|(scheme, _)| !matches!(scheme, "postgres" | "postgresql")) {
+            return Err(unusable("it does not begin with postgres://"));
+        }
         let options: postgres::Config = self.url.parse().map_err(|error: postgres::Error| {
             unusable(&error.source().map_or_else(|| error.to_string(), ToString::to_string))
         })?;
+        if options.get_ssl_mode() == SslMode::Require {
+            return Err(unusable("sslmode=require, and tidegate does not speak TLS"));
+        }
         let host = match options.get_hosts().first() {
             Some(Host::Tcp(host)) => host.clone(),
             #[cfg(unix)]

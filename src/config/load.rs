@@ -268,6 +268,14 @@ mod tests {
                 "t.toml:4: the target's url can't be used (invalid value for option `port`",
             ),
             (
+                "job = \"x\"\n[target]\nkind = \"postgres\"\nurl = \"mysql://u@h/\"\n",
+                "t.toml:4: the target's url can't be used (it does not begin with postgres://)",
+            ),
+            (
+                "job = \"x\"\n[target]\nkind = \"postgres\"\nurl = \"postgres://u@h/d?sslmode=require\"\n",
+                "t.toml:4: the target's url can't be used (sslmode=require, and tidegate does not speak TLS)",
+            ),
+            (
                 "job = \"x\"\n[target]\nkind = \"postgres\"\nurl = \"\"\n",
                 "t.toml:4: the target's url can't be used (it names no host)",
             ),

@@ -102,11 +102,7 @@ impl Librdkafka {
         let has_records = |topic: &str| Ok::<_, LogError>(self.ends(topic)?.iter().any(|(_, end)| *end > 0));
         match existing {
             None if has_companion && has_records(&meta)? => {
-                return Err(LogError(format!(
-                    "topic {0} does not exist at {1}, and its companion {meta} does: {0} was deleted: publish to a new topic, with the \
-                     tables copied anew",
-                    config.topic, config.brokers
-                )));
+                return Err(LogError(deleted(&config.topic, &config.brokers)));
             }
             // First, so that there is no companion without it.
             None => self.create(&[NewTopic::new(&config.topic, config.partitions as i32, replication())
@@ -280,7 +276,9 @@ impl Kafka for Librdkafka {
     fn ends(&self, topic: &str) -> Result<Vec<(u64, u64)>, LogError> {
         let partitions = self.partitions_of(topic)?.ok_or_else(|| {
             let KafkaConfig { brokers, topic: data, .. } = &self.config;
+            let has_companion = || matches!(self.partitions_of(&meta_topic(topic)), Ok(Some(_)));
             LogError(match topic == data {
+                true if has_companion() => deleted(topic, brokers),
                 true => format!("topic {topic} does not exist at {brokers}: run tidegate publish, which creates it"),
                 false => format!(
                     "topic {topic}, the companion of {data}, does not exist at {brokers}: it was deleted: publish to a new topic, with \
@@ -298,6 +296,15 @@ impl Kafka for Librdkafka {
             })
             .collect()
     }
+}
+
+/// Of a topic that is not there any more.
+fn deleted(topic: &str, brokers: &str) -> String {
+    format!(
+        "topic {topic} does not exist at {brokers}, and its companion {} does: {topic} was deleted: publish to a new topic, with the \
+         tables copied anew",
+        meta_topic(topic)
+    )
 }
 
 struct RdConsumer {
@@ -424,10 +431,6 @@ impl ProducerContext for Context {
     }
 }
 
-/// The client's poll goes on to its end after a report has come, and counts whole milliseconds and spins through what is left of
-/// the last: of this next to nothing is left.
-const POLL_STEP: Duration = Duration::from_micros(1_050);
-
 struct RdProducer {
     producer: BaseProducer<Context>,
 }
@@ -480,19 +483,13 @@ impl Producer for RdProducer {
     }
 
     fn poll(&mut self, wait: Duration, delivered: &mut dyn FnMut(Delivered)) -> Result<(), String> {
-        let asked = Instant::now();
-        loop {
-            let left = wait.saturating_sub(asked.elapsed());
-            self.producer.poll(left.min(POLL_STEP));
-            let mut said = self.producer.context().said();
-            if let Some(failure) = said.failure.take() {
-                return Err(failure);
-            }
-            if !said.delivered.is_empty() || left <= POLL_STEP {
-                said.delivered.drain(..).for_each(delivered);
-                return Ok(());
-            }
+        self.producer.poll(wait);
+        let mut said = self.producer.context().said();
+        if let Some(failure) = said.failure.take() {
+            return Err(failure);
         }
+        said.delivered.drain(..).for_each(delivered);
+        Ok(())
     }
 
     fn begin(&mut self) -> Result<(), String> {

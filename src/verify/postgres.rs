@@ -4,6 +4,8 @@
 //! the server. The schema of a table is part of its name in every statement, and a statement is a plain `SELECT`:
 //! Hologres has no cursors that would be worth anything, and refuses much else.
 
+use std::error::Error as _;
+
 use postgres::fallible_iterator::FallibleIterator;
 use postgres::types::{FromSql, Type};
 use postgres::{Client, NoTls};
@@ -74,7 +76,10 @@ fn is_hologres(client: &mut Client) -> Result<bool, postgres::Error> {
 fn said(error: &postgres::Error) -> String {
     match error.as_db_error() {
         Some(server) => format!("{} ({})", server.message(), server.code().code()),
-        None => error.to_string(),
+        None => match error.source() {
+            Some(cause) => format!("{error}: {cause}"),
+            None => error.to_string(),
+        },
     }
 }
 

@@ -1,7 +1,7 @@
 //! Follows the events of a binlog: where transactions begin and end, what number and time everything has, and which bytes
 //! a decoder needs. It knows no connection.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use mysql::binlog::EventFlags;
@@ -83,6 +83,8 @@ pub(super) struct Follower {
     tables: HashMap<u64, Context>,
     /// Contexts by the table map's bytes, until a table is altered.
     contexts: HashMap<Box<[u8]>, Context>,
+    /// Tables that are not wanted, of which it was said that statements about them are logged as text.
+    as_text_said: HashSet<String>,
     /// The transaction that was open when the connection broke: what is taken of it again has the time that it had.
     broken: Option<Transaction>,
     /// Rows with lower numbers have been handed on before the connection broke.
@@ -145,6 +147,7 @@ impl Follower {
             packed: None,
             tables: HashMap::new(),
             contexts: HashMap::new(),
+            as_text_said: HashSet::new(),
             broken: None,
             handed: 0,
             live: false,

@@ -68,16 +68,8 @@ impl MysqlReader {
         let end = server.end(&mut conn)?;
         let (origin, place, seq, clock) = match start {
             Start::Resume { resume, clock } => {
-                let (place, known) = kept_in(&resume.position).map_err(|_| {
-                    SourceError::Source(format!(
-                        "the recorded position '{}' is of another kind of source; give the job another topic, or the source \
-                         that it had",
-                        resume.position
-                    ))
-                })?;
-                let identity = server.identify(&mut conn, known.as_ref().map(|known| &known.server))?;
-                let origin = Origin { server: identity, begun: known.and_then(|known| known.begun) };
-                (origin, server.kept(&mut conn, place)?, resume.seq, clock.clone())
+                let (origin, place) = identified(&mut server, &mut conn, &resume.position)?;
+                (origin, place, resume.seq, clock.clone())
             }
             Start::Configured => {
                 let place = match config.start.as_str() {
@@ -108,13 +100,14 @@ impl MysqlReader {
         })
     }
 
-    /// Refuses a source that could not be opened, as far as that can be told without reading it: another reader of the same job
-    /// goes on meanwhile.
+    /// Refuses a source that could not be opened, where its reading goes on at `position`, as far as that can be told without
+    /// reading it: another reader of the same job goes on meanwhile.
     ///
     /// # Errors
     /// As [`open`](MysqlReader::open).
-    pub fn check(config: &MysqlConfig, job: &str) -> Result<(), SourceError> {
-        connect(config, job).map(drop)
+    pub fn check(config: &MysqlConfig, job: &str, position: Option<&str>) -> Result<(), SourceError> {
+        let (mut server, mut conn, _) = connect(config, job)?;
+        position.map_or(Ok(()), |position| identified(&mut server, &mut conn, position).map(drop))
     }
 
     /// The wanted patterns that no table of the server matches now.
@@ -367,6 +360,18 @@ fn begin_file(server: &Server, feed: &Feed, follower: &mut Follower) -> Result<(
 }
 
 /// The server of a configuration, that logs what is needed; a connection to it; and which tables are wanted.
+/// The server as that of a recorded position, and the place there, which it still has.
+fn identified(server: &mut Server, conn: &mut Conn, position: &str) -> Result<(Origin, Place), SourceError> {
+    let (place, known) = kept_in(position).map_err(|_| {
+        SourceError::Source(format!(
+            "the recorded position '{position}' is of another kind of source; give the job another topic, or the source that it had"
+        ))
+    })?;
+    let identity = server.identify(conn, known.as_ref().map(|known| &known.server))?;
+    let origin = Origin { server: identity, begun: known.and_then(|known| known.begun) };
+    Ok((origin, server.kept(conn, place)?))
+}
+
 fn connect(config: &MysqlConfig, job: &str) -> Result<(Server, Conn, TableFilter), SourceError> {
     if !matches!(config.start.as_str(), "latest" | "earliest") {
         // A mistake is said when it is made, and not when it first counts.

@@ -86,10 +86,19 @@ impl Table {
             .into());
         }
         let place = Place::of(name, policy)?;
-        place.refuse_landed(job, &landed(server, &place.sql(), &name.to_string(), job)?)?;
+        let before = landed(server, &place.sql(), &name.to_string(), job)?;
+        place.refuse_landed(job, &before)?;
         let mut look = look_of(server, &place.sql())?; // before its columns: what changes in between is noticed
         let mut columns = place.columns(server)?;
         if columns.is_empty() {
+            if before.holds.is_some() {
+                return Err(fault(format!(
+                    "job '{job}' has landed it in {0}, and that is gone, with all that was in it: bring it back; or copy the table anew, \
+                     and DELETE FROM tidegate.landed WHERE target = '{0}'",
+                    place.sql()
+                ))
+                .into());
+            }
             if !policy.create_tables {
                 return Err(fault(format!(
                     "the target has no table {}, and create_tables is false: create it there",

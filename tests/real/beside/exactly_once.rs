@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::job::source::Source;
-use crate::job::{Job, landed};
+use crate::job::{Job, env, landed};
 use crate::topic::committed;
 
 /// Every change once, and each partition in the order of the source. A line of the source owns two numbers.
@@ -116,4 +116,11 @@ fn a_publish_with_a_mistake_in_its_source_ends_no_other() {
     source.run(&["INSERT INTO t VALUES (2, 2)"]);
     job.wait("the second row", |job| job.count("t", "id = 2") == 1);
     job.stop_all();
+    // Nor does it leave something for the next.
+    let wrong = config.replace(&env("MYSQL_URL"), &env("MARIADB_URL")).replace(".t\"", ".*\"");
+    std::fs::write(job.file("tidegate.toml"), wrong).unwrap();
+    job.refused("publish", &["is another server"]);
+    std::fs::write(job.file("tidegate.toml"), config).unwrap();
+    let said = String::from_utf8_lossy(&job.try_run("publish").stderr).into_owned();
+    assert!(!said.contains("[source] tables was"), "{said}");
 }

@@ -252,7 +252,7 @@ fn a_server_that_can_not_be_used_is_told_apart() {
         client.write_all(&message).unwrap();
     });
     for (url, want) in [
-        ("mysql://u@h/d".to_string(), "[target] url is not postgres://"),
+        ("mysql://u@h/d".to_string(), "it does not begin with postgres://"),
         (format!("postgres://u:p@{closed}/d"), "can't be reached"),
         (format!("postgres://u:p@{guarded}/d"), "correct the user or password in [target] url or password_file"),
         (format!("postgres://tidegate_nobody@{at}/postgres"), "refuses user 'tidegate_nobody'"),

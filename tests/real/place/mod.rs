@@ -127,6 +127,7 @@ impl Place {
         };
         let want: BTreeSet<Found> = wanted.iter().map(found).collect();
         let repair = self.file("repair.sql");
+        let _ = std::fs::remove_file(&repair);
         let verified = self.verify(&["--json", "--repair", repair.to_str().unwrap()]);
         assert_eq!(verified.code, 1, "{}{}", verified.out, verified.err);
         assert_eq!(verified.found(), want);

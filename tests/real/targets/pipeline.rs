@@ -261,3 +261,61 @@ fn workers_without_a_partition_learn_of_new_tables_all_the_same() {
     job.wait("the second table", |job| job.count("second", "true") == 200);
     job.stop_all();
 }
+
+#[test]
+fn a_cluster_with_two_configurations_gives_no_topic_more_partitions() {
+    let scenario = Scenario::new("two_minds");
+    scenario.write_changes(10, 3, Rows::new());
+    scenario.run("publish", &["--until-caught-up"]);
+    let config = std::fs::read_to_string(scenario.folder.path().join("tidegate.toml")).unwrap();
+    let other = scenario.folder.path().join("other.toml");
+    std::fs::write(&other, config.replace("[land]", "partitions = 8\n[land]")).unwrap();
+    let hosts = scenario.folder.path().join("hosts");
+    std::fs::write(&hosts, format!("{}\n{}\n", free_address(), free_address())).unwrap();
+    let of_two = ["--until-caught-up", "-n", "2", "-h", hosts.to_str().unwrap()];
+    let first = scenario.start("publish", &[&of_two[..], &["-p", "0"]].concat());
+    let mut second = Command::new(env!("CARGO_BIN_EXE_tidegate"));
+    second.arg("publish").arg("--config").arg(other).args(of_two).args(["-p", "1"]).stderr(Stdio::piped());
+    for process in [first, second.spawn().unwrap()] {
+        let output = process.wait_with_output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.code() == Some(3) && said.contains("another command, job or configuration"), "{said}");
+    }
+    scenario.run("publish", &["--until-caught-up"]);
+}
+
+#[test]
+fn a_table_that_was_landed_and_is_gone_is_not_made_anew() {
+    let line = |id: u32| {
+        format!(
+            r#"{{"op":"insert","database":"shop","table":"t","time":1700000000000,"key":["id"],"row":{{"id":{id}}}}}"#
+        )
+    };
+    let mut job = crate::job::Job::of_lines("vanished", &[line(1)]);
+    ["publish", "land"].iter().for_each(|command| job.run(command));
+    job.target.batch_execute("ALTER TABLE t RENAME TO away").unwrap();
+    job.write_lines(&[line(1), line(2)]);
+    job.run("publish");
+    job.refused("land", &["table shop.t: job '", "and that is gone", "bring it back"]);
+    job.target.batch_execute("ALTER TABLE away RENAME TO t").unwrap();
+    job.run("land");
+    assert_eq!(job.count("t", "true"), 2);
+}
+
+#[test]
+fn a_run_that_has_caught_up_has_recorded_so() {
+    let line = |id: u32| {
+        format!(
+            r#"{{"op":"insert","database":"shop","table":"t","time":1700000000000,"key":["id"],"row":{{"id":{id}}}}}"#
+        )
+    };
+    let mut job = crate::job::Job::of_lines("recorded", &[]);
+    for rounds in 1..=5 {
+        job.write_lines(&(0..rounds * 40).map(line).collect::<Vec<_>>());
+        ["publish", "land"].iter().for_each(|command| job.run(command));
+        // Nothing comes from publish now: what is durable may go all the same.
+        (0..4).for_each(|partition| crate::topic::delete_records(&job.name, partition));
+        job.run("land");
+    }
+    assert_eq!(job.count("t", "true"), 200);
+}

@@ -485,6 +485,10 @@ fn a_signal_ends_it_while_a_server_keeps_it_waiting() {
         refused(&Verified::of(&verify.wait_with_output().unwrap()), &["signal", "again"]);
         assert!(!repair.exists(), "half a repair is none");
         place.at_source("UNLOCK TABLES");
+        std::fs::write(&repair, "of somebody else").unwrap();
+        refused(&place.verify(&["--repair", repair.to_str().unwrap()]), &["--repair", "exists already"]);
+        assert_eq!(std::fs::read_to_string(&repair).unwrap(), "of somebody else");
+        std::fs::remove_file(&repair).unwrap();
     }
 }
 

@@ -40,12 +40,18 @@ impl Follower {
                 // It has a number all the same: which tables are wanted may change.
                 None if !tables.is_empty() => {
                     self.seq += 1;
-                    tracing::warn!(
-                        "{}: a statement about a table that is not wanted is logged as text; if triggers or foreign keys make it \
-                         change wanted ones too, run verify: {}",
-                        self.place,
-                        shortened(sql)
-                    );
+                    let names = self.names(&tables, default_database);
+                    let names: Vec<String> = names.map(|(database, table)| format!("{database}.{table}")).collect();
+                    let names = names.join(" and ");
+                    if !self.as_text_said.contains(&names) && self.as_text_said.len() < AS_TEXT_SAID_MAX {
+                        tracing::warn!(
+                            "{}: a statement about {names}, which is not wanted, is logged as text, as others of it may be; if triggers \
+                             or foreign keys make them change wanted tables too, run verify: {}",
+                            self.place,
+                            shortened(sql)
+                        );
+                        self.as_text_said.insert(names);
+                    }
                 }
                 _ => self.as_text(sql, second, now, out),
             },
@@ -108,12 +114,17 @@ impl Follower {
         if self.lower_case { name.to_lowercase() } else { name.to_string() }
     }
 
-    /// The names of those tables that are wanted; `None`: none is.
-    fn wanted(&self, tables: &[Named], default_database: &str) -> Option<String> {
-        let names = tables.iter().map(|named| {
+    /// The tables that a statement names, as table maps have their names.
+    fn names<'a>(&self, tables: &'a [Named], default_database: &'a str) -> impl Iterator<Item = (String, String)> {
+        tables.iter().map(|named| {
             let database = named.database.as_deref().unwrap_or(default_database);
             (self.in_maps(database), self.in_maps(&named.table))
-        });
+        })
+    }
+
+    /// The names of those tables that are wanted; `None`: none is.
+    fn wanted(&self, tables: &[Named], default_database: &str) -> Option<String> {
+        let names = self.names(tables, default_database);
         // A letter that nobody knows may be any.
         let doubtful = |name: &str| name.contains(char::REPLACEMENT_CHARACTER);
         let wanted = names
@@ -122,6 +133,9 @@ impl Follower {
         (!wanted.is_empty()).then(|| wanted.join(" and "))
     }
 }
+
+/// Of so many tables that are not wanted it is said that statements about them are logged as text.
+const AS_TEXT_SAID_MAX: usize = 100;
 
 fn shortened(sql: &str) -> String {
     sql.chars().take(200).collect()
