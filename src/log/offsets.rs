@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::meta::Companion;
 use super::reader::MomentStart;
-use crate::change::{LookBack, Moment};
+use crate::change::{LookBack, Moment, epoch_at};
 
 /// Collects where moments begin in each partition, and answers from where everything of a moment and later can be read.
 ///
@@ -57,11 +57,10 @@ impl Offsets {
             places.offsets.insert(*partition, offset);
             places.look_backs.extend(look_back.map(|look_back| (*partition, look_back)));
         }
-        self.said.0 = at;
-        (places != self.said.1).then(|| {
-            self.said.1 = places.clone();
-            places
-        })
+        // An epoch that has ended is news in itself: a target that has lost what was durable is noticed by what is recorded.
+        let is_news = epoch_at(at) > epoch_at(self.said.0) || places != self.said.1;
+        self.said = (at, places.clone());
+        is_news.then_some(places)
     }
 }
 
