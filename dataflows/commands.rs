@@ -168,8 +168,8 @@ fn first_reader(
         // What another publish states meanwhile changes nothing about it; and what does not fit is said when that is known.
         let statements = read_to_end(cluster, &config.kafka()?.topic).map(|companion| companion.statements);
         let oldest = statements.unwrap_or_default().into_values().min_by_key(|statement| statement.resume.seq);
-        let position = oldest.as_ref().map(|statement| statement.resume.position.as_str());
-        return connect::refuse_unreadable(config.source()?, &config.job, position).map(|()| None);
+        let resume = oldest.map(|statement| statement.resume);
+        return connect::refuse_unreadable(config.source()?, &config.job, resume).map(|()| None);
     }
     connect::reader(config.source()?, &config.job, &Start::Configured, until_end).map(Some)
 }

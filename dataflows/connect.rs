@@ -10,16 +10,19 @@ use tidegate::config::{SourceConfig, TargetConfig};
 use tidegate::source::dts::DtsReader;
 use tidegate::source::file::{DtsFileReader, JsonlDecoder, JsonlReader};
 use tidegate::source::mysql::MysqlReader;
-use tidegate::source::{Decoder, Reader, Start};
+use tidegate::source::{Clock, Decoder, Reader, Resume, Start};
 use tidegate::target::Target;
 use tidegate::target::postgres::PostgresTarget;
 use tidegate::target::sqlite::SqliteTarget;
 
-/// Refuses a source that can't be read, or not on from `position`, as far as that can be told while another process reads it.
-pub fn refuse_unreadable(source: &SourceConfig, job: &str, position: Option<&str>) -> anyhow::Result<()> {
-    match source {
-        SourceConfig::Mysql(mysql) => MysqlReader::check(mysql, job, position)?,
-        source => drop(reader(source, job, &Start::Configured, true)?),
+/// Refuses a source that can't be read, or not on from there, as far as that can be told while another process reads it.
+pub fn refuse_unreadable(source: &SourceConfig, job: &str, resume: Option<Resume>) -> anyhow::Result<()> {
+    match (source, resume) {
+        (SourceConfig::Mysql(mysql), resume) => {
+            MysqlReader::check(mysql, job, resume.as_ref().map(|resume| resume.position.as_str()))?;
+        }
+        (source, Some(resume)) => drop(reader(source, job, &Start::Resume { resume, clock: Clock::from(0) }, true)?),
+        (source, None) => drop(reader(source, job, &Start::Configured, true)?),
     }
     Ok(())
 }

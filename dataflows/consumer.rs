@@ -61,7 +61,7 @@ pub fn consume(job: Consume) -> crossbeam_channel::Receiver<Ingested<Moment, Cha
     let Consume { mut reader, applied, through, tables, waker, stop, mut sealed, read_seq, caught_up, lanes } = job;
     let (sender, receiver) = crossbeam_channel::bounded(8);
     let mut outlet = Outlet::new(sender, waker);
-    let (mut last, mut learned) = (Some(0), 0_u64);
+    let (mut last, mut learned, mut reached) = (Some(0), 0_u64, None::<Moment>);
     let mut wanted: HashMap<u64, bool> = HashMap::new();
     let client = move |wait| {
         // There may be no room until a lane goes on, and a lane may wait for a schema that only this client can learn.
@@ -82,16 +82,20 @@ pub fn consume(job: Consume) -> crossbeam_channel::Receiver<Ingested<Moment, Cha
             reader.learn(wait).unwrap_or_else(|e| fail(&e));
             return true;
         }
+        if let Some(moment) = reached.take() {
+            let mut caught_up = caught_up.lock().expect("no panic while holding it");
+            *caught_up = moment.min(*caught_up);
+        }
         let mut fetched = reader.poll(wait).unwrap_or_else(|e| fail(&e));
         if sealed.as_ref().is_some_and(|sealed| is_up(sealed)) {
             reader.aim_at_end().unwrap_or_else(|e| fail(&e));
             sealed = None;
         }
-        // Without a partition there is nothing to wait for, and no other poll.
-        let reached = if fetched.frontier.is_none() { Some(0) } else { reader.caught_up() };
-        if let Some(moment) = reached.filter(|_| sealed.is_none() || fetched.frontier.is_none()) {
-            let mut caught_up = caught_up.lock().expect("no panic while holding it");
-            *caught_up = moment.min(*caught_up);
+        match fetched.frontier {
+            // Without a partition there is nothing to wait for, and no other poll.
+            None => *caught_up.lock().expect("no panic while holding it") = 0,
+            // It counts once what this poll has brought is handed over.
+            Some(_) => reached = reader.caught_up().filter(|_| sealed.is_none()),
         }
         for (_, batch) in &mut fetched.batches {
             read_seq.fetch_max(batch.heads().iter().map(|head| head.seq).max().unwrap_or(0), Ordering::AcqRel);

@@ -12,6 +12,7 @@
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::RecvTimeoutError;
 use tidegate::change::{Changes, Moment, TableFilter, epoch_at, moment};
@@ -85,7 +86,7 @@ impl Landed {
         let (durable, given) = (first(&self.durable), first(&self.given));
         let caught_up = *self.caught_up.lock().expect("no panic while holding it");
         let is_done = (stopping && durable == given) || (until_caught_up && durable >= caught_up);
-        is_done && self.recorded.has(durable)
+        is_done && self.recorded.has(durable, stopping)
     }
 
     /// Whether all that was there at the start has been read, and is not complete yet: `publish` has to say so.
@@ -187,9 +188,10 @@ pub fn land(worker: &mut Worker, job: Land) -> Landed {
                     notes.for_each(|_, batch| batch.drain(..).for_each(|note| record.note(note)));
                     let first = |frontier: AntichainRef<'_, Moment>| frontier.first().copied().unwrap_or(Moment::MAX);
                     let (durable, noted) = (first(durable.frontier()), first(noted.frontier()));
+                    // Of what is not noted yet the place is not known.
+                    let durable = durable.min(noted);
                     record.record(durable);
-                    // What is not noted yet may still be news.
-                    *shown.looked.lock().expect("no panic while holding it") = durable.min(noted);
+                    *shown.looked.lock().expect("no panic while holding it") = durable;
                 }
             },
         );
@@ -203,6 +205,9 @@ fn place(at: &Moment, batch: &Changes, index: usize) -> Moment {
     if together { *at } else { moment(epoch_at(*at), batch.head(index).seq) }
 }
 
+/// A target that is away does not keep a run from stopping: what is not recorded is read again.
+const RECORD_PATIENCE: Duration = Duration::from_secs(5);
+
 /// How far recording is.
 #[derive(Default)]
 struct Recorded {
@@ -211,13 +216,19 @@ struct Recorded {
     /// How many checkpoints were given to the client, and how many it has recorded, or newer ones for them.
     given: AtomicU64,
     written: AtomicU64,
+    /// How many were given when the end was first asked for, and when that was: there may always be more.
+    asked: Mutex<Option<(u64, Instant)>>,
 }
 
 impl Recorded {
-    /// Whether all that is to be said of what lies before `durable` is recorded.
-    fn has(&self, durable: Moment) -> bool {
-        *self.looked.lock().expect("no panic while holding it") >= durable
-            && self.written.load(Ordering::Acquire) >= self.given.load(Ordering::Acquire)
+    /// Whether all that is to be said of what lies before `durable` is recorded, or, `stopping`, that takes too long.
+    fn has(&self, durable: Moment, stopping: bool) -> bool {
+        if *self.looked.lock().expect("no panic while holding it") < durable {
+            return false;
+        }
+        let mut asked = self.asked.lock().expect("no panic while holding it");
+        let (given, at) = *asked.get_or_insert_with(|| (self.given.load(Ordering::Acquire), Instant::now()));
+        self.written.load(Ordering::Acquire) >= given || (stopping && at.elapsed() > RECORD_PATIENCE)
     }
 }
 

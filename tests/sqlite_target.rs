@@ -120,6 +120,16 @@ fn a_step_inserts_updates_and_deletes_and_applying_it_again_changes_nothing() {
 }
 
 #[test]
+fn a_table_that_was_landed_and_is_gone_is_not_made_anew() {
+    let scratch = Scratch::new();
+    scratch.run(&orders()).apply(&step(1, &[(Insert, "orders", "1", r#"{"id":1,"note":"a"}"#)])).unwrap();
+    Connection::open(scratch.path()).unwrap().execute_batch("DROP TABLE orders").unwrap();
+    let next = step(2, &[(Insert, "orders", "2", r#"{"id":2,"note":"b"}"#)]);
+    let error = scratch.run(&orders()).apply(&next).unwrap_err().to_string();
+    assert!(error.starts_with("table shop.orders: job 'j' has landed it") && error.contains("that is gone"), "{error}");
+}
+
+#[test]
 fn a_step_that_fails_leaves_neither_rows_nor_progress() {
     let scratch = Scratch::new();
     let mut lane = scratch.run(&orders());

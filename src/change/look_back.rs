@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 pub struct LookBack {
     /// Of what is older than this event time (ms) something newer may have come before the place.
     pub judged_from: u64,
-    /// All records with lower offsets are durable, or have been judged_from about.
+    /// All records with lower offsets are durable, or have been decided about.
     pub read: u64,
     /// Their newest event time (ms).
     pub newest: u64,

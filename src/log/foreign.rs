@@ -109,6 +109,8 @@ struct Partition {
     /// `next` when ends were asked for last, and whether the consumer has said since that it is at an end.
     next_at_look: u64,
     ended: bool,
+    /// Whether it had come to its end, and nothing had come since, when ends were asked for last.
+    is_quiet: bool,
     /// Where its event time has moved on.
     moved: Moved,
     /// The newest epoch that any of its records was given.
@@ -160,6 +162,8 @@ struct Guess {
     wanted: u64,
     /// The newest epoch given to anything, plus one.
     newest: u64,
+    /// The first epoch that was open after the last poll.
+    open: u64,
     scratch: Changes,
 }
 
@@ -203,6 +207,7 @@ impl ForeignReader {
                     end_at_consumer: *end,
                     next_at_look: *start,
                     ended: false,
+                    is_quiet: false,
                     moved,
                     given: 0,
                     first,
@@ -222,6 +227,7 @@ impl ForeignReader {
             letters,
             wanted: 0,
             newest: 0,
+            open: 0,
             scratch: Changes::default(),
             settings,
         };
@@ -240,21 +246,26 @@ impl ForeignReader {
     /// then, which retention takes in time too.
     fn look_at_ends(&mut self) -> Result<(), LogError> {
         self.looked = Instant::now();
-        let mut quiet = Vec::new();
-        for (number, partition) in &mut self.guess.partitions {
+        let mut is_any_quiet = false;
+        for partition in self.guess.partitions.values_mut() {
             let is_same = std::mem::replace(&mut partition.next_at_look, partition.next) == partition.next;
-            if is_same && std::mem::take(&mut partition.ended) {
-                quiet.push((*number, partition.next));
+            partition.is_quiet = is_same && partition.ended;
+            is_any_quiet |= partition.is_quiet;
+        }
+        // A cluster that does not answer now is asked again.
+        let Some(ends) = is_any_quiet.then(|| self.kafka.ends(&self.guess.topic).ok()).flatten() else { return Ok(()) };
+        let (mut is_behind, mut is_gone) = (false, false);
+        for (number, partition) in &mut self.guess.partitions {
+            let (low, end) = ends.get(*number as usize).copied().unwrap_or_default();
+            if partition.is_quiet {
+                // The consumer stands at the end, and would have said if a record had gone before it came there.
+                partition.next = partition.next.max(low);
+                (partition.next_at_look, partition.ended) = (partition.next, false);
+                is_behind |= partition.next < end;
             }
+            is_gone |= partition.next < low;
         }
-        if quiet.is_empty() {
-            return Ok(());
-        }
-        // A cluster that does not answer now is asked when something has come again.
-        let Ok(ends) = self.kafka.ends(&self.guess.topic) else { return Ok(()) };
-        let end = |number: u32| ends.get(number as usize).copied().unwrap_or_default();
-        let is_behind = |(number, next): &(u32, u64)| (end(*number).0..end(*number).1).contains(next);
-        if quiet.iter().any(is_behind) { self.consume_anew(&ends) } else { Ok(()) }
+        if is_behind && !is_gone { self.consume_anew(&ends) } else { Ok(()) }
     }
 
     /// Goes on with a new consumer: what the old one still has to say of ends is of older ones than `ends`.
@@ -376,7 +387,8 @@ impl Guess {
         let ahead = Duration::from_millis(time.saturating_sub(now));
         match ahead > AHEAD_MAX {
             true => Err(LogError(format!(
-                "{}/{}/{}: its time, and Kafka's, is {ahead:?} ahead of this machine's clock: mend the clocks, and start land again",
+                "{}/{}/{}: its time, and Kafka's, is {ahead:?} ahead of this machine's clock: mend the clocks, or delete the records up to \
+                 it (kafka-delete-records) if Kafka's is wrong, and start land again",
                 self.topic, record.partition, record.offset
             ))),
             false => Ok(None),
@@ -474,9 +486,12 @@ impl Guess {
 
     /// Says of the partitions of which all that was read belongs to earlier epochs than `open` that it need not be kept.
     fn rest(&mut self, open: u64, taken: &mut Taken) {
+        let to_the_end = self.settings.until_caught_up;
         let resting = |partition: &Partition| {
             let (said, at) = partition.said;
-            partition.given < open && partition.next > partition.noted && (said != open || at.elapsed() >= SAY_AGAIN)
+            let is_last = to_the_end && partition.is_at_end();
+            let is_due = said != open || is_last || at.elapsed() >= SAY_AGAIN;
+            partition.given < open && partition.next > partition.noted && is_due
         };
         let resting = self.partitions.iter().filter(|(_, partition)| resting(partition));
         let resting: Vec<(u32, u64)> = resting.map(|(number, partition)| (*number, partition.next)).collect();
@@ -525,6 +540,7 @@ impl EpochReader for ForeignReader {
         read.into_iter().for_each(|number| guess.let_go(number, &mut taken));
         let epoch = guess.first_open();
         guess.rest(epoch, &mut taken);
+        guess.open = epoch;
         self.keep_pace(moment(epoch, 0))?;
         let guess = &mut self.guess;
         Ok(Fetched {
@@ -546,7 +562,8 @@ impl EpochReader for ForeignReader {
 
     fn caught_up(&self) -> Option<Moment> {
         let all_given = self.guess.partitions.values().all(|partition| partition.held.is_none());
-        (self.guess.at_end() && all_given).then_some(moment(self.guess.wanted, 0))
+        // What was read and is not wanted is to be recorded too, with what was open then.
+        (self.guess.at_end() && all_given).then_some(moment(self.guess.wanted.max(self.guess.open), 0))
     }
 }
 

@@ -111,6 +111,8 @@ struct Partition {
     /// the last offsets may hold no record.
     end: u64,
     ended: bool,
+    /// Whether that has been said.
+    end_said: bool,
     seq: u64,
     /// Everything up to this seq comes as one epoch, the first.
     together: u64,
@@ -132,6 +134,7 @@ impl Partition {
             next,
             end,
             ended: false,
+            end_said: false,
             seq: 0,
             together,
             epoch: 0,
@@ -156,6 +159,11 @@ impl Partition {
             let mut index = 0..;
             self.statements.retain(|_| index.next().is_some_and(|index| index % 2 == newest % 2));
         }
+    }
+
+    /// Whether the end that is aimed at has been reached.
+    fn is_at_end(&self) -> bool {
+        self.ended || self.next >= self.end
     }
 
     /// No later record of it has a moment below this.
@@ -425,6 +433,13 @@ impl EpochReader for Reader {
                 }
             }
         }
+        for (number, partition) in &mut self.partitions {
+            // A run may end here, in the middle of an epoch.
+            if partition.is_at_end() && !std::mem::replace(&mut partition.end_said, true) {
+                let (at, offset) = (partition.newest, partition.next);
+                fetched.starts.push(MomentStart { partition: *number, at, offset, look_back: None });
+            }
+        }
         fetched.frontier = self.partitions.values().map(Partition::frontier).min();
         for (number, partition) in &mut self.partitions {
             let (own, frontier) = (partition.frontier(), fetched.frontier.expect("there is a partition"));
@@ -443,7 +458,7 @@ impl EpochReader for Reader {
         let ends = self.kafka.ends(&self.topic)?;
         let mut starts = Vec::new();
         for (number, partition) in &mut self.partitions {
-            (partition.end, partition.ended) = (ends[*number as usize].1, false);
+            (partition.end, partition.ended, partition.end_said) = (ends[*number as usize].1, false, false);
             partition.lead.release();
             partition.wanted = partition.newest;
             starts.push((*number, Some(partition.next)));
@@ -454,7 +469,7 @@ impl EpochReader for Reader {
     }
 
     fn caught_up(&self) -> Option<Moment> {
-        let read = self.partitions.values().all(|partition| partition.ended || partition.next >= partition.end);
+        let read = self.partitions.values().all(Partition::is_at_end);
         read.then(|| self.partitions.values().map(|partition| partition.wanted).max().unwrap_or(0))
     }
 }

@@ -359,7 +359,6 @@ fn begin_file(server: &Server, feed: &Feed, follower: &mut Follower) -> Result<(
     }
 }
 
-/// The server of a configuration, that logs what is needed; a connection to it; and which tables are wanted.
 /// The server as that of a recorded position, and the place there, which it still has.
 fn identified(server: &mut Server, conn: &mut Conn, position: &str) -> Result<(Origin, Place), SourceError> {
     let (place, known) = kept_in(position).map_err(|_| {
@@ -372,6 +371,7 @@ fn identified(server: &mut Server, conn: &mut Conn, position: &str) -> Result<(O
     Ok((origin, server.kept(conn, place)?))
 }
 
+/// The server of a configuration, that logs what is needed; a connection to it; and which tables are wanted.
 fn connect(config: &MysqlConfig, job: &str) -> Result<(Server, Conn, TableFilter), SourceError> {
     if !matches!(config.start.as_str(), "latest" | "earliest") {
         // A mistake is said when it is made, and not when it first counts.

@@ -92,12 +92,16 @@ impl Table {
         let mut columns = place.columns(server)?;
         if columns.is_empty() {
             if before.holds.is_some() {
-                return Err(fault(format!(
+                let reason = format!(
                     "job '{job}' has landed it in {0}, and that is gone, with all that was in it: bring it back; or copy the table anew, \
                      and DELETE FROM tidegate.landed WHERE target = '{0}'",
                     place.sql()
-                ))
-                .into());
+                );
+                return Err(match server.dialect {
+                    Dialect::Postgres => fault(reason).into(),
+                    // What another lane has just made may not be known everywhere yet.
+                    Dialect::Hologres => Failure::Stale(format!("table {name}: {reason}")),
+                });
             }
             if !policy.create_tables {
                 return Err(fault(format!(

@@ -125,8 +125,15 @@ impl Table {
                 "its name begins with tidegate_ or sqlite_, which the file keeps for itself: leave it out".into(),
             ));
         }
-        claim_name(connection, name, job)?;
+        let is_first = claim_name(connection, name, job)?;
         let mut columns = columns(connection, &name.table)?;
+        if columns.is_empty() && !is_first {
+            return Err(fault(format!(
+                "job '{job}' has landed it in the file's table {0}, and that is gone, with all that was in it: bring it back; or copy the \
+                 table anew, and DELETE FROM tidegate_tables WHERE name = '{0}'",
+                name.table
+            )));
+        }
         if columns.is_empty() {
             let Some(schema) = &source else {
                 return Err(fault(format!(
@@ -377,9 +384,9 @@ fn columns(connection: &Connection, table: &str) -> Result<Vec<TargetColumn>, ru
     rows.collect()
 }
 
-/// Makes the table's name stand for this source table, or says for which other one it stands.
-fn claim_name(connection: &Connection, name: &TableName, job: &str) -> Result<(), Failure> {
-    connection.execute(
+/// Makes the table's name stand for this source table, or says for which other one it stands. Whether it is the first time.
+fn claim_name(connection: &Connection, name: &TableName, job: &str) -> Result<bool, Failure> {
+    let claimed = connection.execute(
         "INSERT INTO tidegate_tables (name, source_database, source_table, job) VALUES (?1, ?2, ?1, ?3) ON CONFLICT DO NOTHING",
         params![name.table, name.database, job],
     )?;
@@ -399,7 +406,7 @@ fn claim_name(connection: &Connection, name: &TableName, job: &str) -> Result<()
              = '{owner}'"
         )
     } else {
-        return Ok(());
+        return Ok(claimed > 0);
     };
     Err(TargetError::Table { table: name.clone(), reason }.into())
 }

@@ -113,6 +113,17 @@ fn a_publish_with_a_mistake_in_its_source_ends_no_other() {
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
         assert!(output.status.code() == Some(3) && said.contains(words), "{said}");
     }
+    let (before, section) = config.split_once("[source]").unwrap();
+    let (_, after) = section.split_once("[kafka]").unwrap();
+    job.write_lines(&[]);
+    let lines = job.file("changes.jsonl");
+    assert!(lines.exists());
+    let other = format!("{before}[source]\nkind = \"jsonl\"\npath = \"{}\"\n[kafka]{after}", lines.display());
+    std::fs::write(job.file("mistaken.toml"), other).unwrap();
+    let mut mistaken = std::process::Command::new(env!("CARGO_BIN_EXE_tidegate"));
+    let output = mistaken.arg("publish").arg("--config").arg(job.file("mistaken.toml")).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.code() == Some(3) && said.contains("is of another kind of source"), "{said}");
     source.run(&["INSERT INTO t VALUES (2, 2)"]);
     job.wait("the second row", |job| job.count("t", "id = 2") == 1);
     job.stop_all();

@@ -145,14 +145,17 @@ fn work(server: &'static str, database: &str, seed: u64, pause: &AtomicU64, on: 
         for sql in statements(&mut random) {
             match conn.query_drop(&sql) {
                 Ok(()) => taken += 1,
-                // A key may be there or be gone: such statements are refused, and what else they did is taken back.
-                Err(mysql::Error::MySqlError(refused)) if matches!(refused.code, 1062 | 1213 | 1205) => {}
-                // The server restarts, which takes back what has not been committed.
+                // A key may be there or be gone: such statements are refused, and what else they did is taken back, and by a
+                // deadlock savepoints too.
+                Err(mysql::Error::MySqlError(refused)) if matches!(refused.code, 1062 | 1213 | 1205 | 1305) => {}
+                // The server restarts, which takes back what has not been committed: the rest would be of another transaction.
                 Err(mysql::Error::MySqlError(ends)) if matches!(ends.code, 1053 | 1927 | 3169) => {
                     conn = connect(server, database);
+                    break;
                 }
                 Err(mysql::Error::IoError(_) | mysql::Error::CodecError(_) | mysql::Error::DriverError(_)) => {
                     conn = connect(server, database);
+                    break;
                 }
                 Err(error) => panic!("{sql}: {error}"),
             }

@@ -193,6 +193,25 @@ fn which_tables_are_wanted_says_nothing_about_what_is_late() {
 }
 
 #[test]
+fn what_is_not_wanted_is_read_for_good_too() {
+    let (mut job, topic) = canal("foreign_passed");
+    job.configure(&format!("{SETTINGS}tables = [\"shop.t\"]"));
+    topic.send(0, &message("INSERT", 4, 1, START));
+    topic.flush();
+    job.run("land");
+    for round in 1..=3 {
+        delete_records(&topic.name, 0);
+        for id in 0..50 {
+            let message = message("INSERT", id, 1, START + round * 1_000);
+            topic.send(0, &message.replace("\"t\"", "\"other\""));
+        }
+        topic.flush();
+        job.run("land");
+    }
+    assert_eq!(landed(&mut job), Rows::from([(4, 1)]));
+}
+
+#[test]
 fn what_is_too_late_or_no_message_is_a_dead_letter() {
     let (mut job, topic) = canal("foreign_letters");
     topic.send(0, &message("INSERT", 4, 1, START + 100_000));

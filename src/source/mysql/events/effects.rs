@@ -51,6 +51,9 @@ impl Follower {
                             shortened(sql)
                         );
                         self.as_text_said.insert(names);
+                        if self.as_text_said.len() == AS_TEXT_SAID_MAX {
+                            tracing::warn!("of other tables that are not wanted this is not said any more");
+                        }
                     }
                 }
                 _ => self.as_text(sql, second, now, out),
