@@ -249,7 +249,8 @@ impl ForeignReader {
         let mut is_any_quiet = false;
         for partition in self.guess.partitions.values_mut() {
             let is_same = std::mem::replace(&mut partition.next_at_look, partition.next) == partition.next;
-            partition.is_quiet = is_same && partition.ended;
+            // Of one that is held back nobody knows.
+            partition.is_quiet = is_same && partition.ended && !partition.lead.is_held();
             is_any_quiet |= partition.is_quiet;
         }
         // A cluster that does not answer now is asked again.

@@ -296,7 +296,12 @@ fn a_table_that_was_landed_and_is_gone_is_not_made_anew() {
     job.target.batch_execute("ALTER TABLE t RENAME TO away").unwrap();
     job.write_lines(&[line(1), line(2)]);
     job.run("publish");
-    job.refused("land", &["table shop.t: job '", "and that is gone", "bring it back"]);
+    let output = job.try_run("land");
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(3), "{said}");
+    // On Hologres it is looked for again before that is said.
+    let last = said.lines().last().unwrap();
+    assert!(last.contains("table shop.t: job '") && last.contains("and that is gone"), "{said}");
     job.target.batch_execute("ALTER TABLE away RENAME TO t").unwrap();
     job.run("land");
     assert_eq!(job.count("t", "true"), 2);
@@ -310,12 +315,12 @@ fn a_run_that_has_caught_up_has_recorded_so() {
         )
     };
     let mut job = crate::job::Job::of_lines("recorded", &[]);
-    for rounds in 1..=5 {
+    for rounds in 1..=3 {
         job.write_lines(&(0..rounds * 40).map(line).collect::<Vec<_>>());
         ["publish", "land"].iter().for_each(|command| job.run(command));
         // Nothing comes from publish now: what is durable may go all the same.
         (0..4).for_each(|partition| crate::topic::delete_records(&job.name, partition));
         job.run("land");
     }
-    assert_eq!(job.count("t", "true"), 200);
+    assert_eq!(job.count("t", "true"), 120);
 }
