@@ -8,8 +8,10 @@
 //! anybody to: it had been decided about when the place was chosen, or it comes behind that and is too late, unless the horizon
 //! has grown since. All this is kept with the place ([`LookBack`]). A horizon may only grow: with a shorter one, what was applied
 //! would be too late, and what is older of its key not. For the same reason nothing but the record itself may say whether its
-//! time counts: not the clock, and not which tables are wanted. Where a partition was quiet for so long that retention has deleted its place, but nothing that was not durable, reading goes on behind
-//! what was, and what is not newer than all that came before can't be judged any more.
+//! time counts: not the clock, and not which tables are wanted.
+//!
+//! Where a partition was quiet for so long that retention has deleted its place, but nothing that was not durable, reading goes on
+//! behind what was, and what is not newer than all that came before can't be judged any more.
 
 use std::collections::VecDeque;
 use std::time::Duration;

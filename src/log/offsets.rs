@@ -9,7 +9,7 @@ use crate::change::{LookBack, Moment, epoch_at};
 /// Collects where moments begin in each partition, and answers from where everything of a moment and later can be read.
 ///
 /// ```
-/// use tidegate::log::{Offsets, MomentStart};
+/// use tidegate::log::{MomentStart, Offsets};
 /// let mut offsets = Offsets::default();
 /// for (at, offset) in [(5, 0), (7, 40), (9, 90)] {
 ///     offsets.note(MomentStart { partition: 0, at, offset, look_back: None });

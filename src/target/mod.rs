@@ -17,8 +17,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::change::LookBack;
-use crate::change::{Change, Changes, TableName, TableSchema};
+use crate::change::{Change, Changes, LookBack, TableName, TableSchema};
 
 pub use self::retry::{Failure, Refused};
 
