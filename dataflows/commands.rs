@@ -267,6 +267,7 @@ pub fn land(job: &Job) -> anyhow::Result<()> {
                 tables: run.tables.clone(),
                 report: shown.clone(),
                 stop: Arc::clone(&stop),
+                until_caught_up,
                 sealed: None,
                 read_seq: Arc::default(),
             },
@@ -281,7 +282,7 @@ pub fn land(job: &Job) -> anyhow::Result<()> {
                     &"land: has read all there is, and waits for publish to say that it is complete: is publish running?",
                 );
             }
-            landing.is_done(until_caught_up, is_up(&stop))
+            landing.is_done(is_up(&stop))
         });
         Ok(())
     })?;

@@ -51,6 +51,8 @@ pub struct Consume {
     pub sealed: Option<Arc<AtomicBool>>,
     pub read_seq: Arc<AtomicU64>,
     pub caught_up: Arc<Mutex<Moment>>,
+    /// Whether nothing need be known of what comes behind that.
+    pub until_caught_up: bool,
     pub lanes: u32,
 }
 
@@ -58,10 +60,22 @@ pub struct Consume {
 /// leaves a mark where it may be half written, since only what goes so far repairs that. Stopped, it reads on no more, and
 /// does not say that nothing comes: what is open stays open, so that nothing incomplete is applied.
 pub fn consume(job: Consume) -> crossbeam_channel::Receiver<Ingested<Moment, Changes, Note>> {
-    let Consume { mut reader, applied, through, tables, waker, stop, mut sealed, read_seq, caught_up, lanes } = job;
+    let Consume {
+        mut reader,
+        applied,
+        through,
+        tables,
+        waker,
+        stop,
+        mut sealed,
+        read_seq,
+        caught_up,
+        until_caught_up,
+        lanes,
+    } = job;
     let (sender, receiver) = crossbeam_channel::bounded(8);
     let mut outlet = Outlet::new(sender, waker);
-    let (mut last, mut learned, mut reached) = (Some(0), 0_u64, None::<Moment>);
+    let (mut last, mut learned, mut reached, mut is_noted) = (Some(0), 0_u64, None::<Moment>, false);
     let mut wanted: HashMap<u64, bool> = HashMap::new();
     let client = move |wait| {
         // There may be no room until a lane goes on, and a lane may wait for a schema that only this client can learn.
@@ -128,10 +142,14 @@ pub fn consume(job: Consume) -> crossbeam_channel::Receiver<Ingested<Moment, Cha
         fetched.batches.retain(|(_, batch)| !batch.is_empty());
         let Fetched { batches, starts, schemas, frontier, settled } = fetched;
         let json = |schema| Note::Schema(serde_json::to_string(&schema).expect("it has names for keys"));
-        let notes: Vec<Note> = schemas.into_iter().map(json).chain(starts.into_iter().map(Note::Start)).collect();
-        if !batches.is_empty() || !notes.is_empty() || frontier != last || settled.is_some() {
+        let mut notes: Vec<Note> = schemas.into_iter().map(json).chain(starts.into_iter().map(Note::Start)).collect();
+        if is_noted {
+            notes.clear(); // of what lies behind the end
+        }
+        let last_notes = until_caught_up && reached.is_some() && !std::mem::replace(&mut is_noted, true);
+        if !batches.is_empty() || !notes.is_empty() || last_notes || frontier != last || settled.is_some() {
             last = frontier;
-            outlet.put(Ingested { batches, notes, frontier, settled });
+            outlet.put(Ingested { batches, notes, last_notes, frontier, settled });
         }
         true
     };

@@ -298,11 +298,12 @@ impl Flow {
                     tables: TableFilter::default(),
                     report: Report::default(),
                     stop: Arc::default(),
+                    until_caught_up: true,
                     sealed: Some(Arc::clone(&sealed)),
                     read_seq: Arc::clone(&read_seq),
                 },
             );
-            run_until(worker, &Arc::default(), || landing.is_done(true, false));
+            run_until(worker, &Arc::default(), || landing.is_done(false));
             Ok(())
         })
     }

@@ -10,14 +10,12 @@
 //! more: behind the gate, `latest` drops what came late and is older than what has gone by.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
 
-use crossbeam_channel::RecvTimeoutError;
 use tidegate::change::{Changes, Moment, TableFilter, epoch_at, moment};
 use tidegate::config::LandConfig;
-use tidegate::log::{EpochReader, Offsets, Places, Schemas};
+use tidegate::log::{EpochReader, Schemas};
 use tidegate::operators::{Acked, ByKey, ExchangeBy, Gate, Latest, Net, SplitByOp, Throttle, ingest};
 use tidegate::target::{Checkpoint, Lane, Progress, Seqs};
 use timely::dataflow::channels::pact::Exchange;
@@ -28,10 +26,9 @@ use timely::dataflow::operators::{Inspect, Probe};
 use timely::progress::frontier::AntichainRef;
 use timely::worker::Worker;
 
-use crate::cluster::spawn;
+use crate::checkpoint::{Recorded, Recording};
 use crate::consumer::{Consume, Note, announce, consume};
 use crate::lanes::{RefusedRows, apply};
-use crate::outlet::{WOKEN, take};
 use crate::report::Report;
 
 /// What one worker needs.
@@ -60,6 +57,8 @@ pub struct Land {
     pub report: Report,
     /// Set to stop in good order.
     pub stop: Arc<AtomicBool>,
+    /// Whether it ends once what was there at the start is durable.
+    pub until_caught_up: bool,
     /// Set once nothing more is written: then the end to reach is the one that is there, and not the one at the start.
     pub sealed: Option<Arc<AtomicBool>>,
     /// Shows the newest seq read.
@@ -74,18 +73,19 @@ pub struct Landed {
     given: Handle<Moment>,
     /// Below this moment all has to be durable for what was there at the start to be; `Moment::MAX`: not known yet.
     caught_up: Arc<Mutex<Moment>>,
+    until_caught_up: bool,
     recorded: Arc<Recorded>,
 }
 
 impl Landed {
-    /// Whether there is nothing left to do: `stopping`, once all that the target was given is durable; `until_caught_up`, once
-    /// the end is that was there at the start; and what is durable has been recorded.
-    pub fn is_done(&self, until_caught_up: bool, stopping: bool) -> bool {
+    /// Whether there is nothing left to do: `stopping`, once all that the target was given is durable; of a run that ends when it
+    /// has caught up, once the end is that was there at the start; and what is durable has been recorded.
+    pub fn is_done(&self, stopping: bool) -> bool {
         let first =
             |handle: &Handle<Moment>| handle.with_frontier(|frontier| frontier.first().copied().unwrap_or(Moment::MAX));
         let (durable, given) = (first(&self.durable), first(&self.given));
         let caught_up = *self.caught_up.lock().expect("no panic while holding it");
-        let is_done = (stopping && durable == given) || (until_caught_up && durable >= caught_up);
+        let is_done = (stopping && durable == given) || (self.until_caught_up && durable >= caught_up);
         is_done && self.recorded.has(durable, stopping)
     }
 
@@ -111,14 +111,15 @@ pub fn land(worker: &mut Worker, job: Land) -> Landed {
         tables,
         report,
         stop,
+        until_caught_up,
         sealed,
         read_seq,
     } = job;
     let caught_up = Arc::new(Mutex::new(Moment::MAX));
     let (lane_count, peers) = (settings.lanes, worker.peers() as u32);
     let told = Arc::clone(&caught_up);
-    let recorded = Arc::<Recorded>::default();
-    let shown = Arc::clone(&recorded);
+    let mut recording = Recording::new(checkpoint);
+    let recorded = recording.recorded();
     let reached: Vec<Progress> = (worker.index() as u32..lane_count)
         .step_by(worker.peers())
         .map(|lane| applied.get(&lane).cloned().unwrap_or_default())
@@ -143,6 +144,7 @@ pub fn land(worker: &mut Worker, job: Land) -> Landed {
                 tables,
                 waker,
                 stop,
+                until_caught_up,
                 sealed,
                 read_seq,
                 caught_up: told,
@@ -176,7 +178,6 @@ pub fn land(worker: &mut Worker, job: Land) -> Landed {
             )
             .probe_with(&durable)
             .map(move |Acked { station, ticket }| (lanes_begun[station].0, lanes_begun[station].1 + ticket));
-        let mut record = Recording::new(checkpoint, Arc::clone(&recorded));
         durable_stream.binary_frontier::<_, timely::container::CapacityContainerBuilder<Vec<()>>, _, _, _, _>(
             notes,
             Exchange::new(|_: &(u32, u64)| 0),
@@ -184,18 +185,17 @@ pub fn land(worker: &mut Worker, job: Land) -> Landed {
             "Checkpoint",
             |_, _| {
                 move |(steps, durable), (notes, noted), _output| {
-                    steps.for_each(|_, batch| record.steps.extend(batch.drain(..)));
-                    notes.for_each(|_, batch| batch.drain(..).for_each(|note| record.note(note)));
+                    steps.for_each(|_, batch| {
+                        batch.drain(..).for_each(|(lane, step)| recording.made_durable(lane, step));
+                    });
+                    notes.for_each(|_, batch| batch.drain(..).for_each(|note| recording.note(note)));
                     let first = |frontier: AntichainRef<'_, Moment>| frontier.first().copied().unwrap_or(Moment::MAX);
                     let (durable, noted) = (first(durable.frontier()), first(noted.frontier()));
-                    // Of what is not noted yet the place is not known.
-                    let durable = durable.min(noted);
-                    record.record(durable);
-                    *shown.looked.lock().expect("no panic while holding it") = durable;
+                    recording.record(durable, noted);
                 }
             },
         );
-        Landed { durable, given, caught_up, recorded }
+        Landed { durable, given, caught_up, until_caught_up, recorded }
     })
 }
 
@@ -203,75 +203,4 @@ pub fn land(worker: &mut Worker, job: Land) -> Landed {
 fn place(at: &Moment, batch: &Changes, index: usize) -> Moment {
     let together = *at == moment(epoch_at(*at), 0);
     if together { *at } else { moment(epoch_at(*at), batch.head(index).seq) }
-}
-
-/// A target that is away does not keep a run from stopping: what is not recorded is read again.
-const RECORD_PATIENCE: Duration = Duration::from_secs(5);
-
-/// How far recording is.
-#[derive(Default)]
-struct Recorded {
-    /// What was durable when it was looked last whether there is something to record.
-    looked: Mutex<Moment>,
-    /// How many checkpoints were given to the client, and how many it has recorded, or newer ones for them.
-    given: AtomicU64,
-    written: AtomicU64,
-    /// How many were given when the end was first asked for, and when that was: there may always be more.
-    asked: Mutex<Option<(u64, Instant)>>,
-}
-
-impl Recorded {
-    /// Whether all that is to be said of what lies before `durable` is recorded, or, `stopping`, that takes too long.
-    fn has(&self, durable: Moment, stopping: bool) -> bool {
-        if *self.looked.lock().expect("no panic while holding it") < durable {
-            return false;
-        }
-        let mut asked = self.asked.lock().expect("no panic while holding it");
-        let (given, at) = *asked.get_or_insert_with(|| (self.given.load(Ordering::Acquire), Instant::now()));
-        self.written.load(Ordering::Acquire) >= given || (stopping && at.elapsed() > RECORD_PATIENCE)
-    }
-}
-
-/// Records checkpoints, as a client of its own; of several the newest.
-struct Recording {
-    sender: crossbeam_channel::Sender<Checkpoint>,
-    recorded: Arc<Recorded>,
-    offsets: Offsets,
-    /// What each lane has made durable.
-    steps: BTreeMap<u32, u64>,
-}
-
-impl Recording {
-    fn new(mut write: Box<dyn FnMut(Checkpoint) + Send>, recorded: Arc<Recorded>) -> Recording {
-        let (sender, receiver) = crossbeam_channel::unbounded::<Checkpoint>();
-        let done = Arc::clone(&recorded);
-        let client = move |wait| match take(&receiver, wait * WOKEN) {
-            Ok(checkpoint) => {
-                let mut newest = (1, checkpoint);
-                receiver.try_iter().for_each(|checkpoint| newest = (newest.0 + 1, checkpoint));
-                write(newest.1);
-                done.written.fetch_add(newest.0, Ordering::AcqRel);
-                true
-            }
-            Err(end) => end == RecvTimeoutError::Timeout,
-        };
-        spawn("checkpoint", Box::new(client));
-        Recording { sender, recorded, offsets: Offsets::default(), steps: BTreeMap::new() }
-    }
-
-    fn note(&mut self, note: Note) {
-        if let Note::Start(start) = note {
-            self.offsets.note(start);
-        }
-    }
-
-    /// Records that everything before `durable` is durable, if that is news. `Moment::MAX`: nothing more comes.
-    fn record(&mut self, durable: Moment) {
-        let (epoch, steps) = (epoch_at(durable), &self.steps);
-        let places = if epoch == 0 || durable == Moment::MAX { None } else { self.offsets.from(durable) };
-        if let Some(Places { offsets, look_backs }) = places.filter(|places| !places.offsets.is_empty()) {
-            self.recorded.given.fetch_add(1, Ordering::AcqRel);
-            let _ = self.sender.send(Checkpoint { epoch: epoch - 1, offsets, look_backs, steps: steps.clone() });
-        }
-    }
 }

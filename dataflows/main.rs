@@ -1,5 +1,6 @@
 //! The binary `tidegate`: a thin command line over the library.
 
+mod checkpoint;
 mod cluster;
 mod commands;
 mod connect;

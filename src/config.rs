@@ -46,6 +46,9 @@ pub struct Config {
     /// Settings of the cluster.
     #[serde(default)]
     pub cluster: ClusterConfig,
+    /// Its name, for messages.
+    #[serde(skip)]
+    file: String,
 }
 
 /// A source, by its `kind`.

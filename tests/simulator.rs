@@ -8,6 +8,9 @@
 //! That it bites is shown by breaking the protocol on purpose: each guarantee has a [`Switch`] that takes it away, and a test
 //! that finds that out.
 
+#[allow(dead_code, reason = "no history runs until it has caught up")]
+#[path = "../dataflows/checkpoint.rs"]
+mod checkpoint;
 #[path = "simulator/cluster.rs"]
 mod cluster;
 #[path = "../dataflows/consumer.rs"]
@@ -173,7 +176,7 @@ fn targets_that_lose_what_was_durable_are_found_out() {
 
 #[test]
 fn partitions_that_nobody_writes_to_are_found_out() {
-    is_found_out_from(2000, Switch::TrustLayout);
+    is_found_out_from(10_000, Switch::TrustLayout);
 }
 
 #[test]

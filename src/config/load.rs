@@ -39,6 +39,7 @@ impl Config {
         let mut config: Config = document.read()?;
         config.check(&document)?;
         config.read_secrets(&document)?;
+        config.file = file.to_string();
         Ok(config)
     }
 
@@ -157,12 +158,16 @@ impl Config {
         Ok(())
     }
 
+    fn missing(&self, section: &str) -> ConfigError {
+        ConfigError(format!("{}: there is no [{section}] section, which this command needs", self.file))
+    }
+
     /// The Kafka section, for a command that needs it.
     ///
     /// # Errors
     /// [`ConfigError`] that says that it is missing.
     pub fn kafka(&self) -> Result<&KafkaConfig, ConfigError> {
-        self.kafka.as_ref().ok_or_else(|| ConfigError("the configuration has no [kafka] section".into()))
+        self.kafka.as_ref().ok_or_else(|| self.missing("kafka"))
     }
 
     /// The source section, for a command that needs it.
@@ -170,7 +175,7 @@ impl Config {
     /// # Errors
     /// [`ConfigError`] that says that it is missing.
     pub fn source(&self) -> Result<&SourceConfig, ConfigError> {
-        self.source.as_ref().ok_or_else(|| ConfigError("the configuration has no [source] section".into()))
+        self.source.as_ref().ok_or_else(|| self.missing("source"))
     }
 
     /// The target section, for a command that needs it.
@@ -178,7 +183,7 @@ impl Config {
     /// # Errors
     /// [`ConfigError`] that says that it is missing.
     pub fn target(&self) -> Result<&TargetConfig, ConfigError> {
-        self.target.as_ref().ok_or_else(|| ConfigError("the configuration has no [target] section".into()))
+        self.target.as_ref().ok_or_else(|| self.missing("target"))
     }
 }
 

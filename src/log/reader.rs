@@ -107,11 +107,10 @@ pub trait EpochReader: Send {
 struct Partition {
     /// Offset of the next record.
     next: u64,
-    /// The end that was there at the start, and whether it has been reached: markers of transactions leave gaps, so that
-    /// the last offsets may hold no record.
+    /// The end that was there when the consumer was made: once that says to be at an end, all below has been read, and what
+    /// held no record were markers of transactions.
     end: u64,
-    ended: bool,
-    /// Whether that has been said.
+    /// Whether it has been said that it is reached.
     end_said: bool,
     seq: u64,
     /// Everything up to this seq comes as one epoch, the first.
@@ -133,7 +132,6 @@ impl Partition {
         Partition {
             next,
             end,
-            ended: false,
             end_said: false,
             seq: 0,
             together,
@@ -163,7 +161,7 @@ impl Partition {
 
     /// Whether the end that is aimed at has been reached.
     fn is_at_end(&self) -> bool {
-        self.ended || self.next >= self.end
+        self.next >= self.end
     }
 
     /// No later record of it has a moment below this.
@@ -400,7 +398,8 @@ impl EpochReader for Reader {
                 Polled::Record => {}
                 Polled::End(number) => {
                     if let Some(partition) = taking.partitions.get_mut(&number) {
-                        partition.ended = true;
+                        // Retention takes markers too.
+                        partition.next = partition.next.max(partition.end);
                     }
                 }
                 Polled::Nothing => break,
@@ -458,7 +457,7 @@ impl EpochReader for Reader {
         let ends = self.kafka.ends(&self.topic)?;
         let mut starts = Vec::new();
         for (number, partition) in &mut self.partitions {
-            (partition.end, partition.ended, partition.end_said) = (ends[*number as usize].1, false, false);
+            (partition.end, partition.end_said) = (ends[*number as usize].1, false);
             partition.lead.release();
             partition.wanted = partition.newest;
             starts.push((*number, Some(partition.next)));

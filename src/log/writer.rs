@@ -62,6 +62,11 @@ struct Deliveries {
 }
 
 impl Deliveries {
+    /// How many records are on their way.
+    fn outstanding(&self) -> usize {
+        self.pending.iter().map(|pending| pending.outstanding).sum()
+    }
+
     fn arrived(&mut self, delivered: Delivered) {
         if delivered.ticket == META {
             self.metas -= delivered.records;
@@ -85,6 +90,9 @@ const META: u64 = 0;
 /// thread slept instead, librdkafka's own, which poll without pause while five messages of a partition are on their way and others
 /// wait, were seen to keep a broker on the same machine from running at all.
 const BUSY_WAIT: Duration = Duration::from_millis(1);
+
+/// While more records than this are on their way there is better use of this thread's core.
+const MANY: usize = 1000;
 
 /// Writes the partitions of one worker.
 pub struct Writer {
@@ -341,7 +349,12 @@ impl Writer {
     /// that statements can't be on their way at the same time.
     fn commit(&mut self) -> Result<(), LogError> {
         while !self.deliveries.pending.is_empty() {
-            self.serve(BUSY_WAIT)?;
+            if self.deliveries.outstanding() < MANY {
+                self.serve(BUSY_WAIT)?;
+            } else {
+                std::thread::sleep(BUSY_WAIT);
+                self.serve(Duration::ZERO)?;
+            }
         }
         if self.is_due(self.mark.as_ref()) {
             self.state()?;

@@ -22,3 +22,4 @@ mod statement;
 
 pub use place::Place;
 pub use reader::MysqlReader;
+pub(crate) use server::hear_greeting;

@@ -17,6 +17,7 @@ use mysql::{Conn, Opts, OptsBuilder, Row as MysqlRow, Value as Wire};
 use super::{Keys, RowSink, Session, Side, SourceTable, TablePlan, TargetColumn, Value, VerifyError, calendar};
 use crate::change::{Column, ColumnType, Form, TableFilter, TableName, TableSchema};
 use crate::config::MysqlConfig;
+use crate::source::mysql::hear_greeting;
 
 /// A MySQL or MariaDB server.
 #[derive(Clone, Debug)]
@@ -32,7 +33,7 @@ impl MysqlSide {
     /// The URL is none.
     pub fn new(config: &MysqlConfig) -> Result<Self, VerifyError> {
         let opts = config.options().map_err(VerifyError)?;
-        let name = format!("source mysql at {}:{}", opts.get_ip_or_hostname(), opts.get_tcp_port());
+        let name = format!("source mysql at {}", address(&opts));
         let opts = OptsBuilder::from_opts(opts)
             .tcp_connect_timeout(Some(Duration::from_secs(10)))
             .tcp_keepalive_time_ms(Some(60_000))
@@ -50,12 +51,17 @@ impl MysqlSide {
     }
 }
 
+fn address(opts: &Opts) -> String {
+    format!("{}:{}", opts.get_ip_or_hostname(), opts.get_tcp_port())
+}
+
 impl Side for MysqlSide {
     fn name(&self) -> String {
         self.name.clone()
     }
 
     fn connect(&self) -> Result<Box<dyn Session>, VerifyError> {
+        hear_greeting(&address(&self.opts)).map_err(|reason| VerifyError(format!("{}: {reason}", self.name)))?;
         let connection = Conn::new(self.opts.clone()).map_err(|error| match error {
             mysql::Error::MySqlError(said) => {
                 VerifyError(format!("{}: {}: correct user, password or database", self.name, said.message))
@@ -372,7 +378,20 @@ fn give_date(ty: ColumnType, civil: (u16, u8, u8, u8, u8, u8, u32), sink: &mut d
 
 #[cfg(test)]
 mod tests {
+    use std::net::TcpListener;
+
     use super::*;
+
+    #[test]
+    fn another_kind_of_server_is_not_waited_for() {
+        let other = TcpListener::bind("127.0.0.1:0").unwrap();
+        let config = format!("url = \"mysql://u@{}/\"", other.local_addr().unwrap());
+        let side = MysqlSide::new(&toml::from_str(&config).unwrap()).unwrap();
+        let hangs_up = std::thread::spawn(move || drop(other.accept().unwrap()));
+        let said = side.connect().err().unwrap().to_string();
+        hangs_up.join().unwrap();
+        assert!(said.contains("does not answer as a MySQL server does"), "{said}");
+    }
 
     #[test]
     fn a_question_mark_that_stands_for_no_letter_is_told_from_one_that_is_there() {

@@ -380,6 +380,7 @@ impl History {
                 tables: run.tables.clone(),
                 report: Report::default(),
                 stop: Arc::clone(&process.stop),
+                until_caught_up: false,
                 sealed: None,
                 read_seq: Arc::default(),
             };
@@ -388,7 +389,7 @@ impl History {
         let stop = Arc::clone(&process.stop);
         Ok(Box::new(move || {
             let stopping = super::cluster::is_up(&stop);
-            stopping && landed.iter().all(|landed| landed.is_done(false, stopping))
+            stopping && landed.iter().all(|landed| landed.is_done(stopping))
         }))
     }
 }

@@ -57,6 +57,28 @@ pub(super) enum Trouble {
     Lasting(SourceError),
 }
 
+/// That something greets at `address` (host:port), as a MySQL server does before anything else; another kind of server would
+/// have the client wait for as long as a silent replica may.
+pub(crate) fn hear_greeting(address: &str) -> Result<(), String> {
+    let unreachable =
+        |error: std::io::Error| format!("{error}: is the server running, host and port right, the way open?");
+    let addresses = address.to_socket_addrs().map_err(unreachable)?;
+    let mut last = Err("the name stands for no address".to_string());
+    for address in addresses {
+        match TcpStream::connect_timeout(&address, CONNECT_MAX) {
+            Err(error) => last = Err(unreachable(error)),
+            Ok(stream) => {
+                let greeting = stream.set_read_timeout(Some(GREETING_MAX)).and_then(|()| (&stream).read(&mut [0; 1]));
+                return match greeting {
+                    Ok(1..) => Ok(()),
+                    _ => Err("it does not answer as a MySQL server does: is it another server's port?".into()),
+                };
+            }
+        }
+    }
+    last
+}
+
 impl Server {
     /// Where the configuration says; `job` gives the replica id where the configuration does not.
     ///
@@ -85,7 +107,7 @@ impl Server {
     }
 
     pub fn connect(&self) -> Result<Conn, Trouble> {
-        self.hear_greeting().map_err(|reason| Trouble::Passing(format!("{CONNECTING}: {reason}")))?;
+        hear_greeting(&self.address).map_err(|reason| Trouble::Passing(format!("{CONNECTING}: {reason}")))?;
         let mut conn = Conn::new(self.options.clone()).map_err(|error| self.trouble(CONNECTING, &error))?;
         // A limit for everybody would cut a table's columns off.
         conn.query_drop("SET SESSION sql_select_limit = 18446744073709551615")
@@ -129,30 +151,7 @@ impl Server {
         ))))
     }
 
-    /// That something greets there, as a MySQL server does before anything else; another kind of server would have the
-    /// client wait for as long as a silent replica may.
-    fn hear_greeting(&self) -> Result<(), String> {
-        let unreachable =
-            |error: std::io::Error| format!("{error}: is the server running, host and port right, the way open?");
-        let addresses = self.address.to_socket_addrs().map_err(unreachable)?;
-        let mut last = Err("the name stands for no address".to_string());
-        for address in addresses {
-            match TcpStream::connect_timeout(&address, CONNECT_MAX) {
-                Err(error) => last = Err(unreachable(error)),
-                Ok(stream) => {
-                    let greeting =
-                        stream.set_read_timeout(Some(GREETING_MAX)).and_then(|()| (&stream).read(&mut [0; 1]));
-                    return match greeting {
-                        Ok(1..) => Ok(()),
-                        _ => Err("it does not answer as a MySQL server does: is it another server's port?".into()),
-                    };
-                }
-            }
-        }
-        last
-    }
-
-    /// The same, where nothing is to be waited for.
+    /// [`connect`](Server::connect) where nothing is to be waited for.
     pub fn connect_once(&self) -> Result<Conn, SourceError> {
         self.connect().map_err(|trouble| self.give_up(trouble))
     }
