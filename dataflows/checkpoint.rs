@@ -23,21 +23,34 @@ const RECORD_PATIENCE: Duration = Duration::from_secs(5);
 /// How far recording is.
 #[derive(Default)]
 pub struct Recorded {
-    /// What was durable when it was looked last whether there is something to record, and whether all places were known.
-    looked: Mutex<(Moment, bool)>,
+    known: Mutex<Known>,
     /// How many checkpoints were sent to the client, and how many it has recorded, or newer ones for them.
     sent: AtomicU64,
     written: AtomicU64,
-    /// How many were sent when the end was first asked for, and when that was: there may always be more.
+    /// How many were sent when the run could have ended, and when that was: there may always be more.
     asked: Mutex<Option<(u64, Instant)>>,
 }
 
+/// What is known of the run.
+#[derive(Clone, Copy, Default)]
+struct Known {
+    /// What was durable when it was looked last whether there is something to record.
+    durable: Moment,
+    /// How many workers have said where their end is, and the furthest.
+    ends: usize,
+    end: Moment,
+}
+
 impl Recorded {
-    /// Whether all that is to be said of what lies before `durable` is recorded, or, `stopping`, that takes too long. A run that
-    /// is not stopped ends only when all places are known, which it reads on behind.
-    pub fn has(&self, durable: Moment, stopping: bool) -> bool {
-        let (looked, all_known) = *self.looked.lock().expect("no panic while holding it");
-        if looked < durable || !(stopping || all_known) {
+    /// Whether the end that all `peers` workers have read to is recorded as durable; if `stopping`, what is `durable` now, or
+    /// that takes too long.
+    pub fn has(&self, peers: usize, durable: Moment, stopping: bool) -> bool {
+        let known = *self.known.lock().expect("no panic while holding it");
+        let is_looked_at = match stopping {
+            true => known.durable >= durable,
+            false => known.ends == peers && known.durable >= known.end,
+        };
+        if !is_looked_at {
             return false;
         }
         let mut asked = self.asked.lock().expect("no panic while holding it");
@@ -80,10 +93,15 @@ impl Recording {
         Arc::clone(&self.recorded)
     }
 
-    /// Takes note of where a moment begins.
+    /// Takes note of where a moment begins, and where a worker has come to its end.
     pub fn note(&mut self, note: Note) {
-        if let Note::Start(start) = note {
-            self.offsets.note(start);
+        match note {
+            Note::Start(start) => self.offsets.note(start),
+            Note::End(end) => {
+                let mut known = self.recorded.known.lock().expect("no panic while holding it");
+                (known.ends, known.end) = (known.ends + 1, known.end.max(end));
+            }
+            Note::Schema(_) => {}
         }
     }
 
@@ -92,16 +110,44 @@ impl Recording {
         self.steps.insert(lane, step);
     }
 
-    /// Records that everything before `durable` is durable, as far as it is `noted` where that begins, and if it is news.
-    /// `Moment::MAX`: nothing more comes.
-    pub fn record(&mut self, durable: Moment, noted: Moment) {
-        let (durable, all_known) = (durable.min(noted), noted == Moment::MAX);
+    /// Records that everything before `durable` is durable, if that is news. `Moment::MAX`: nothing more comes.
+    pub fn record(&mut self, durable: Moment) {
         let epoch = epoch_at(durable);
         let places = if epoch == 0 || durable == Moment::MAX { None } else { self.offsets.from(durable) };
         if let Some(Places { offsets, look_backs }) = places.filter(|places| !places.offsets.is_empty()) {
             self.recorded.sent.fetch_add(1, Ordering::AcqRel);
             let _ = self.sender.send(Checkpoint { epoch: epoch - 1, offsets, look_backs, steps: self.steps.clone() });
         }
-        *self.recorded.looked.lock().expect("no panic while holding it") = (durable, all_known);
+        self.recorded.known.lock().expect("no panic while holding it").durable = durable;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tidegate::change::moment;
+    use tidegate::log::MomentStart;
+
+    use super::*;
+
+    #[test]
+    fn the_end_is_recorded_once_all_workers_have_come_to_theirs_and_the_last_checkpoint_is_written() {
+        let (release, held) = crossbeam_channel::unbounded();
+        let mut recording = Recording::new(Box::new(move |_| held.recv().unwrap()));
+        let recorded = recording.recorded();
+        let start = |at, offset| Note::Start(MomentStart { partition: 1, at, offset, look_back: None });
+        let (begun, end) = (moment(7, 0), moment(7, 5));
+        recording.note(start(begun, 0));
+        recording.note(Note::End(0));
+        recording.record(begun);
+        assert!(!recorded.has(2, begun, false), "the other worker has not come to its end");
+        recording.note(start(end, 9));
+        recording.note(Note::End(end));
+        assert!(!recorded.has(2, end, false), "that is not durable yet");
+        recording.record(end);
+        assert!(!recorded.has(2, end, false) && !recorded.has(2, end, true), "nothing is written");
+        [(), ()].iter().for_each(|()| release.send(()).unwrap());
+        while !recorded.has(2, end, false) {
+            std::thread::yield_now();
+        }
     }
 }

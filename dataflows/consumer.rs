@@ -20,6 +20,8 @@ use crate::outlet::{Handed, Outlet};
 pub enum Note {
     /// Where a moment begins, to whoever records checkpoints.
     Start(MomentStart),
+    /// Below which moment all has to be durable for what this worker was to read to be, to the same, once.
+    End(Moment),
     /// A schema that records have brought, in JSON, to all workers.
     Schema(String),
 }
@@ -28,7 +30,7 @@ impl Note {
     /// The schema that it is.
     pub fn schema(self) -> Option<String> {
         match self {
-            Note::Start(_) => None,
+            Note::Start(_) | Note::End(_) => None,
             Note::Schema(schema) => Some(schema),
         }
     }
@@ -51,8 +53,6 @@ pub struct Consume {
     pub sealed: Option<Arc<AtomicBool>>,
     pub read_seq: Arc<AtomicU64>,
     pub caught_up: Arc<Mutex<Moment>>,
-    /// Whether nothing need be known of what comes behind that.
-    pub until_caught_up: bool,
     pub lanes: u32,
 }
 
@@ -60,22 +60,10 @@ pub struct Consume {
 /// leaves a mark where it may be half written, since only what goes so far repairs that. Stopped, it reads on no more, and
 /// does not say that nothing comes: what is open stays open, so that nothing incomplete is applied.
 pub fn consume(job: Consume) -> crossbeam_channel::Receiver<Ingested<Moment, Changes, Note>> {
-    let Consume {
-        mut reader,
-        applied,
-        through,
-        tables,
-        waker,
-        stop,
-        mut sealed,
-        read_seq,
-        caught_up,
-        until_caught_up,
-        lanes,
-    } = job;
+    let Consume { mut reader, applied, through, tables, waker, stop, mut sealed, read_seq, caught_up, lanes } = job;
     let (sender, receiver) = crossbeam_channel::bounded(8);
     let mut outlet = Outlet::new(sender, waker);
-    let (mut last, mut learned, mut reached, mut is_noted) = (Some(0), 0_u64, None::<Moment>, false);
+    let (mut last, mut learned, mut reached, mut ended) = (Some(0), 0_u64, None::<Moment>, false);
     let mut wanted: HashMap<u64, bool> = HashMap::new();
     let client = move |wait| {
         // There may be no room until a lane goes on, and a lane may wait for a schema that only this client can learn.
@@ -143,13 +131,13 @@ pub fn consume(job: Consume) -> crossbeam_channel::Receiver<Ingested<Moment, Cha
         let Fetched { batches, starts, schemas, frontier, settled } = fetched;
         let json = |schema| Note::Schema(serde_json::to_string(&schema).expect("it has names for keys"));
         let mut notes: Vec<Note> = schemas.into_iter().map(json).chain(starts.into_iter().map(Note::Start)).collect();
-        if is_noted {
-            notes.clear(); // of what lies behind the end
+        if let Some(end) = reached.or(frontier.is_none().then_some(0)).filter(|_| !ended) {
+            notes.push(Note::End(end));
+            ended = true;
         }
-        let last_notes = until_caught_up && reached.is_some() && !std::mem::replace(&mut is_noted, true);
-        if !batches.is_empty() || !notes.is_empty() || last_notes || frontier != last || settled.is_some() {
+        if !batches.is_empty() || !notes.is_empty() || frontier != last || settled.is_some() {
             last = frontier;
-            outlet.put(Ingested { batches, notes, last_notes, frontier, settled });
+            outlet.put(Ingested { batches, notes, frontier, settled });
         }
         true
     };

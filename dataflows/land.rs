@@ -74,7 +74,9 @@ pub struct Landed {
     /// Below this moment all has to be durable for what was there at the start to be; `Moment::MAX`: not known yet.
     caught_up: Arc<Mutex<Moment>>,
     until_caught_up: bool,
-    recorded: Arc<Recorded>,
+    peers: usize,
+    /// On the one worker that records.
+    recorded: Option<Arc<Recorded>>,
 }
 
 impl Landed {
@@ -86,7 +88,7 @@ impl Landed {
         let (durable, given) = (first(&self.durable), first(&self.given));
         let caught_up = *self.caught_up.lock().expect("no panic while holding it");
         let is_done = (stopping && durable == given) || (self.until_caught_up && durable >= caught_up);
-        is_done && self.recorded.has(durable, stopping)
+        is_done && self.recorded.as_ref().is_none_or(|recorded| recorded.has(self.peers, durable, stopping))
     }
 
     /// Whether all that was there at the start has been read, and is not complete yet: `publish` has to say so.
@@ -119,7 +121,7 @@ pub fn land(worker: &mut Worker, job: Land) -> Landed {
     let (lane_count, peers) = (settings.lanes, worker.peers() as u32);
     let told = Arc::clone(&caught_up);
     let mut recording = Recording::new(checkpoint);
-    let recorded = recording.recorded();
+    let recorded = (worker.index() == 0).then(|| recording.recorded());
     let reached: Vec<Progress> = (worker.index() as u32..lane_count)
         .step_by(worker.peers())
         .map(|lane| applied.get(&lane).cloned().unwrap_or_default())
@@ -144,7 +146,6 @@ pub fn land(worker: &mut Worker, job: Land) -> Landed {
                 tables,
                 waker,
                 stop,
-                until_caught_up,
                 sealed,
                 read_seq,
                 caught_up: told,
@@ -191,11 +192,12 @@ pub fn land(worker: &mut Worker, job: Land) -> Landed {
                     notes.for_each(|_, batch| batch.drain(..).for_each(|note| recording.note(note)));
                     let first = |frontier: AntichainRef<'_, Moment>| frontier.first().copied().unwrap_or(Moment::MAX);
                     let (durable, noted) = (first(durable.frontier()), first(noted.frontier()));
-                    recording.record(durable, noted);
+                    // Of what is not noted yet the place is not known.
+                    recording.record(durable.min(noted));
                 }
             },
         );
-        Landed { durable, given, caught_up, until_caught_up, recorded }
+        Landed { durable, given, caught_up, until_caught_up, peers: scope.peers(), recorded }
     })
 }
 

@@ -115,8 +115,7 @@ fn read(
 ) -> crossbeam_channel::Receiver<Ingested<u64, Raws, Mark>> {
     let (sender, receiver) = crossbeam_channel::bounded(8);
     let Some(mut reader) = reader else {
-        let nothing =
-            Ingested { batches: Vec::new(), notes: Vec::new(), last_notes: true, frontier: None, settled: None };
+        let nothing = Ingested { batches: Vec::new(), notes: Vec::new(), frontier: None, settled: None };
         sender.send(nothing).expect("there is room for one");
         return receiver;
     };
@@ -137,7 +136,7 @@ fn read(
                 last = Some(mark.clone());
                 let frontier = (!mark.end).then_some(number + 1);
                 let batches = if raws.is_empty() { Vec::new() } else { vec![(number, raws)] };
-                outlet.put(Ingested { batches, notes: vec![mark], last_notes: false, frontier, settled: None });
+                outlet.put(Ingested { batches, notes: vec![mark], frontier, settled: None });
                 number += 1;
             }
             true

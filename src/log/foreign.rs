@@ -146,8 +146,6 @@ pub struct ForeignReader {
     begun: Vec<MomentStart>,
     /// When ends were asked for last.
     looked: Instant,
-    /// Whether all has been read that is to be.
-    is_done: bool,
 }
 
 /// What is known of the records read, and guessed from it.
@@ -239,7 +237,6 @@ impl ForeignReader {
             guess,
             begun: partitions.iter().map(start_of).collect(),
             looked: Instant::now(),
-            is_done: false,
         })
     }
 }
@@ -300,11 +297,6 @@ impl ForeignReader {
 }
 
 impl Guess {
-    /// Nothing comes before what was open after the last poll.
-    fn frontier(&self) -> Option<Moment> {
-        (!self.partitions.is_empty()).then_some(moment(self.open, 0))
-    }
-
     fn at_end(&self) -> bool {
         self.partitions.values().all(Partition::is_at_end)
     }
@@ -517,10 +509,6 @@ struct Taken {
 
 impl EpochReader for ForeignReader {
     fn poll(&mut self, wait: Duration) -> Result<Fetched, LogError> {
-        if self.is_done {
-            self.learn(wait)?;
-            return Ok(Fetched { frontier: self.guess.frontier(), ..Fetched::default() });
-        }
         let mut taken = Taken { starts: std::mem::take(&mut self.begun), ..Taken::default() };
         let deadline = Instant::now() + wait;
         if self.looked.elapsed() > self.guess.settings.look_at_ends {
@@ -555,13 +543,12 @@ impl EpochReader for ForeignReader {
         guess.rest(epoch, &mut taken);
         guess.open = epoch;
         self.keep_pace(moment(epoch, 0))?;
-        self.is_done = self.guess.settings.until_caught_up && self.caught_up().is_some();
         let guess = &mut self.guess;
         Ok(Fetched {
             schemas: std::mem::take(&mut guess.schemas),
             batches: taken.batches.into_iter().map(|(epoch, batch)| (moment(epoch, 0), batch)).collect(),
             starts: taken.starts,
-            frontier: guess.frontier(),
+            frontier: (!guess.partitions.is_empty()).then_some(moment(epoch, 0)),
             settled: None,
         })
     }
@@ -571,7 +558,6 @@ impl EpochReader for ForeignReader {
         self.consume_anew(&ends)?;
         self.guess.partitions.values_mut().for_each(|partition| partition.end = partition.end_at_consumer);
         self.guess.wanted = self.guess.newest;
-        self.is_done = false;
         Ok(())
     }
 

@@ -52,12 +52,8 @@ impl Offsets {
         }
         let mut places = Places::default();
         for (partition, starts) in &mut self.partitions {
-            let Some((&newest, _)) = starts.range(..=at).next_back() else { continue };
-            // What begins an earlier moment may lie behind, where that was said later.
-            let place = starts.range(..=at).map(|(_, place)| *place).max_by_key(|(offset, _)| *offset);
-            let (offset, look_back) = place.expect("one is in the range");
+            let Some((&newest, &(offset, look_back))) = starts.range(..=at).next_back() else { continue };
             *starts = starts.split_off(&newest);
-            starts.insert(newest, (offset, look_back));
             places.offsets.insert(*partition, offset);
             places.look_backs.extend(look_back.map(|look_back| (*partition, look_back)));
         }

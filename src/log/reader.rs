@@ -107,10 +107,11 @@ pub trait EpochReader: Send {
 struct Partition {
     /// Offset of the next record.
     next: u64,
-    /// The end that was there when the consumer was made: once that says to be at an end, all below has been read, and what
-    /// held no record were markers of transactions.
+    /// The end that was there at the start, and whether it has been reached: markers of transactions leave gaps, so that
+    /// the last offsets may hold no record.
     end: u64,
-    /// Whether it has been said that it is reached.
+    ended: bool,
+    /// Whether that has been said.
     end_said: bool,
     seq: u64,
     /// Everything up to this seq comes as one epoch, the first.
@@ -132,6 +133,7 @@ impl Partition {
         Partition {
             next,
             end,
+            ended: false,
             end_said: false,
             seq: 0,
             together,
@@ -161,7 +163,7 @@ impl Partition {
 
     /// Whether the end that is aimed at has been reached.
     fn is_at_end(&self) -> bool {
-        self.next >= self.end
+        self.ended || self.next >= self.end
     }
 
     /// No later record of it has a moment below this.
@@ -398,8 +400,7 @@ impl EpochReader for Reader {
                 Polled::Record => {}
                 Polled::End(number) => {
                     if let Some(partition) = taking.partitions.get_mut(&number) {
-                        // Retention takes markers too.
-                        partition.next = partition.next.max(partition.end);
+                        partition.ended = true;
                     }
                 }
                 Polled::Nothing => break,
@@ -457,7 +458,7 @@ impl EpochReader for Reader {
         let ends = self.kafka.ends(&self.topic)?;
         let mut starts = Vec::new();
         for (number, partition) in &mut self.partitions {
-            (partition.end, partition.end_said) = (ends[*number as usize].1, false);
+            (partition.end, partition.ended, partition.end_said) = (ends[*number as usize].1, false, false);
             partition.lead.release();
             partition.wanted = partition.newest;
             starts.push((*number, Some(partition.next)));

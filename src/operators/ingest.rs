@@ -26,8 +26,6 @@ pub struct Ingested<T, B, N> {
     pub batches: Vec<(T, B)>,
     /// Notes that travel beside them (offsets, marks), at the frontier handed over last.
     pub notes: Vec<N>,
-    /// Whether no later hand-over has notes: whoever takes them in knows by their frontier that he has all.
-    pub last_notes: bool,
     /// From now on nothing comes before this time; `None`: nothing comes at all.
     pub frontier: Option<T>,
     /// What is before this time is not to wait for the end of its epoch: pressure of the client's own.
@@ -66,12 +64,11 @@ const TURN: usize = 16;
 ///             std::thread::spawn(move || {
 ///                 for time in 0..3 {
 ///                     let batches = vec![(time, vec![time * 10])];
-///                     let frontier = Some(time + 1);
-///                     sender.send(Ingested { batches, notes: vec![()], last_notes: false, frontier, settled: None }).unwrap();
+///                     let handed = Ingested { batches, notes: vec![()], frontier: Some(time + 1), settled: None };
+///                     sender.send(handed).unwrap();
 ///                     waker.activate().ok();
 ///                 }
-///                 let end = Ingested { batches: vec![], notes: vec![], last_notes: true, frontier: None, settled: None };
-///                 sender.send(end).unwrap();
+///                 sender.send(Ingested { batches: vec![], notes: vec![], frontier: None, settled: None }).unwrap();
 ///                 waker.activate().ok();
 ///             });
 ///             receiver
@@ -106,15 +103,14 @@ where
     let mut notes = OutputBuilder::<T, NoopBuilder<Vec<N>>>::from(notes);
     let mut pressure = OutputBuilder::<T, NoopBuilder<Vec<T>>>::from(pressure);
     builder.build(move |capabilities| {
-        let [cap, note_cap, pressure_cap]: [Capability<T>; 3] =
-            capabilities.try_into().expect("three outputs have three capabilities");
-        let mut capabilities = Some((cap, Some(note_cap), pressure_cap));
+        let mut capabilities: Option<[Capability<T>; 3]> =
+            Some(capabilities.try_into().expect("three outputs have three capabilities"));
         let mut waiting: Option<Ingested<T, B, N>> = None;
         let mut pressed: Option<T> = None;
         move |_frontiers| {
             let (mut batches, mut notes, mut pressure) = (batches.activate(), notes.activate(), pressure.activate());
             for turn in 0.. {
-                let Some((cap, note_cap, pressure_cap)) = &mut capabilities else { return };
+                let Some([cap, note_cap, pressure_cap]) = &mut capabilities else { return };
                 if turn == TURN {
                     activator.activate();
                     return;
@@ -136,17 +132,15 @@ where
                     batches.session_with_builder(&at).give_container(batch);
                 }
                 if !handed.notes.is_empty() {
-                    let cap = note_cap.as_ref().expect("no notes come behind the last ones");
-                    notes.session_with_builder(cap).give_container(&mut handed.notes);
+                    notes.session_with_builder(&*note_cap).give_container(&mut handed.notes);
                 }
-                note_cap.take_if(|_| handed.last_notes);
                 if let Some(settled) = handed.settled {
                     pressure.session_with_builder(&*pressure_cap).give_container(&mut vec![settled]);
                 }
                 match handed.frontier {
                     Some(time) => {
                         cap.downgrade(&time);
-                        note_cap.iter_mut().for_each(|cap| cap.downgrade(&time));
+                        note_cap.downgrade(&time);
                         pressure_cap.downgrade(&time);
                     }
                     None => capabilities = None,
@@ -198,9 +192,9 @@ mod tests {
                 let batches: Vec<(u64, Vec<u64>)> =
                     records.iter().map(|(ahead, value)| (step as u64 + ahead, vec![*value])).collect();
                 want.extend(batches.iter().map(|(time, batch)| (*time, batch[0])));
-                feed.push(Ingested { batches, notes: Vec::<()>::new(), last_notes: false, frontier: Some(step as u64 + 1), settled: None });
+                feed.push(Ingested { batches, notes: Vec::<()>::new(), frontier: Some(step as u64 + 1), settled: None });
             }
-            feed.push(Ingested { batches: Vec::new(), notes: Vec::new(), last_notes: true, frontier: None, settled: None });
+            feed.push(Ingested { batches: Vec::new(), notes: Vec::new(), frontier: None, settled: None });
             let seen = Arc::new(Mutex::new(Vec::new()));
             let record = Arc::clone(&seen);
             timely::execute_directly(move |worker| {
@@ -241,10 +235,10 @@ mod tests {
                 for (seq, records) in (1..).zip(parts) {
                     let at = moment(epoch, seq);
                     let batches = vec![(at, vec![epoch; *records as usize])];
-                    feed.push(Ingested { batches, notes: Vec::<()>::new(), last_notes: false, frontier: Some(at + 1), settled: None });
+                    feed.push(Ingested { batches, notes: Vec::<()>::new(), frontier: Some(at + 1), settled: None });
                 }
             }
-            feed.push(Ingested { batches: Vec::new(), notes: Vec::new(), last_notes: true, frontier: None, settled: None });
+            feed.push(Ingested { batches: Vec::new(), notes: Vec::new(), frontier: None, settled: None });
             let (sender, delivered) = crossbeam_channel::unbounded();
             timely::execute_directly(move |worker| {
                 worker.dataflow::<Moment, _, _>(|scope| {

@@ -111,12 +111,11 @@ impl Connector {
                 "SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') IN ('off', 'local')",
             )?;
             // A step's transaction holds the generation's row: a client that died inside it must not hold it for long.
-            // Generic plans: a plan of its own for every batch would copy the batch's arrays into it. One that was made while the
-            // table was small must do when it is large, so that rows are found by their key and by nothing else.
+            // A plan that was kept would be the one for as many rows as there were when it was made: of a table that was small
+            // then, all would be looked at.
             client.batch_execute(&format!(
                 "SET idle_in_transaction_session_timeout = {timeout}; SET default_transaction_isolation = 'read committed'; \
-                 SET plan_cache_mode = force_generic_plan; SET enable_seqscan = off; SET enable_hashjoin = off; \
-                 SET enable_mergejoin = off; SET jit = off; SET client_min_messages = warning"
+                 SET plan_cache_mode = force_custom_plan; SET jit = off; SET client_min_messages = warning"
             ))?;
         }
         let pid = client.query_one("SELECT pg_backend_pid()", &[])?.get(0);

@@ -315,14 +315,12 @@ fn a_run_that_has_caught_up_has_recorded_so() {
         )
     };
     let mut job = crate::job::Job::of_lines("recorded", &[]);
-    for rounds in 1..=4 {
+    for rounds in 1..=3 {
         job.write_lines(&(0..rounds * 40).map(line).collect::<Vec<_>>());
         ["publish", "land"].iter().for_each(|command| job.run(command));
-        // Nothing comes from publish now: what is durable may go all the same, and the markers behind it, whoever comes next.
+        // Nothing comes from publish now: what is durable may go all the same.
         (0..4).for_each(|partition| crate::topic::delete_records(&job.name, partition));
-        if rounds % 2 == 0 {
-            job.run("land");
-        }
+        job.run("land");
     }
-    assert_eq!(job.count("t", "true"), 160);
+    assert_eq!(job.count("t", "true"), 120);
 }
