@@ -2,7 +2,7 @@
 //! with exit code 3 and one sentence, each is started again by a supervisor of its own, and in the end both sides are
 //! identical and each change is once in the topic.
 //!
-//! `FAULTS` and `SEED` as in processes.rs; with 100 faults or more, a host is also cut off from everything.
+//! `KILLS` and `SEED` as in processes.rs; with `KILLS` of 100 or more, a host is also cut off from everything.
 
 use std::time::{Duration, Instant};
 
@@ -88,7 +88,7 @@ impl Cluster {
 fn what_is_left_of_a_cluster_ends_and_goes_on_where_it_was() {
     let test = "what_is_left_of_a_cluster_ends_and_goes_on_where_it_was";
     let Some(_servers) = apart(test, &["mysql", "kafka", "postgres"]) else { return };
-    let (faults, seed) = crate::faults::faults_and_seed(40);
+    let (kills, seed) = crate::faults::kills_and_seed(40);
     let network = Network::new(&HOSTS);
     let mut trial = Trial::new("MYSQL_URL", seed, Place::ByNumber(&HOSTS));
     let mut publish = trial.start("publish", 3);
@@ -98,11 +98,11 @@ fn what_is_left_of_a_cluster_ends_and_goes_on_where_it_was() {
     let work = Work::start("MYSQL_URL", &trial.name, seed, crate::faults::PAUSE);
     trial.arrives(&mut [&mut publish, &mut land]);
     let mut cluster = Cluster { trial, network, publish, land };
-    for _ in 0..faults.div_ceil(40) {
+    for _ in 0..kills.div_ceil(40) {
         cluster.kill(true);
         cluster.kill(false);
         cluster.cut("h0 and h1 cut off from each other", &[("h0", "h1")]);
-        if faults < 100 {
+        if kills < 100 {
             continue;
         }
         let servers = SERVERS.map(env);

@@ -98,7 +98,7 @@ impl Siege {
 fn postgres_runs_full_and_gets_room() {
     let test = "postgres_runs_full_and_gets_room";
     let Some(mut servers) = apart(test, &["mysql", "kafka", "postgres"]) else { return };
-    let (_, seed) = crate::faults::faults_and_seed(40);
+    let (_, seed) = crate::faults::kills_and_seed(40);
     servers.end("postgres");
     let data = servers.folder("postgres").join("data");
     shell(&format!("mv {0} {0}.before", data.display()));

@@ -1,7 +1,7 @@
 //! The network between the jobs and their servers breaks, falls silent, stutters and is slow, under load: afterwards both
 //! sides are identical, each change is once in the topic, and no row has stepped back.
 //!
-//! `FAULTS` and `SEED` as in processes.rs; with 100 faults or more, silence also lasts longer than every time-out.
+//! `KILLS` and `SEED` as in processes.rs; with `KILLS` of 100 or more, silence also lasts longer than every time-out.
 
 use std::time::Duration;
 
@@ -101,7 +101,7 @@ impl Siege {
 fn the_network_may_break_fall_silent_and_be_slow() {
     let test = "the_network_may_break_fall_silent_and_be_slow";
     let Some(_servers) = apart(test, &["mysql", "kafka", "postgres"]) else { return };
-    let (faults, seed) = crate::faults::faults_and_seed(40);
+    let (kills, seed) = crate::faults::kills_and_seed(40);
     let network = Network::new(&["publish", "land"]);
     let mut trial = Trial::new("MYSQL_URL", seed, Place::ByCommand);
     let mut publish = trial.start("publish", 1);
@@ -109,7 +109,7 @@ fn the_network_may_break_fall_silent_and_be_slow() {
     let land = trial.start("land", 1);
     let work = Work::start("MYSQL_URL", &trial.name, seed, crate::faults::PAUSE);
     let mut siege = Siege { trial, network, work, publish, land };
-    for _ in 0..faults.div_ceil(40) {
+    for _ in 0..kills.div_ceil(40) {
         for line in 0..LINES.len() {
             siege.reset(line);
             let time = siege.up_to(2_500);
@@ -118,7 +118,7 @@ fn the_network_may_break_fall_silent_and_be_slow() {
             siege.slow(line);
         }
     }
-    if faults >= 100 {
+    if kills >= 100 {
         for (time, lines) in SILENCES {
             siege.silence(lines, time);
         }

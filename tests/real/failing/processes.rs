@@ -1,7 +1,8 @@
 //! Processes die, freeze and are stopped at random moments, while a server takes statements of every odd kind: afterwards
 //! both sides are identical, each change is once in the topic, and no row has stepped back.
 //!
-//! `FAULTS` says how many faults there are (of all servers together), `SEED` which; a failure prints the seed.
+//! `KILLS` says how many processes are killed (of all servers together; some more are frozen and stopped), `SEED` which and
+//! when; a failure prints the seed.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -10,14 +11,15 @@ use crate::faults::running::Running;
 use crate::faults::trial::{Place, Trial};
 use crate::faults::workload::Work;
 
-fn survive(server: &'static str, faults: u64, seed: u64) {
+fn survive(server: &'static str, kills: u64, seed: u64) {
     let mut trial = Trial::new(server, seed, Place::Here);
     let mut publish = trial.start("publish", 1);
     publish.wait_until_up();
     let mut land = trial.start("land", 1);
     let work = Work::start(server, &trial.name, seed, Duration::from_millis(2));
     let mut done: BTreeMap<&str, u32> = BTreeMap::new();
-    for _ in 0..faults {
+    let mut killed = 0;
+    while killed < kills {
         let publishes = trial.random.below(2) == 0;
         let command = if publishes { "publish" } else { "land" };
         let running = if publishes { &mut publish } else { &mut land };
@@ -34,6 +36,7 @@ fn survive(server: &'static str, faults: u64, seed: u64) {
             _ => "killed",
         };
         *done.entry(what).or_default() += 1;
+        killed += u64::from(what == "killed");
         let next = match what {
             "frozen" => {
                 running.wait_until_up();
@@ -77,7 +80,7 @@ fn start_later(trial: &mut Trial, running: &mut Running, what: &str, chosen: usi
 /// second goes on.
 #[test]
 fn of_two_copies_the_older_stops() {
-    let (_, seed) = crate::faults::faults_and_seed(4);
+    let (_, seed) = crate::faults::kills_and_seed(4);
     let server = "MYSQL_URL";
     let mut trial = Trial::new(server, seed, Place::Here);
     let mut publish = trial.start("publish", 1);
@@ -103,7 +106,7 @@ fn of_two_copies_the_older_stops() {
 
 #[test]
 fn whatever_dies_both_sides_are_identical_and_nothing_is_twice() {
-    let (faults, seed) = crate::faults::faults_and_seed(100);
-    survive("MYSQL_URL", faults / 2, seed);
-    survive("MARIADB_URL", faults - faults / 2, seed);
+    let (kills, seed) = crate::faults::kills_and_seed(100);
+    survive("MYSQL_URL", kills / 2, seed);
+    survive("MARIADB_URL", kills - kills / 2, seed);
 }

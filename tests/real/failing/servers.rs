@@ -1,7 +1,7 @@
 //! Servers restart under load, in good order and killed: afterwards both sides are identical, each change is once in the
 //! topic, and no row has stepped back.
 //!
-//! `FAULTS` and `SEED` as in processes.rs.
+//! `KILLS` and `SEED` as in processes.rs.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -48,8 +48,8 @@ fn survive(servers: &mut Servers, source: (&'static str, &'static str), rounds: 
 fn servers_may_restart_under_load() {
     let all = ["mysql", "mariadb", "kafka", "postgres"];
     let Some(mut servers) = apart("servers_may_restart_under_load", &all) else { return };
-    let (faults, seed) = crate::faults::faults_and_seed(40);
-    let rounds = faults.div_ceil(40);
+    let (kills, seed) = crate::faults::kills_and_seed(40);
+    let rounds = kills.div_ceil(40);
     survive(&mut servers, ("MYSQL_URL", "mysql"), rounds, seed);
     survive(&mut servers, ("MARIADB_URL", "mariadb"), rounds, seed);
 }

@@ -35,11 +35,11 @@ impl Random {
     }
 }
 
-/// How many faults, `FAULTS` or so many, and the seed that says which, `SEED` or the clock.
-pub fn faults_and_seed(or: u64) -> (u64, u64) {
+/// How many kills, `KILLS` or so many, and the seed that says which, `SEED` or the clock.
+pub fn kills_and_seed(or: u64) -> (u64, u64) {
     let number = |name: &str, or: u64| std::env::var(name).map_or(or, |text| text.parse().unwrap());
     let clock = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
-    let (faults, seed) = (number("FAULTS", or), number("SEED", clock));
-    println!("seed {seed}: replay with tests/run faults {faults} {seed}");
-    (faults, seed)
+    let (kills, seed) = (number("KILLS", or), number("SEED", clock));
+    println!("seed {seed}: replay with tests/run faults {kills} {seed}");
+    (kills, seed)
 }
