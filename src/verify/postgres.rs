@@ -6,9 +6,9 @@
 
 use std::error::Error as _;
 
+use postgres::Client;
 use postgres::fallible_iterator::FallibleIterator;
 use postgres::types::{FromSql, Type};
-use postgres::{Client, NoTls};
 
 use super::repair::quoted;
 use super::{
@@ -16,6 +16,7 @@ use super::{
 };
 use crate::change::{TableFilter, TableName};
 use crate::config::{PostgresConfig, ZeroDates};
+use crate::target::postgres::{SILENT, connect};
 
 /// A server that speaks PostgreSQL's protocol.
 #[derive(Clone, Debug)]
@@ -44,7 +45,8 @@ impl PostgresSide {
     }
 
     fn open(&self) -> Result<PostgresSession, VerifyError> {
-        let mut client = self.config.connect(NoTls).map_err(|error| {
+        let mut client = connect(self.config.clone()).map_err(|error| {
+            let Some(error) = error else { return VerifyError(format!("{}: {SILENT}", self.name)) };
             let hint = match error.as_db_error() {
                 Some(_) => "correct the url or password_file",
                 None => "is the server running, host and port right, the way open?",

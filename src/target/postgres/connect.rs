@@ -14,6 +14,21 @@ use crate::target::retry::{Failure, Refused};
 /// How long one statement may take. A newer run of a job waits so long for statements of an older one, at most.
 pub(super) const STATEMENT_TIMEOUT: Duration = Duration::from_secs(60);
 
+/// How long a server may take to say who it is once it is reached.
+const HANDSHAKE_MAX: Duration = Duration::from_secs(10);
+
+/// What is said of a server that does not.
+pub(crate) const SILENT: &str = "it does not answer as a PostgreSQL server does: is it another server's port?";
+
+/// Connects; `None`: nothing is answered. Another kind of server may take what is said for the beginning of something longer, and
+/// wait for the rest: the client has no limit for that, so that a thread of its own is left waiting.
+pub(crate) fn connect(config: postgres::Config) -> Result<Client, Option<postgres::Error>> {
+    let patience = config.get_connect_timeout().copied().unwrap_or_default() + HANDSHAKE_MAX;
+    let (sender, receiver) = crossbeam_channel::bounded(1);
+    std::thread::spawn(move || drop(sender.send(config.connect(NoTls)))); // nobody may hear it any more
+    receiver.recv_timeout(patience).map_err(|_| None)?.map_err(Some)
+}
+
 impl From<postgres::Error> for Failure {
     fn from(error: postgres::Error) -> Failure {
         let Some(db) = error.as_db_error() else {
@@ -95,8 +110,12 @@ impl Connector {
 
     /// Opens a connection that the server lists under `name`.
     pub(super) fn connect(&self, name: &str) -> Result<Server, Failure> {
-        let mut client =
-            self.config.clone().application_name(name).connect(NoTls).map_err(|e| self.not_connected(&e))?;
+        let mut config = self.config.clone();
+        config.application_name(name);
+        let mut client = connect(config).map_err(|error| match error {
+            Some(error) => self.not_connected(&error),
+            None => Failure::Transient(format!("the target {}: {SILENT}", self.place)),
+        })?;
         let dialect = match client.query_one("SELECT hg_version()", &[]) {
             Ok(_) => Dialect::Hologres,
             Err(e) if e.code() == Some(&SqlState::UNDEFINED_FUNCTION) => Dialect::Postgres,

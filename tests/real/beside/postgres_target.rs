@@ -285,6 +285,8 @@ fn a_server_that_can_not_be_used_is_told_apart() {
     let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let wrong_password = TcpListener::bind("127.0.0.1:0").unwrap();
     let guarded = wrong_password.local_addr().unwrap();
+    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+    let taken = silent.local_addr().unwrap();
     thread::spawn(move || {
         let (mut client, _) = wrong_password.accept().unwrap();
         let _ = client.read(&mut [0; 4096]);
@@ -297,6 +299,7 @@ fn a_server_that_can_not_be_used_is_told_apart() {
     for (url, want) in [
         ("mysql://u@h/d".to_string(), "it does not begin with postgres://"),
         (format!("postgres://u:p@{closed}/d"), "can't be reached"),
+        (format!("postgres://u:p@{taken}/d?connect_timeout=1"), "does not answer as a PostgreSQL server does"),
         (format!("postgres://u:p@{guarded}/d"), "correct the user or password in [target] url or password_file"),
         (format!("postgres://tidegate_nobody@{at}/postgres"), "refuses user 'tidegate_nobody'"),
         (format!("postgres://postgres@{at}/tidegate_nowhere"), "has no database 'tidegate_nowhere': create it"),
