@@ -36,19 +36,19 @@ pub struct Recorded {
 struct Known {
     /// What was durable when it was looked last whether there is something to record.
     durable: Moment,
-    /// How many workers have said where their end is, and the furthest.
-    ends: usize,
+    /// How many workers have not said yet where their end is, and the furthest of the others'.
+    on_their_way: usize,
     end: Moment,
 }
 
 impl Recorded {
-    /// Whether the end that all `peers` workers have read to is recorded as durable; if `stopping`, what is `durable` now, or
+    /// Whether the end that all workers have read to is recorded as durable; if `stopping`, what is `durable` now, or
     /// that takes too long.
-    pub fn has(&self, peers: usize, durable: Moment, stopping: bool) -> bool {
+    pub fn has(&self, durable: Moment, stopping: bool) -> bool {
         let known = *self.known.lock().expect("no panic while holding it");
         let is_looked_at = match stopping {
             true => known.durable >= durable,
-            false => known.ends == peers && known.durable >= known.end,
+            false => known.on_their_way == 0 && known.durable >= known.end,
         };
         if !is_looked_at {
             return false;
@@ -69,11 +69,10 @@ pub struct Recording {
 }
 
 impl Recording {
-    /// Checkpoints go to `write`, in a client of their own.
-    pub fn new(mut write: Box<dyn FnMut(Checkpoint) + Send>) -> Recording {
-        let recorded = Arc::<Recorded>::default();
-        let (sender, receiver) = crossbeam_channel::unbounded::<Checkpoint>();
-        let done = Arc::clone(&recorded);
+    /// Checkpoints of so many workers go to `write`, in a client of their own.
+    pub fn new(workers: usize, mut write: Box<dyn FnMut(Checkpoint) + Send>) -> Recording {
+        let (recording, receiver) = Recording::unwritten(workers);
+        let done = recording.recorded();
         let client = move |wait| match take(&receiver, wait * WOKEN) {
             Ok(checkpoint) => {
                 let mut newest = (1, checkpoint);
@@ -85,7 +84,15 @@ impl Recording {
             Err(end) => end == RecvTimeoutError::Timeout,
         };
         spawn("checkpoint", Box::new(client));
-        Recording { sender, recorded, offsets: Offsets::default(), steps: BTreeMap::new() }
+        recording
+    }
+
+    /// One of which nobody writes what it sends.
+    fn unwritten(workers: usize) -> (Recording, crossbeam_channel::Receiver<Checkpoint>) {
+        let known = Mutex::new(Known { on_their_way: workers, ..Known::default() });
+        let recorded = Arc::new(Recorded { known, ..Recorded::default() });
+        let (sender, receiver) = crossbeam_channel::unbounded();
+        (Recording { sender, recorded, offsets: Offsets::default(), steps: BTreeMap::new() }, receiver)
     }
 
     /// How far it is, for others to see.
@@ -99,7 +106,7 @@ impl Recording {
             Note::Start(start) => self.offsets.note(start),
             Note::End(end) => {
                 let mut known = self.recorded.known.lock().expect("no panic while holding it");
-                (known.ends, known.end) = (known.ends + 1, known.end.max(end));
+                (known.on_their_way, known.end) = (known.on_their_way - 1, known.end.max(end));
             }
             Note::Schema(_) => {}
         }
@@ -131,23 +138,23 @@ mod tests {
 
     #[test]
     fn the_end_is_recorded_once_all_workers_have_come_to_theirs_and_the_last_checkpoint_is_written() {
-        let (release, held) = crossbeam_channel::unbounded();
-        let mut recording = Recording::new(Box::new(move |_| held.recv().unwrap()));
+        let (mut recording, checkpoints) = Recording::unwritten(2);
         let recorded = recording.recorded();
         let start = |at, offset| Note::Start(MomentStart { partition: 1, at, offset, look_back: None });
         let (begun, end) = (moment(7, 0), moment(7, 5));
         recording.note(start(begun, 0));
         recording.note(Note::End(0));
         recording.record(begun);
-        assert!(!recorded.has(2, begun, false), "the other worker has not come to its end");
+        assert!(!recorded.has(begun, false), "the other worker has not come to its end");
         recording.note(start(end, 9));
         recording.note(Note::End(end));
-        assert!(!recorded.has(2, end, false), "that is not durable yet");
+        assert!(!recorded.has(end, false), "that is not durable yet");
         recording.record(end);
-        assert!(!recorded.has(2, end, false) && !recorded.has(2, end, true), "nothing is written");
-        [(), ()].iter().for_each(|()| release.send(()).unwrap());
-        while !recorded.has(2, end, false) {
-            std::thread::yield_now();
-        }
+        assert!(!recorded.has(end, false) && !recorded.has(end, true), "nothing is written");
+        let sent = checkpoints.try_iter().count() as u64;
+        recorded.written.fetch_add(sent - 1, Ordering::AcqRel);
+        assert!(!recorded.has(end, false), "the last is not written");
+        recorded.written.fetch_add(1, Ordering::AcqRel);
+        assert!(recorded.has(end, false));
     }
 }

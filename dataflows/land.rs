@@ -74,7 +74,6 @@ pub struct Landed {
     /// Below this moment all has to be durable for what was there at the start to be; `Moment::MAX`: not known yet.
     caught_up: Arc<Mutex<Moment>>,
     until_caught_up: bool,
-    peers: usize,
     /// On the one worker that records.
     recorded: Option<Arc<Recorded>>,
 }
@@ -88,7 +87,7 @@ impl Landed {
         let (durable, given) = (first(&self.durable), first(&self.given));
         let caught_up = *self.caught_up.lock().expect("no panic while holding it");
         let is_done = (stopping && durable == given) || (self.until_caught_up && durable >= caught_up);
-        is_done && self.recorded.as_ref().is_none_or(|recorded| recorded.has(self.peers, durable, stopping))
+        is_done && self.recorded.as_ref().is_none_or(|recorded| recorded.has(durable, stopping))
     }
 
     /// Whether all that was there at the start has been read, and is not complete yet: `publish` has to say so.
@@ -120,7 +119,7 @@ pub fn land(worker: &mut Worker, job: Land) -> Landed {
     let caught_up = Arc::new(Mutex::new(Moment::MAX));
     let (lane_count, peers) = (settings.lanes, worker.peers() as u32);
     let told = Arc::clone(&caught_up);
-    let mut recording = Recording::new(checkpoint);
+    let mut recording = Recording::new(worker.peers(), checkpoint);
     let recorded = (worker.index() == 0).then(|| recording.recorded());
     let reached: Vec<Progress> = (worker.index() as u32..lane_count)
         .step_by(worker.peers())
@@ -197,7 +196,7 @@ pub fn land(worker: &mut Worker, job: Land) -> Landed {
                 }
             },
         );
-        Landed { durable, given, caught_up, until_caught_up, peers: scope.peers(), recorded }
+        Landed { durable, given, caught_up, until_caught_up, recorded }
     })
 }
 

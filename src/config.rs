@@ -46,7 +46,7 @@ pub struct Config {
     /// Settings of the cluster.
     #[serde(default)]
     pub cluster: ClusterConfig,
-    /// Its name, for messages.
+    /// The name of the file, for messages.
     #[serde(skip)]
     file: String,
 }

@@ -13,7 +13,7 @@
 //! has moved on so far that it would be too late, or its end at the start is reached; then it goes to the first open epoch.
 //! Until that epoch is durable the next run has to begin where this one did, and checkpoints are made so.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -109,8 +109,6 @@ struct Partition {
     /// `next` when ends were asked for last, and whether the consumer has said since that it is at an end.
     next_at_look: u64,
     ended: bool,
-    /// Whether it had come to its end, and nothing had come since, when ends were asked for last.
-    is_quiet: bool,
     /// Where its event time has moved on.
     moved: Moved,
     /// The newest epoch that any of its records was given.
@@ -207,7 +205,6 @@ impl ForeignReader {
                     end_at_consumer: *end,
                     next_at_look: *start,
                     ended: false,
-                    is_quiet: false,
                     moved,
                     given: 0,
                     first,
@@ -246,19 +243,22 @@ impl ForeignReader {
     /// then, which retention takes in time too.
     fn look_at_ends(&mut self) -> Result<(), LogError> {
         self.looked = Instant::now();
-        let mut is_any_quiet = false;
-        for partition in self.guess.partitions.values_mut() {
+        let mut quiet = BTreeSet::new();
+        for (number, partition) in &mut self.guess.partitions {
             let is_same = std::mem::replace(&mut partition.next_at_look, partition.next) == partition.next;
             // Of one that is held back nobody knows.
-            partition.is_quiet = is_same && partition.ended && !partition.lead.is_held();
-            is_any_quiet |= partition.is_quiet;
+            if is_same && partition.ended && !partition.lead.is_held() {
+                quiet.insert(*number);
+            }
         }
         // A cluster that does not answer now is asked again.
-        let Some(ends) = is_any_quiet.then(|| self.kafka.ends(&self.guess.topic).ok()).flatten() else { return Ok(()) };
+        let Some(ends) = (!quiet.is_empty()).then(|| self.kafka.ends(&self.guess.topic).ok()).flatten() else {
+            return Ok(());
+        };
         let (mut is_behind, mut is_gone) = (false, false);
         for (number, partition) in &mut self.guess.partitions {
             let (low, end) = ends.get(*number as usize).copied().unwrap_or_default();
-            if partition.is_quiet {
+            if quiet.contains(number) {
                 // The consumer stands at the end, and would have said if a record had gone before it came there.
                 partition.next = partition.next.max(low);
                 (partition.next_at_look, partition.ended) = (partition.next, false);

@@ -33,7 +33,7 @@ impl MysqlSide {
     /// The URL is none.
     pub fn new(config: &MysqlConfig) -> Result<Self, VerifyError> {
         let opts = config.options().map_err(VerifyError)?;
-        let name = format!("source mysql at {}", address(&opts));
+        let name = format!("source mysql at {}:{}", opts.get_ip_or_hostname(), opts.get_tcp_port());
         let opts = OptsBuilder::from_opts(opts)
             .tcp_connect_timeout(Some(Duration::from_secs(10)))
             .tcp_keepalive_time_ms(Some(60_000))
@@ -51,17 +51,13 @@ impl MysqlSide {
     }
 }
 
-fn address(opts: &Opts) -> String {
-    format!("{}:{}", opts.get_ip_or_hostname(), opts.get_tcp_port())
-}
-
 impl Side for MysqlSide {
     fn name(&self) -> String {
         self.name.clone()
     }
 
     fn connect(&self) -> Result<Box<dyn Session>, VerifyError> {
-        hear_greeting(&address(&self.opts)).map_err(|reason| VerifyError(format!("{}: {reason}", self.name)))?;
+        hear_greeting(&self.opts).map_err(|reason| VerifyError(format!("{}: {reason}", self.name)))?;
         let connection = Conn::new(self.opts.clone()).map_err(|error| match error {
             mysql::Error::MySqlError(said) => {
                 VerifyError(format!("{}: {}: correct user, password or database", self.name, said.message))

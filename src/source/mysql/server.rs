@@ -57,11 +57,12 @@ pub(super) enum Trouble {
     Lasting(SourceError),
 }
 
-/// That something greets at `address` (host:port), as a MySQL server does before anything else; another kind of server would
-/// have the client wait for as long as a silent replica may.
-pub(crate) fn hear_greeting(address: &str) -> Result<(), String> {
+/// That something greets there, as a MySQL server does before anything else; another kind of server would have the client
+/// wait for as long as a silent replica may.
+pub(crate) fn hear_greeting(options: &Opts) -> Result<(), String> {
     let unreachable =
         |error: std::io::Error| format!("{error}: is the server running, host and port right, the way open?");
+    let address = format!("{}:{}", options.get_ip_or_hostname(), options.get_tcp_port());
     let addresses = address.to_socket_addrs().map_err(unreachable)?;
     let mut last = Err("the name stands for no address".to_string());
     for address in addresses {
@@ -107,7 +108,7 @@ impl Server {
     }
 
     pub fn connect(&self) -> Result<Conn, Trouble> {
-        hear_greeting(&self.address).map_err(|reason| Trouble::Passing(format!("{CONNECTING}: {reason}")))?;
+        hear_greeting(&self.options).map_err(|reason| Trouble::Passing(format!("{CONNECTING}: {reason}")))?;
         let mut conn = Conn::new(self.options.clone()).map_err(|error| self.trouble(CONNECTING, &error))?;
         // A limit for everybody would cut a table's columns off.
         conn.query_drop("SET SESSION sql_select_limit = 18446744073709551615")

@@ -17,9 +17,8 @@ fn survive(server: &'static str, kills: u64, seed: u64) {
     publish.wait_until_up();
     let mut land = trial.start("land", 1);
     let work = Work::start(server, &trial.name, seed, Duration::from_millis(2));
-    let mut done: BTreeMap<&str, u32> = BTreeMap::new();
-    let mut killed = 0;
-    while killed < kills {
+    let mut done: BTreeMap<&str, u64> = BTreeMap::new();
+    while done.get("killed").copied().unwrap_or(0) < kills {
         let publishes = trial.random.below(2) == 0;
         let command = if publishes { "publish" } else { "land" };
         let running = if publishes { &mut publish } else { &mut land };
@@ -36,7 +35,6 @@ fn survive(server: &'static str, kills: u64, seed: u64) {
             _ => "killed",
         };
         *done.entry(what).or_default() += 1;
-        killed += u64::from(what == "killed");
         let next = match what {
             "frozen" => {
                 running.wait_until_up();
