@@ -18,7 +18,7 @@ use timely::worker::Worker;
 use crate::cluster::{
     fail, fail_on_panics, fail_on_signals, is_up, meet, purpose, run_until, stop_on_signals, tell_all, workers,
 };
-use crate::land::{Land, land as build_land};
+use crate::land::{Land, Until, land as build_land};
 use crate::lanes::RefusedRows;
 use crate::publish::{Publish, publish as build_publish};
 use crate::report::{Report, say};
@@ -267,8 +267,7 @@ pub fn land(job: &Job) -> anyhow::Result<()> {
                 tables: run.tables.clone(),
                 report: shown.clone(),
                 stop: Arc::clone(&stop),
-                until_caught_up,
-                sealed: None,
+                until: if until_caught_up { Until::CaughtUp } else { Until::Stopped },
                 read_seq: Arc::default(),
             },
         );

@@ -34,7 +34,7 @@ use tidegate::target::{FindSchema, Lane, Step, TargetError};
 
 use crate::cluster::{fail, run_until};
 use crate::connect;
-use crate::land::{Land, land};
+use crate::land::{Land, Until, land};
 use crate::lanes::RefusedRows;
 use crate::publish::{Publish, publish};
 use crate::report::{Report, say};
@@ -298,8 +298,7 @@ impl Flow {
                     tables: TableFilter::default(),
                     report: Report::default(),
                     stop: Arc::default(),
-                    until_caught_up: true,
-                    sealed: Some(Arc::clone(&sealed)),
+                    until: Until::Sealed(Arc::clone(&sealed)),
                     read_seq: Arc::clone(&read_seq),
                 },
             );

@@ -57,12 +57,20 @@ pub struct Land {
     pub report: Report,
     /// Set to stop in good order.
     pub stop: Arc<AtomicBool>,
-    /// Whether it ends once what was there at the start is durable.
-    pub until_caught_up: bool,
-    /// Set once nothing more is written: then the end to reach is the one that is there, and not the one at the start.
-    pub sealed: Option<Arc<AtomicBool>>,
+    /// When it ends by itself.
+    pub until: Until,
     /// Shows the newest seq read.
     pub read_seq: Arc<AtomicU64>,
+}
+
+/// When a run ends by itself.
+pub enum Until {
+    /// Never: when it is stopped.
+    Stopped,
+    /// Once what was there at the start is durable.
+    CaughtUp,
+    /// Once what is there when that flag goes up is durable: nothing more is written from then on.
+    Sealed(Arc<AtomicBool>),
 }
 
 /// How far a worker's part of the dataflow is.
@@ -112,10 +120,14 @@ pub fn land(worker: &mut Worker, job: Land) -> Landed {
         tables,
         report,
         stop,
-        until_caught_up,
-        sealed,
+        until,
         read_seq,
     } = job;
+    let (until_caught_up, sealed) = match until {
+        Until::Stopped => (false, None),
+        Until::CaughtUp => (true, None),
+        Until::Sealed(sealed) => (true, Some(sealed)),
+    };
     let caught_up = Arc::new(Mutex::new(Moment::MAX));
     let (lane_count, peers) = (settings.lanes, worker.peers() as u32);
     let told = Arc::clone(&caught_up);

@@ -117,7 +117,13 @@ fn replaced(text: &str, variable: &dyn Fn(&str) -> Option<String>) -> Result<Str
 
 fn error_at(text: &str, file: &str, error: &toml::de::Error) -> ConfigError {
     let place = error.span().map_or(0, |span| span.start);
-    ConfigError(format!("{file}:{}: {}", line(text, place), error.message().replace('\n', " ")))
+    let said = error.message().replace('\n', " ");
+    let said = match said.rsplit_once("expected ") {
+        // As a program has it.
+        Some((problem, "u32" | "i32" | "usize")) => format!("{problem}expected a whole number, without quotes"),
+        _ => said,
+    };
+    ConfigError(format!("{file}:{}: {said}", line(text, place)))
 }
 
 /// The line in which a byte is.

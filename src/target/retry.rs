@@ -10,9 +10,9 @@ use crate::change::TableName;
 /// What a failure means for what to do next.
 #[derive(Debug)]
 pub enum Failure {
-    /// Connection lost, deadlock, out of resources: connect again and repeat, after a pause.
+    /// Connection lost, deadlock, out of resources: connect again and repeat, after a pause. The sentence names the target.
     Transient(String),
-    /// The table is not as it was when its statements were made: connect again, look again, repeat.
+    /// The table is not as it was when its statements were made: connect again, look again, repeat. The sentence names one of them.
     Stale(String),
     /// A value that the server refused, somewhere in the batch that was sent.
     Data(Refused),
@@ -73,7 +73,7 @@ impl From<Failure> for TargetError {
     fn from(failure: Failure) -> TargetError {
         match failure {
             Failure::Final(error) => error,
-            Failure::Transient(said) | Failure::Stale(said) => TargetError::Target(format!("the target: {said}")),
+            Failure::Transient(said) | Failure::Stale(said) => TargetError::Target(said),
             Failure::Data(refused) => TargetError::Target(format!("the target refused a value: {}", refused.reason)),
             Failure::MissingColumn { table, column } => missing_column(table, &column),
         }

@@ -14,7 +14,7 @@ use tidegate::target::protocol::StoreTarget;
 use timely::worker::Worker;
 
 use super::kafka::may_be_replaced;
-use super::land::{Land, land};
+use super::land::{Land, Until, land};
 use super::lanes::RefusedRows;
 use super::publish::{Arrange, Publish, in_order, publish_by};
 use super::report::Report;
@@ -380,8 +380,7 @@ impl History {
                 tables: run.tables.clone(),
                 report: Report::default(),
                 stop: Arc::clone(&process.stop),
-                until_caught_up: false,
-                sealed: None,
+                until: Until::Stopped,
                 read_seq: Arc::default(),
             };
             landed.push(land(worker, job));

@@ -14,7 +14,7 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use bytes::{BufMut, BytesMut};
 use postgres::types::{IsNull, ToSql, Type, to_sql_checked};
 
-use super::scalars::{self, Calendar};
+use super::scalars::{self, Calendar, OTHER_TYPE};
 use crate::change::Form;
 use crate::target::fields::Value;
 
@@ -237,7 +237,7 @@ impl ColumnArray {
             }
             Kind::Time(digits) => match &value {
                 Value::Text(text) => out.put_i64(scalars::time_of_day(text, digits).map_err(Bad::new)?),
-                other => return Err(Bad::new(format!("{} is no time of day HH:MM:SS", shown(other)))),
+                other => return Err(Bad::new(format!("{} is no time of day HH:MM:SS: {OTHER_TYPE}", shown(other)))),
             },
             Kind::Json | Kind::Jsonb => {
                 if self.kind == Kind::Jsonb {
@@ -345,7 +345,7 @@ fn number<'v>(value: &'v Value, wanted: &str) -> Result<&'v str, Bad> {
         Value::Text(text) => Ok(text.trim()),
         Value::Bool(true) => Ok("1"),
         Value::Bool(false) => Ok("0"),
-        other => Err(Bad::new(format!("{} is not {wanted}", shown(other)))),
+        other => Err(Bad::new(format!("{} is not {wanted}: {OTHER_TYPE}", shown(other)))),
     }
 }
 
@@ -360,9 +360,9 @@ fn integer<T: TryFrom<i128>>(value: &Value, type_name: &str) -> Result<T, Bad> {
                 Some((integral, fraction)) if fraction.bytes().all(|b| b == b'0') => integral,
                 _ => digits,
             };
-            integral
-                .parse::<i128>()
-                .map_err(|_| Bad::new(format!("{} is no whole number, and the column is {type_name}", shown(value))))?
+            integral.parse::<i128>().map_err(|_| {
+                Bad::new(format!("{} is no whole number, and the column is {type_name}: {OTHER_TYPE}", shown(value)))
+            })?
         }
     };
     T::try_from(whole).map_err(|_| {
@@ -374,7 +374,7 @@ fn integer<T: TryFrom<i128>>(value: &Value, type_name: &str) -> Result<T, Bad> {
 
 fn float8(value: &Value, form: Option<Form>) -> Result<f64, Bad> {
     let digits = number(value, "a number")?;
-    let float: f64 = digits.parse().map_err(|_| Bad::new(format!("{} is no number", shown(value))))?;
+    let float: f64 = digits.parse().map_err(|_| Bad::new(format!("{} is no number: {OTHER_TYPE}", shown(value))))?;
     let significant = scalars::significant_digits(digits);
     let fits = match form {
         // It was written with the fewest digits that read back as itself. Of two such texts that are as near, who wrote it may
@@ -391,7 +391,7 @@ fn float8(value: &Value, form: Option<Form>) -> Result<f64, Bad> {
 
 fn float4(value: &Value, form: Option<Form>) -> Result<f32, Bad> {
     let digits = number(value, "a number")?;
-    let float: f32 = digits.parse().map_err(|_| Bad::new(format!("{} is no number", shown(value))))?;
+    let float: f32 = digits.parse().map_err(|_| Bad::new(format!("{} is no number: {OTHER_TYPE}", shown(value))))?;
     let fits = match form {
         Some(Form::Float) => true,
         _ => scalars::significant_digits(digits) <= 6 || scalars::same_number(digits, float),
@@ -409,10 +409,7 @@ fn boolean(value: &Value) -> Result<bool, Bad> {
         Value::Number("1") => Ok(true),
         Value::Text(t) if matches!(&**t, "0" | "false") => Ok(false),
         Value::Text(t) if matches!(&**t, "1" | "true") => Ok(true),
-        other => Err(Bad::new(format!(
-            "{} is neither 0 nor 1, and the column is boolean: give it the type of the source's column",
-            shown(other)
-        ))),
+        other => Err(Bad::new(format!("{} is neither 0 nor 1, and the column is boolean: {OTHER_TYPE}", shown(other)))),
     }
 }
 
@@ -455,7 +452,7 @@ fn bytes(value: &Value, form: Option<Form>, out: &mut BytesMut) -> Result<(), Ba
             })?;
             out.truncate(start + written);
         }
-        other => return Err(Bad::new(format!("{} is no bytes, and the column is bytea", shown(other)))),
+        other => return Err(Bad::new(format!("{} is no bytes, and the column is bytea: {OTHER_TYPE}", shown(other)))),
     }
     Ok(())
 }
@@ -470,7 +467,7 @@ fn is_usual_uuid(text: &str) -> bool {
 }
 
 fn uuid(value: &Value, form: Option<Form>, out: &mut BytesMut) -> Result<(), Bad> {
-    let bad = || Bad::new(format!("{} is no UUID", shown(value)));
+    let bad = || Bad::new(format!("{} is no UUID: {OTHER_TYPE}", shown(value)));
     let Value::Text(text) = value else { return Err(bad()) };
     if form == Some(Form::Bytes) {
         let start = out.len();

@@ -33,19 +33,20 @@ impl From<postgres::Error> for Failure {
     fn from(error: postgres::Error) -> Failure {
         let Some(db) = error.as_db_error() else {
             // A parameter that can't be written is the only failure of the client's own, and ours always can.
-            return Failure::Transient(with_cause(&error));
+            return Failure::Transient(format!("the target: {}", with_cause(&error)));
         };
         let said = sentence(db);
+        let at_target = || format!("the target: {said}");
         match db.code().code() {
-            "40001" | "40P01" | "25006" | "57014" | "55P03" | "55006" => Failure::Transient(said),
+            "40001" | "40P01" | "25006" | "57014" | "55P03" | "55006" => Failure::Transient(at_target()),
             "42501" => Failure::Final(TargetError::Target(format!(
                 "the target refuses a right: {said}: grant it to the job's user"
             ))),
-            "42703" | "42P01" | "42804" | "42P10" | "0A000" | "26000" | "3F000" => Failure::Stale(said),
+            "42703" | "42P01" | "42804" | "42P10" | "0A000" | "26000" | "3F000" => Failure::Stale(at_target()),
             // Hologres, after DDL, has no code of its own for it.
-            _ if db.message().contains("mismatches the version of the table") => Failure::Stale(said),
+            _ if db.message().contains("mismatches the version of the table") => Failure::Stale(at_target()),
             code => match &code[..2] {
-                "08" | "53" | "57" => Failure::Transient(said),
+                "08" | "53" | "57" => Failure::Transient(at_target()),
                 "22" | "23" | "54" => Failure::Data(Refused { reason: said, column: db.column().map(str::to_string) }),
                 _ => Failure::Final(TargetError::Target(format!("the target answered: {said} ({code})"))),
             },

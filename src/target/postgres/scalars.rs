@@ -2,6 +2,9 @@
 
 use bytes::{BufMut, BytesMut};
 
+/// The way on for a value that is of another type than its column.
+pub(super) const OTHER_TYPE: &str = "give the column the type of the source's";
+
 /// Days from 1970-01-01 to 2000-01-01, where PostgreSQL counts from.
 const EPOCH_DAYS: i64 = 10_957;
 const MICROS_PER_DAY: i64 = 86_400_000_000;
@@ -190,7 +193,7 @@ pub(super) fn same_number(text: &str, float: impl std::fmt::Display) -> bool {
 
 /// Appends a number in PostgreSQL's binary numeric form: digits to the base 10,000, where they begin, sign, scale.
 pub(super) fn numeric(text: &str, limits: Option<(i32, i32)>, out: &mut BytesMut) -> Result<(), String> {
-    let not_a_number = || format!("'{text}' is no number");
+    let not_a_number = || format!("'{text}' is no number: {OTHER_TYPE}");
     let parts;
     let (negative, integral, fraction) = match text.bytes().any(|b| matches!(b, b'e' | b'E')) {
         false => plain_decimal(text).ok_or_else(not_a_number)?,

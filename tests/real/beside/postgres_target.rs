@@ -307,6 +307,7 @@ fn a_server_that_can_not_be_used_is_told_apart() {
         let said = refuse(&url);
         assert!(said.contains(want), "{said}");
         assert!(!said.contains(":p@"), "the password is shown: {said}");
+        assert!(!said.contains("the target: "), "its place is missing: {said}");
     }
 }
 
