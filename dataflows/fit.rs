@@ -104,7 +104,18 @@ mod tests {
         // Of each the records 0 and 1 and a marker: of the first two everything is gone, of the third nothing.
         let ends = [(3, 3), (3, 3), (0, 3)];
         let mut from = BTreeMap::from([(0, 2), (1, 1), (2, 2)]);
-        pass_markers(&mut from, &ends, &companion);
+        pass_markers(&mut from, &ends, &companion, |_, _| Ok(None)).unwrap();
+        assert_eq!(from, BTreeMap::from([(0, 3), (1, 1), (2, 2)]));
+        // Since then more has been written and stated behind the marker, and what is left says that it follows on record 1.
+        for statement in companion.statements.values_mut() {
+            statement.offset = 6;
+        }
+        let mut from = BTreeMap::from([(0, 2), (1, 1), (2, 2)]);
+        pass_markers(&mut from, &[(3, 7), (3, 7), (0, 7)], &companion, |_, offset| {
+            assert_eq!(offset, 3);
+            Ok(Some(2))
+        })
+        .unwrap();
         assert_eq!(from, BTreeMap::from([(0, 3), (1, 1), (2, 2)]));
         let refused =
             refuse_gone("t", &ends, "job", LandStart::Beginning, &from, "begin anew").unwrap_err().to_string();

@@ -16,7 +16,7 @@ use tidegate::letter::DeadLetters;
 use tidegate::log::{
     Begin, Companion, EpochReader, ForeignReader, ForeignSettings, Kafka, Layout, OpenWriter, Pace, PartitionStart,
     Places, Reader, ReaderSettings, Run, Schemas, Statement, Writer, begin_run, fence_left_over, go_on_from,
-    pass_markers, read_to_end, refuse_replaced, times_from, transactional_id,
+    pass_markers, previous_of, read_to_end, refuse_replaced, times_from, transactional_id,
 };
 use tidegate::source::{Clock, Mark, Start};
 use tidegate::target::{FindSchema, JobState, Lane, Seqs, Target};
@@ -221,9 +221,10 @@ impl Landing {
         let mut state = self.target.begin(&self.job, self.settings.lanes, &log)?;
         if let Some(checkpoint) = &mut state.checkpoint {
             let before = checkpoint.offsets.clone();
-            pass_markers(&mut checkpoint.offsets, &ends, &companion);
+            let previous = |partition, offset| previous_of(&*self.kafka, &self.topic, partition, offset);
+            pass_markers(&mut checkpoint.offsets, &ends, &companion, previous)?;
             if checkpoint.offsets != before {
-                // Once more is stated, nothing says any more that these were markers.
+                // Retention may take what says that these were markers.
                 self.target.checkpoint(&self.job, state.generation, checkpoint)?;
             }
         }

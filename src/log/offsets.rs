@@ -2,8 +2,11 @@
 
 use std::collections::BTreeMap;
 
+use super::LogError;
+use super::kafka::{Kafka, next};
 use super::meta::Companion;
 use super::reader::MomentStart;
+use super::record::previous_end;
 use crate::change::{LookBack, Moment, epoch_at};
 
 /// Collects where moments begin in each partition, and answers from where everything of a moment and later can be read.
@@ -82,17 +85,41 @@ pub fn go_on_from(mut kept: Places, ends: &[(u64, u64)], applied: &BTreeMap<u32,
 }
 
 /// Moves the offsets of a checkpoint on where retention has passed nothing but markers of transactions: a job that has read
-/// everything is at the last record, and what is behind that goes away too, in time. `ends` are the
-/// first kept offset and the end of each partition.
-pub fn pass_markers(from: &mut BTreeMap<u32, u64>, ends: &[(u64, u64)], companion: &Companion) {
-    for (partition, (low, _)) in (0..).zip(ends) {
+/// everything is at the last record, and what is behind that goes away too, in time. Then no statement goes beyond that record; or
+/// the first one that is kept says that it follows on it, for which `previous` is asked with partition and offset
+/// ([`previous_of`]). `ends` are the first kept offset and the end of each partition.
+///
+/// # Errors
+/// As `previous`.
+pub fn pass_markers(
+    from: &mut BTreeMap<u32, u64>,
+    ends: &[(u64, u64)],
+    companion: &Companion,
+    previous: impl Fn(u32, u64) -> Result<Option<u64>, LogError>,
+) -> Result<(), LogError> {
+    for (partition, &(low, _)) in (0..).zip(ends) {
+        let Some(next) = from.get_mut(&partition).filter(|next| **next < low) else { continue };
         let stated = companion.statements.get(&partition).map(|statement| statement.offset);
-        if let (Some(next), Some(stated)) = (from.get_mut(&partition), stated)
-            && stated <= *next
-        {
-            *next = (*next).max(*low);
+        let follows = |end: Option<u64>| end.is_some_and(|end| end <= *next);
+        if follows(stated) || follows(previous(partition, low)?) {
+            *next = low;
         }
     }
+    Ok(())
+}
+
+/// What the first committed record of a partition from `offset` on says of where the one before it ended.
+///
+/// # Errors
+/// The cluster does not answer, or retention has passed the offset meanwhile.
+pub fn previous_of(kafka: &dyn Kafka, topic: &str, partition: u32, offset: u64) -> Result<Option<u64>, LogError> {
+    let mut consumer = kafka.consumer(topic, &[(partition, Some(offset))])?;
+    let mut previous = None;
+    next(&mut *consumer, &format!("{topic}/{partition}"), &mut |record| {
+        previous = record.headers.and_then(previous_end);
+        Ok(())
+    })?;
+    Ok(previous)
 }
 
 #[cfg(test)]

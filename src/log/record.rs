@@ -12,14 +12,17 @@ const SEQ: &str = "tidegate.seq";
 const TIME: &str = "tidegate.time";
 const POSITION: &str = "tidegate.position";
 const PARTITIONS: &str = "tidegate.partitions";
+const PREVIOUS: &str = "tidegate.previous";
 
 /// The headers of a change. Numbers are decimal text. `grown` is said of a topic that has got more partitions: how many it
-/// has now, so that who reads it and does not know of them learns it before anything that depends on it.
-pub fn headers_of(change: &Change, grown: Option<u32>) -> OwnedHeaders {
-    let mut digits = [[0; 20]; 2];
-    let [seq_digits, time_digits] = &mut digits;
+/// has now, so that who reads it and does not know of them learns it before anything that depends on it. `previous` is said of
+/// the first record of a partition in a transaction: the offset behind the record before it, so that who has come there and finds
+/// that retention has passed what lies between knows that those were markers, or what was never committed.
+pub fn headers_of(change: &Change, grown: Option<u32>, previous: Option<u64>) -> OwnedHeaders {
+    let mut digits = [[0; 20]; 3];
+    let [seq_digits, time_digits, previous_digits] = &mut digits;
     let (seq, time) = (decimal(change.head.seq, seq_digits), decimal(change.head.time, time_digits));
-    let headers = OwnedHeaders::new_with_capacity(8)
+    let headers = OwnedHeaders::new_with_capacity(9)
         .insert(Header { key: TYPE, value: Some(change.op().name()) })
         .insert(Header { key: DATABASE, value: Some(change.database()) })
         .insert(Header { key: TABLE, value: Some(change.table()) })
@@ -27,10 +30,20 @@ pub fn headers_of(change: &Change, grown: Option<u32>) -> OwnedHeaders {
         .insert(Header { key: SEQ, value: Some(seq) })
         .insert(Header { key: TIME, value: Some(time) })
         .insert(Header { key: POSITION, value: Some(change.position()) });
-    match grown {
+    let headers = match grown {
         None => headers,
         Some(partitions) => headers.insert(Header { key: PARTITIONS, value: Some(&partitions.to_string()) }),
+    };
+    match previous {
+        None => headers,
+        Some(end) => headers.insert(Header { key: PREVIOUS, value: Some(decimal(end, previous_digits)) }),
     }
+}
+
+/// The offset behind the record before this one, where its headers say it.
+pub fn previous_end(headers: &impl Headers) -> Option<u64> {
+    let header = headers.iter().find(|header| header.key == PREVIOUS)?;
+    std::str::from_utf8(header.value?).ok()?.parse().ok()
 }
 
 /// The decimal digits of a number, without an allocation.
@@ -128,7 +141,7 @@ mod tests {
         fn a_change_comes_back_from_its_record(
             seq in any::<u64>(), time in any::<u64>(), op in 0usize..3, database in "\\PC{0,8}", table in "\\PC{0,8}",
             key in proptest::collection::vec(any::<u8>(), 0..20), position in "[a-z0-9:.@ ]{0,20}", row in "\\PC{0,40}",
-            grown in any::<Option<u32>>(),
+            grown in any::<Option<u32>>(), previous in any::<Option<u64>>(),
         ) {
             let op = [Op::Insert, Op::Update, Op::Delete][op];
             let mut changes = Changes::default();
@@ -139,7 +152,8 @@ mod tests {
             changes.heads_mut()[0].partition = 3;
             changes.heads_mut()[0].offset = 99;
             let change = changes.change(0);
-            let headers = headers_of(&change, grown);
+            let headers = headers_of(&change, grown, previous);
+            prop_assert_eq!(previous_end(&headers), previous);
             let mut back = Changes::default();
             let said = parse_record(Some(&headers), Some(change.key()), Some(change.row()), 3, 99, &mut back);
             prop_assert_eq!(said, Ok(grown));

@@ -7,7 +7,7 @@
 //! With transactions, records and the statements about them are committed together, and only that acknowledges them: what
 //! the statements of a partition say is exactly what a consumer of committed records finds in it.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
@@ -110,6 +110,8 @@ pub struct Writer {
     transactional: bool,
     in_transaction: bool,
     bytes: usize,
+    /// The partitions that have no record yet in the transaction, or without transactions in this run.
+    untouched: BTreeSet<u32>,
     deliveries: Deliveries,
     /// The newest ticket that is delivered, and the newest that is committed.
     delivered: u64,
@@ -148,6 +150,7 @@ impl OpenWriter {
     ) -> Writer {
         let OpenWriter { producer, topic, transactional } = self;
         let ends = starts.iter().map(|(partition, start)| (*partition, start.offset)).collect();
+        let untouched = starts.keys().copied().collect();
         Writer {
             producer,
             meta_topic: meta_topic(&topic),
@@ -160,6 +163,7 @@ impl OpenWriter {
             transactional,
             in_transaction: false,
             bytes: 0,
+            untouched,
             deliveries: Deliveries { ends, ..Deliveries::default() },
             delivered: 0,
             committed: 0,
@@ -229,17 +233,20 @@ impl Writer {
 
     fn write_change(&mut self, change: &Change, ticket: u64) -> Result<(), LogError> {
         self.begin_transaction()?;
+        let partition = change.head.partition;
+        // All of earlier transactions has been delivered.
+        let previous = self.untouched.remove(&partition).then(|| self.deliveries.ends[&partition]);
         let record = NewRecord {
             topic: &self.topic,
-            partition: change.head.partition,
+            partition,
             timestamp: Some(change.head.time),
             key: change.key(),
             value: change.row(),
-            headers: Some(headers_of(change, self.grown)),
+            headers: Some(headers_of(change, self.grown, previous)),
         };
         self.producer.send(record, ticket).map_err(|said| {
             let key = String::from_utf8_lossy(change.key());
-            let place = format!("{}/{}", self.topic, change.head.partition);
+            let place = format!("{}/{partition}", self.topic);
             LogError(format!("{place}: table {}, key {key}: {said}", change.table_name()))
         })
     }
@@ -368,6 +375,7 @@ impl Writer {
             self.producer.commit().map_err(|said| self.failed(&said))?;
             self.in_transaction = false;
             self.bytes = 0;
+            self.untouched.extend(self.starts.keys());
         }
         self.committed = self.delivered;
         Ok(())

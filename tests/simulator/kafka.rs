@@ -241,13 +241,18 @@ impl Model {
         }
     }
 
-    /// Deletes what lies below these offsets, of some partitions.
+    /// Deletes what lies below these offsets, of some partitions, and at times what no consumer sees behind that.
     pub fn retain(&self, topic: &str, from: &BTreeMap<u32, u64>) {
         let mut cluster = self.lock();
         let logs = cluster.topics.get_mut(topic).expect("it was created");
         for (partition, offset) in from {
             let log = &mut logs[*partition as usize];
             while log.base < *offset && !log.entries.is_empty() {
+                log.entries.pop_front();
+                log.base += 1;
+            }
+            let is_unseen = |entry: &Entry| matches!(entry.state, State::Aborted | State::Gap);
+            while log.entries.front().is_some_and(is_unseen) && below(4) > 0 {
                 log.entries.pop_front();
                 log.base += 1;
             }

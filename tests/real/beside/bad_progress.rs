@@ -6,10 +6,11 @@ use std::time::{Duration, Instant};
 
 use crate::job::source::Source;
 use crate::job::{Job, env};
-use crate::topic::{admin, delete_records};
+use crate::topic::{admin, delete_records, delete_records_before};
 use rdkafka::admin::{AdminOptions, AlterConfig, NewTopic, ResourceSpecifier, TopicReplication};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
-use tidegate::log::{Librdkafka, Meta, read_to_end};
+use rdkafka::topic_partition_list::Offset;
+use tidegate::log::{Kafka, Librdkafka, Meta, read_to_end};
 
 fn lines(from: i64, to: i64) -> Vec<String> {
     let line = |id: i64| {
@@ -167,6 +168,19 @@ fn records_that_retention_has_passed() {
     job.run("land");
     let left = job.count("t", "true");
     assert!(left > 0 && left < 20, "{left}");
+}
+
+#[test]
+fn markers_that_retention_has_passed_though_more_was_published_since() {
+    let mut job = begun("markers");
+    let config = tidegate::config::Config::load(&job.file("tidegate.toml")).unwrap();
+    let ends = Librdkafka::new(config.kafka().unwrap()).ends(&job.name).unwrap();
+    job.run("publish");
+    for (partition, (_, end)) in (0..).zip(ends) {
+        delete_records_before(&job.name, partition, Offset::Offset(end as i64));
+    }
+    job.run("land");
+    assert_eq!(job.count("t", "true"), 20);
 }
 
 #[test]

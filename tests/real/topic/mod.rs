@@ -1,7 +1,7 @@
 //! What a consumer of committed records finds in a job's topic.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rdkafka::admin::{AdminClient, AdminOptions};
 use rdkafka::client::DefaultClientContext;
@@ -70,13 +70,30 @@ fn read(topic: &str, mut take: impl FnMut(&BorrowedMessage)) {
     }
 }
 
+/// Waits until records are in the topic that may not be committed.
+pub fn wait_for_records(topic: &str) {
+    let mut config = ClientConfig::new();
+    config.set("bootstrap.servers", env("KAFKA_ADDR")).set("isolation.level", "read_uncommitted");
+    let consumer: BaseConsumer = config.create().unwrap();
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while !matches!(consumer.fetch_watermarks(topic, 0, Duration::from_secs(5)), Ok((_, 1..))) {
+        assert!(Instant::now() < deadline, "waited in vain for records in {topic}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
 pub fn admin() -> AdminClient<DefaultClientContext> {
     ClientConfig::new().set("bootstrap.servers", env("KAFKA_ADDR")).create().unwrap()
 }
 
 /// Has retention pass all records of a partition.
 pub fn delete_records(topic: &str, partition: i32) {
+    delete_records_before(topic, partition, Offset::End);
+}
+
+/// Has retention pass those before `end`.
+pub fn delete_records_before(topic: &str, partition: i32, end: Offset) {
     let mut offsets = TopicPartitionList::new();
-    offsets.add_partition_offset(topic, partition, Offset::End).unwrap();
+    offsets.add_partition_offset(topic, partition, end).unwrap();
     futures_executor::block_on(admin().delete_records(&offsets, &AdminOptions::new())).unwrap();
 }
