@@ -8,6 +8,7 @@ pub mod demo;
 pub mod letter;
 pub mod log;
 pub mod operators;
+mod reach;
 pub mod source;
 pub mod target;
 pub mod verify;

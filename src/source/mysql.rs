@@ -22,4 +22,3 @@ mod statement;
 
 pub use place::Place;
 pub use reader::MysqlReader;
-pub(crate) use server::hear_greeting;

@@ -17,7 +17,7 @@ use mysql::{Conn, Opts, OptsBuilder, Row as MysqlRow, Value as Wire};
 use super::{Keys, RowSink, Session, Side, SourceTable, TablePlan, TargetColumn, Value, VerifyError, calendar};
 use crate::change::{Column, ColumnType, Form, TableFilter, TableName, TableSchema};
 use crate::config::MysqlConfig;
-use crate::source::mysql::hear_greeting;
+use crate::reach::{Unreached, reach_mysql};
 
 /// A MySQL or MariaDB server.
 #[derive(Clone, Debug)]
@@ -57,15 +57,17 @@ impl Side for MysqlSide {
     }
 
     fn connect(&self) -> Result<Box<dyn Session>, VerifyError> {
-        hear_greeting(&self.opts).map_err(|reason| VerifyError(format!("{}: {reason}", self.name)))?;
-        let connection = Conn::new(self.opts.clone()).map_err(|error| match error {
-            mysql::Error::MySqlError(said) => {
-                VerifyError(format!("{}: {}: correct user, password or database", self.name, said.message))
-            }
-            error => VerifyError(format!(
-                "{}: {error}: is the server running, host and port right, the way open?",
-                self.name
-            )),
+        let connection = reach_mysql(self.opts.clone()).map_err(|unreached| {
+            let reason = match unreached {
+                Unreached::Silent(reason) => reason,
+                Unreached::Failed(mysql::Error::MySqlError(said)) => {
+                    format!("{}: correct user, password or database", said.message)
+                }
+                Unreached::Failed(error) => {
+                    format!("{error}: is the server running, host and port right, the way open?")
+                }
+            };
+            VerifyError(format!("{}: {reason}", self.name))
         })?;
         Ok(Box::new(MysqlSession { connection, name: self.name.clone(), charsets: BTreeMap::new() }))
     }
@@ -374,20 +376,7 @@ fn give_date(ty: ColumnType, civil: (u16, u8, u8, u8, u8, u8, u32), sink: &mut d
 
 #[cfg(test)]
 mod tests {
-    use std::net::TcpListener;
-
     use super::*;
-
-    #[test]
-    fn another_kind_of_server_is_not_waited_for() {
-        let other = TcpListener::bind("127.0.0.1:0").unwrap();
-        let config = format!("url = \"mysql://u@{}/\"", other.local_addr().unwrap());
-        let side = MysqlSide::new(&toml::from_str(&config).unwrap()).unwrap();
-        let hangs_up = std::thread::spawn(move || drop(other.accept().unwrap()));
-        let said = side.connect().err().unwrap().to_string();
-        hangs_up.join().unwrap();
-        assert!(said.contains("does not answer as a MySQL server does"), "{said}");
-    }
 
     #[test]
     fn a_question_mark_that_stands_for_no_letter_is_told_from_one_that_is_there() {

@@ -16,7 +16,7 @@ use super::{
 };
 use crate::change::{TableFilter, TableName};
 use crate::config::{PostgresConfig, ZeroDates};
-use crate::target::postgres::{SILENT, connect};
+use crate::reach::{Unreached, reach_postgres};
 
 /// A server that speaks PostgreSQL's protocol.
 #[derive(Clone, Debug)]
@@ -45,13 +45,17 @@ impl PostgresSide {
     }
 
     fn open(&self) -> Result<PostgresSession, VerifyError> {
-        let mut client = connect(self.config.clone()).map_err(|error| {
-            let Some(error) = error else { return VerifyError(format!("{}: {SILENT}", self.name)) };
-            let hint = match error.as_db_error() {
-                Some(_) => "correct the url or password_file",
-                None => "is the server running, host and port right, the way open?",
+        let mut client = reach_postgres(self.config.clone()).map_err(|unreached| {
+            let reason = match unreached {
+                Unreached::Silent(reason) => reason,
+                Unreached::Failed(error) if error.as_db_error().is_some() => {
+                    format!("{}: correct the url or password_file", said(&error))
+                }
+                Unreached::Failed(error) => {
+                    format!("{}: is the server running, host and port right, the way open?", said(&error))
+                }
             };
-            VerifyError(format!("{}: {}: {hint}", self.name, said(&error)))
+            VerifyError(format!("{}: {reason}", self.name))
         })?;
         let settings = "SET statement_timeout = 0; SET TimeZone = 'UTC'";
         let set = client.batch_execute(settings).and_then(|()| is_hologres(&mut client));

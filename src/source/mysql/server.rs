@@ -1,7 +1,5 @@
 //! Questions to the server, and the sentences for its answers.
 
-use std::io::Read;
-use std::net::{TcpStream, ToSocketAddrs};
 use std::time::Duration;
 
 use mysql::prelude::Queryable;
@@ -11,6 +9,7 @@ use xxhash_rust::xxh3::xxh3_64;
 use crate::change::{TableFilter, TableName};
 use crate::codec::binlog::{Described, DescribedColumn, Flavor, Kind};
 use crate::config::MysqlConfig;
+use crate::reach::{Unreached, reach_mysql};
 use crate::source::SourceError;
 
 use super::place::{FILE_START, Identity, Place};
@@ -22,7 +21,6 @@ pub(super) const SILENCE_MAX: Duration = Duration::from_secs(30);
 const NAMED_MAX: usize = 5;
 
 const CONNECT_MAX: Duration = Duration::from_secs(10);
-const GREETING_MAX: Duration = Duration::from_secs(5);
 
 /// How often the server sends a heartbeat while it has nothing else to send.
 const HEARTBEAT: Duration = Duration::from_millis(200);
@@ -57,29 +55,6 @@ pub(super) enum Trouble {
     Lasting(SourceError),
 }
 
-/// That something greets there, as a MySQL server does before anything else; another kind of server would have the client
-/// wait for as long as a silent replica may.
-pub(crate) fn hear_greeting(options: &Opts) -> Result<(), String> {
-    let unreachable =
-        |error: std::io::Error| format!("{error}: is the server running, host and port right, the way open?");
-    let address = format!("{}:{}", options.get_ip_or_hostname(), options.get_tcp_port());
-    let addresses = address.to_socket_addrs().map_err(unreachable)?;
-    let mut last = Err("the name stands for no address".to_string());
-    for address in addresses {
-        match TcpStream::connect_timeout(&address, CONNECT_MAX) {
-            Err(error) => last = Err(unreachable(error)),
-            Ok(stream) => {
-                let greeting = stream.set_read_timeout(Some(GREETING_MAX)).and_then(|()| (&stream).read(&mut [0; 1]));
-                return match greeting {
-                    Ok(1..) => Ok(()),
-                    _ => Err("it does not answer as a MySQL server does: is it another server's port?".into()),
-                };
-            }
-        }
-    }
-    last
-}
-
 impl Server {
     /// Where the configuration says; `job` gives the replica id where the configuration does not.
     ///
@@ -108,8 +83,10 @@ impl Server {
     }
 
     pub fn connect(&self) -> Result<Conn, Trouble> {
-        hear_greeting(&self.options).map_err(|reason| Trouble::Passing(format!("{CONNECTING}: {reason}")))?;
-        let mut conn = Conn::new(self.options.clone()).map_err(|error| self.trouble(CONNECTING, &error))?;
+        let mut conn = reach_mysql(self.options.clone()).map_err(|unreached| match unreached {
+            Unreached::Silent(reason) => Trouble::Passing(format!("{CONNECTING}: {reason}")),
+            Unreached::Failed(error) => self.trouble(CONNECTING, &error),
+        })?;
         // A limit for everybody would cut a table's columns off.
         conn.query_drop("SET SESSION sql_select_limit = 18446744073709551615")
             .map_err(|error| self.trouble(CONNECTING, &error))?;

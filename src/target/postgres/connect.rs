@@ -4,30 +4,16 @@ use std::error::Error as _;
 use std::io;
 use std::time::Duration;
 
+use postgres::Client;
 use postgres::error::{DbError, SqlState};
-use postgres::{Client, NoTls};
 
 use crate::config::PostgresConfig;
+use crate::reach::{Unreached, reach_postgres};
 use crate::target::TargetError;
 use crate::target::retry::{Failure, Refused};
 
 /// How long one statement may take. A newer run of a job waits so long for statements of an older one, at most.
 pub(super) const STATEMENT_TIMEOUT: Duration = Duration::from_secs(60);
-
-/// How long a server may take to say who it is once it is reached.
-const HANDSHAKE_MAX: Duration = Duration::from_secs(10);
-
-/// What is said of a server that does not.
-pub(crate) const SILENT: &str = "it does not answer as a PostgreSQL server does: is it another server's port?";
-
-/// Connects; `None`: nothing is answered. Another kind of server may take what is said for the beginning of something longer, and
-/// wait for the rest: the client has no limit for that, so that a thread of its own is left waiting.
-pub(crate) fn connect(config: postgres::Config) -> Result<Client, Option<postgres::Error>> {
-    let patience = config.get_connect_timeout().copied().unwrap_or_default() + HANDSHAKE_MAX;
-    let (sender, receiver) = crossbeam_channel::bounded(1);
-    std::thread::spawn(move || drop(sender.send(config.connect(NoTls)))); // nobody may hear it any more
-    receiver.recv_timeout(patience).map_err(|_| None)?.map_err(Some)
-}
 
 impl From<postgres::Error> for Failure {
     fn from(error: postgres::Error) -> Failure {
@@ -113,9 +99,9 @@ impl Connector {
     pub(super) fn connect(&self, name: &str) -> Result<Server, Failure> {
         let mut config = self.config.clone();
         config.application_name(name);
-        let mut client = connect(config).map_err(|error| match error {
-            Some(error) => self.not_connected(&error),
-            None => Failure::Transient(format!("the target {}: {SILENT}", self.place)),
+        let mut client = reach_postgres(config).map_err(|unreached| match unreached {
+            Unreached::Silent(reason) => Failure::Transient(format!("the target {}: {reason}", self.place)),
+            Unreached::Failed(error) => self.not_connected(&error),
         })?;
         let dialect = match client.query_one("SELECT hg_version()", &[]) {
             Ok(_) => Dialect::Hologres,

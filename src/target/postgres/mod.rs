@@ -18,7 +18,6 @@ mod table;
 use std::sync::Arc;
 
 use self::connect::Connector;
-pub(crate) use self::connect::{SILENT, connect};
 pub use self::session::Postgres;
 use self::table::Policy;
 use super::TargetError;

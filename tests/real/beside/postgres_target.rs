@@ -299,7 +299,7 @@ fn a_server_that_can_not_be_used_is_told_apart() {
     for (url, want) in [
         ("mysql://u@h/d".to_string(), "it does not begin with postgres://"),
         (format!("postgres://u:p@{closed}/d"), "can't be reached"),
-        (format!("postgres://u:p@{taken}/d?connect_timeout=1"), "does not answer as a PostgreSQL server does"),
+        (format!("postgres://u:p@{taken}/d?connect_timeout=1"), "has not answered as a PostgreSQL server does"),
         (format!("postgres://u:p@{guarded}/d"), "correct the user or password in [target] url or password_file"),
         (format!("postgres://tidegate_nobody@{at}/postgres"), "refuses user 'tidegate_nobody'"),
         (format!("postgres://postgres@{at}/tidegate_nowhere"), "has no database 'tidegate_nowhere': create it"),
