@@ -171,7 +171,12 @@ impl Header {
         for _ in 0..if op == Op::Update { 2 } else { 1 } {
             let present = bytes.take(columns.div_ceil(8)).map_err(text)?;
             if !(0..columns).all(|index| bit(present, index)) {
-                return Err(": the row is not whole: set binlog_row_image=FULL on the server, for all sessions".into());
+                return Err(
+                    ": the row is not whole: set binlog_row_image=FULL on the server, for all sessions; then copy the table anew and \
+                     publish to another topic, or let [publish] dead_letter name a file that such rows may go to, and verify --repair \
+                     mend the table"
+                        .into(),
+                );
             }
         }
         Ok((op, bytes))

@@ -39,6 +39,16 @@ pub(super) mod mariadb {
     pub const COMPRESSED: std::ops::RangeInclusive<u8> = 0xa5..=0xab;
 }
 
+/// MySQL's update of parts of JSON values.
+const PARTIAL_UPDATE_ROWS: u8 = EventType::PARTIAL_UPDATE_ROWS_EVENT as u8;
+
+const PARTIAL: &str = "the row before and after an update is not whole: set binlog_row_value_options='' on the server, for all \
+    sessions; then copy the table anew and publish to another topic, or let [publish] dead_letter name a file that such rows may go \
+    to, and verify --repair mend the table";
+
+const DISTRIBUTED: &str = "rows of a wanted table are in a distributed (XA) transaction, and logged before it is known whether they \
+    stay: tidegate can't replicate XA; copy the tables anew and publish to another topic from behind it, or leave such tables out";
+
 /// MySQL's heartbeat with a position of more than 32 bits.
 const HEARTBEAT_V2: u8 = 0x29;
 
@@ -83,6 +93,8 @@ pub(super) struct Follower {
     tables: HashMap<u64, Context>,
     /// Contexts by the table map's bytes, until a table is altered.
     contexts: HashMap<Box<[u8]>, Context>,
+    /// Distributed transactions without rows of wanted tables of which it is not known yet what becomes of them.
+    prepared: HashSet<String>,
     /// Tables that are not wanted, of which it was said that statements about them are logged as text.
     as_text_said: HashSet<String>,
     /// The transaction that was open when the connection broke: what is taken of it again has the time that it had.
@@ -124,6 +136,10 @@ struct Transaction {
     one_statement: bool,
     /// Whether rows of wanted tables have come.
     rows: bool,
+    /// Whether it is a distributed one: its rows are logged before it is known whether they stay.
+    distributed: bool,
+    /// Which, once it has said so.
+    xid: Option<String>,
 }
 
 impl Follower {
@@ -147,6 +163,7 @@ impl Follower {
             packed: None,
             tables: HashMap::new(),
             contexts: HashMap::new(),
+            prepared: HashSet::new(),
             as_text_said: HashSet::new(),
             broken: None,
             handed: 0,
@@ -388,7 +405,8 @@ impl Follower {
             | event::DELETE_ROWS
             | event::WRITE_ROWS_V1
             | event::UPDATE_ROWS_V1
-            | event::DELETE_ROWS_V1 => return self.rows(kind, event.data(), second, now, out),
+            | event::DELETE_ROWS_V1
+            | PARTIAL_UPDATE_ROWS => return self.rows(kind, event.data(), second, now, out),
             mariadb::GTID => return self.mariadb_gtid(event.data(), second, now),
             kind if mariadb::COMPRESSED.contains(&kind) => {
                 return Err(self.refused("the event is compressed: set log_bin_compress=OFF on the server"));
@@ -414,12 +432,8 @@ impl Follower {
             Ok(EventType::XID_EVENT) => self.open = None,
             // LOAD DATA, whose file was logged before it.
             Ok(EventType::EXECUTE_LOAD_QUERY_EVENT) => self.as_text("LOAD DATA", second, now, out),
-            Ok(EventType::XA_PREPARE_LOG_EVENT) => return Err(self.distributed()),
-            Ok(EventType::PARTIAL_UPDATE_ROWS_EVENT) => {
-                return Err(self.refused(
-                    "the row before and after an update is not whole: set binlog_row_value_options='' on the server, for all \
-                     sessions",
-                ));
+            Ok(EventType::XA_PREPARE_LOG_EVENT) => {
+                self.prepared.extend(self.open.take().and_then(|open| open.xid));
             }
             Ok(EventType::INCIDENT_EVENT) => {
                 return Err(self.refused(
@@ -442,17 +456,24 @@ impl Follower {
         // What was committed a while ago was not waited for: there may be more.
         self.live &= time + 1_000 >= now;
         let (place, seq) = (self.place.clone(), self.seq);
-        self.open = Some(Transaction { place, seq, time, kept: false, one_statement, rows: false });
+        self.open = Some(Transaction {
+            place,
+            seq,
+            time,
+            kept: false,
+            one_statement,
+            rows: false,
+            distributed: false,
+            xid: None,
+        });
     }
 
     fn mariadb_gtid(&mut self, data: &[u8], second: u64, now: u64) -> Result<(), SourceError> {
         let flags = data.get(12).copied().ok_or_else(|| self.broken_event(&"a GTID of MariaDB ends too soon"))?;
-        if flags & mariadb::PREPARED_XA != 0 {
-            return Err(self.distributed());
-        }
         self.begin(Commit::Second(second), now, flags & mariadb::STANDALONE != 0);
         if let Some(open) = &mut self.open {
             open.kept = flags & mariadb::TRANSACTIONAL == 0;
+            open.distributed = flags & mariadb::PREPARED_XA != 0;
         }
         Ok(())
     }
@@ -537,6 +558,10 @@ impl Follower {
         };
         let (numbers, time) = (data.len() as u64, self.time(second, now));
         let (body, context): ([&[u8]; 2], &[u8]) = match &context {
+            Context::Rows(_) | Context::Unusable(_) if self.open.as_ref().is_some_and(|open| open.distributed) => {
+                return Err(self.refused(DISTRIBUTED));
+            }
+            Context::Rows(_) if kind == PARTIAL_UPDATE_ROWS => ([&[event::UNUSABLE], PARTIAL.as_bytes()], &[]),
             Context::Rows(context) => ([&[kind], data], context),
             Context::Unusable(reason) => ([&[event::UNUSABLE], reason.as_bytes()], &[]),
             Context::Unwanted => {
@@ -573,13 +598,6 @@ impl Follower {
 
     fn broken_event(&self, error: &dyn std::fmt::Display) -> SourceError {
         self.refused(&format!("the event can't be read: {error}"))
-    }
-
-    fn distributed(&self) -> SourceError {
-        self.refused(
-            "a distributed (XA) transaction begins, and its rows are logged before it is known whether they stay: tidegate \
-             can't replicate XA",
-        )
     }
 
     fn refused(&self, reason: &str) -> SourceError {

@@ -28,8 +28,13 @@ pub enum Statement {
     End,
     /// A transaction is rolled back, or a part of it.
     Rollback,
-    /// A distributed transaction begins, whose rows may be rolled back after they were logged.
-    Xa,
+    /// A distributed transaction goes on: it begins, or ends and is prepared then, or is decided about.
+    Xa {
+        /// What it does.
+        step: XaStep,
+        /// Which it is, as the server writes that.
+        xid: String,
+    },
     /// Rows of tables go, or come, without being logged.
     Unlogged {
         /// The statement's own word for it.
@@ -65,6 +70,19 @@ pub enum Statement {
     Other,
 }
 
+/// What a distributed transaction does. Its rows are logged before it is known whether they stay.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum XaStep {
+    /// Rows follow.
+    Start,
+    /// No more rows follow.
+    End,
+    /// They stay.
+    Commit,
+    /// They do not.
+    Rollback,
+}
+
 /// A table as a statement names it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Named {
@@ -83,7 +101,7 @@ pub fn classify(sql: &str) -> Statement {
         "BEGIN" => Statement::Begin,
         "COMMIT" => Statement::End,
         "ROLLBACK" => Statement::Rollback,
-        "XA" => Statement::Xa,
+        "XA" => xa(&mut words).unwrap_or(Statement::Other),
         verb @ ("INSERT" | "UPDATE" | "DELETE" | "REPLACE" | "LOAD" | "WITH") => {
             Statement::RowsAsText { tables: written_to(verb, &mut words).into_iter().collect() }
         }
@@ -349,6 +367,17 @@ impl Word {
 /// of `/*! … */` is a part of the statement.
 struct Words<'a>(&'a str);
 
+fn xa(words: &mut Words<'_>) -> Option<Statement> {
+    let step = match &*words.next()?.text.to_ascii_uppercase() {
+        "START" | "BEGIN" => XaStep::Start,
+        "END" => XaStep::End,
+        "COMMIT" => XaStep::Commit,
+        "ROLLBACK" => XaStep::Rollback,
+        _ => return None,
+    };
+    Some(Statement::Xa { step, xid: words.0.trim().to_string() })
+}
+
 impl Iterator for Words<'_> {
     type Item = Word;
 
@@ -426,7 +455,9 @@ mod tests {
         assert_eq!(classify("ROLLBACK TO `sp`"), Statement::Rollback);
         assert_eq!(classify("CREATE DEFINER=`r` PROCEDURE `p`() START TRANSACTION"), Statement::Other);
         assert_eq!(classify("SAVEPOINT `sp`"), Statement::Other);
-        assert_eq!(classify("XA START X'78',X'',1"), Statement::Xa);
+        let xa = |step| Statement::Xa { step, xid: "X'78',X'',1".into() };
+        assert_eq!(classify("XA START X'78',X'',1"), xa(XaStep::Start));
+        assert_eq!(classify("XA COMMIT X'78',X'',1"), xa(XaStep::Commit));
         assert_eq!(classify("CREATE TABLE `t` (\n `a` int\n) START TRANSACTION"), Statement::CreateWithRows);
     }
 

@@ -242,6 +242,48 @@ fn statements_logged_as_text_about_tables_that_are_not_wanted_stop_nothing() {
 }
 
 #[test]
+fn what_can_not_be_replicated_stops_nothing_where_it_is_of_tables_that_are_not_wanted() {
+    for server in SERVERS {
+        let mut database = Database::new(server, "xa_wanted");
+        let mut other = Database::new(server, "xa_unwanted");
+        database.run("CREATE TABLE t (id int primary key, v int)");
+        other.run("CREATE TABLE t (id int primary key, j json)");
+        let start = database.end();
+        let xids = ["once", "twice", "gone", "late"].map(|name| format!("'{}_{name}'", other.name));
+        let prepare = |other: &mut Database, id: usize| {
+            let xid = &xids[id];
+            let insert = format!("INSERT INTO t VALUES ({id}, json_object('a', repeat('x', 500), 'b', 1))");
+            for sql in [format!("XA START {xid}"), insert, format!("XA END {xid}"), format!("XA PREPARE {xid}")] {
+                other.run(&sql);
+            }
+        };
+        for (id, end) in [(0, "COMMIT"), (2, "ROLLBACK"), (1, "COMMIT")] {
+            prepare(&mut other, id);
+            database.run(&format!("INSERT INTO t VALUES ({id}, 2)"));
+            other.run(&format!("XA {end} {}", xids[id]));
+        }
+        if !database.is_mariadb() {
+            let (xid, insert) = (&xids[3], "INSERT INTO t VALUES (9, NULL)".to_string());
+            let phases =
+                [format!("XA START {xid}"), insert, format!("XA END {xid}"), format!("XA COMMIT {xid} ONE PHASE")];
+            phases.iter().for_each(|sql| other.run(sql));
+            other.run("SET SESSION binlog_row_value_options = PARTIAL_JSON");
+            other.run("UPDATE t SET j = json_set(j, '$.b', 2)");
+            other.run("SET SESSION binlog_row_value_options = ''");
+        }
+        database.run("INSERT INTO t VALUES (3, 3)");
+        let changes = database.changes(&start);
+        let keys: Vec<&str> = rows(&changes).iter().map(|(_, key, _)| *key).collect();
+        assert_eq!(keys, ["0", "2", "1", "3"], "{server}");
+        // Which rows are committed is not known where it was prepared before.
+        prepare(&mut other, 3);
+        let start = database.end();
+        other.run(&format!("XA COMMIT {}", xids[3]));
+        assert!(database.error(&start).contains("prepared before publish began to read"), "{server}");
+    }
+}
+
+#[test]
 fn a_row_does_not_get_the_names_that_its_columns_have_later() {
     for server in SERVERS {
         let mut database = Database::new(server, "names");

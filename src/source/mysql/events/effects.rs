@@ -4,7 +4,7 @@
 use crate::codec::binlog::event;
 use crate::source::{Raws, SourceError};
 
-use super::super::statement::{Named, Statement, classify};
+use super::super::statement::{Named, Statement, XaStep, classify};
 use super::{Commit, Follower};
 
 impl Follower {
@@ -17,8 +17,7 @@ impl Follower {
         now: u64,
         out: &mut Raws,
     ) -> Result<(), SourceError> {
-        let statement = classify(sql);
-        match statement {
+        match classify(sql) {
             Statement::Begin | Statement::CreateWithRows => match &mut self.open {
                 Some(open) => open.one_statement = false,
                 None => self.begin(Commit::Second(second), now, false),
@@ -35,7 +34,7 @@ impl Follower {
             Statement::Rollback if sql.trim().eq_ignore_ascii_case("rollback") => self.open = None,
             Statement::Rollback => {}
             Statement::End => self.open = None,
-            Statement::Xa => return Err(self.distributed()),
+            Statement::Xa { step, xid } => self.distributed(step, xid, second, now, out),
             Statement::RowsAsText { tables } => match self.wanted(&tables, default_database) {
                 // It has a number all the same: which tables are wanted may change.
                 None if !tables.is_empty() => {
@@ -62,9 +61,9 @@ impl Follower {
                 None => self.seq += 1,
                 Some(wanted) => {
                     let reason = format!(
-                        "{what} takes rows of {wanted} away, or brings some, without logging them: do the same to the target's \
-                         table, or let verify --repair mend it, and let [publish] dead_letter name a file that this record \
-                         may go to; or publish to another topic from behind it"
+                        "{what} takes rows of {wanted} away, or brings some, without logging them: let [publish] dead_letter name a file \
+                         that this record may go to, and once land is through, verify --repair mend the target's table; or copy the \
+                         table anew and publish to another topic from behind it"
                     );
                     self.unusable(&reason, second, now, out);
                 }
@@ -88,6 +87,42 @@ impl Follower {
             self.open = None;
         }
         Ok(())
+    }
+
+    /// Follows a distributed transaction, which has no rows of wanted tables; which it has, is known while it is prepared.
+    fn distributed(&mut self, step: XaStep, xid: String, second: u64, now: u64, out: &mut Raws) {
+        match step {
+            XaStep::Start => {
+                if self.open.is_none() {
+                    self.begin(Commit::Second(second), now, false);
+                }
+                if let Some(open) = &mut self.open {
+                    (open.one_statement, open.distributed) = (false, true);
+                }
+            }
+            XaStep::End => {
+                if let Some(open) = &mut self.open {
+                    (open.one_statement, open.xid) = (false, Some(xid));
+                }
+            }
+            XaStep::Commit => {
+                if self.prepared.remove(&xid) {
+                    self.seq += 1;
+                } else {
+                    let reason = format!(
+                        "a distributed (XA) transaction is committed, {xid}, that was prepared before publish began to read, so that \
+                         nobody knows of which rows: copy the tables anew and publish to another topic from behind it, or let [publish] \
+                         dead_letter name a file that this record may go to, and verify --repair mend the tables if it changed some"
+                    );
+                    self.unusable(&reason, second, now, out);
+                }
+                self.open = None;
+            }
+            XaStep::Rollback => {
+                self.prepared.remove(&xid);
+                self.open = None;
+            }
+        }
     }
 
     /// Takes a statement whose rows may be logged nowhere.

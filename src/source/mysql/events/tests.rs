@@ -13,7 +13,13 @@ fn follower(tables: &[&str], clock: Clock) -> Follower {
 
 #[test]
 fn numbers_do_not_depend_on_which_tables_are_wanted() {
-    for sql in ["UPDATE crm.x SET a = 1", "TRUNCATE crm.x", "ALTER TABLE crm.x ADD a int", "no SQL at all"] {
+    for sql in [
+        "UPDATE crm.x SET a = 1",
+        "TRUNCATE crm.x",
+        "ALTER TABLE crm.x ADD a int",
+        "XA COMMIT X'78',X'',1",
+        "no SQL at all",
+    ] {
         let [all, one] = [["*.*"], ["shop.*"]].map(|tables| {
             let mut follower = follower(&tables, Clock::from(0));
             follower.statement(sql, "crm", 7, 7_000, &mut Raws::default()).unwrap();
