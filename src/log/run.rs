@@ -8,7 +8,7 @@
 //! between them; so a run looks, once all ids are initialized and before it writes anything, whether it is still the
 //! newest. If it is, whatever begins later fences all of its writers.
 //!
-//! Without transactions nobody is fenced, and the runs say who they are all the same.
+//! Without transactions nobody is fenced but who has some, and the runs say who they are all the same.
 
 use std::fmt::Display;
 use std::ops::Range;
@@ -46,9 +46,9 @@ pub fn begin_run(
     let mut producer = kafka.producer(announcing.as_deref())?;
     let mut before = read_to_end(kafka, topic)?.run;
     // Nothing is read behind a transaction that is still open: what a run said that has begun since may hide there, until
-    // the writers that are known are fenced.
+    // the writers that are known are fenced; also by a run without transactions, from which it would hide as much.
     let (mut fenced, known) = (0, |before: &Option<Run>| before.as_ref().map_or(0, |before| before.ids));
-    while transactions && known(&before) > fenced {
+    while known(&before) > fenced {
         kafka.fence(&writer_ids(topic, fenced..known(&before)))?;
         fenced = known(&before);
         before = read_to_end(kafka, topic)?.run;
@@ -66,12 +66,12 @@ pub fn begin_run(
     let origin = before.map_or_else(|| id.clone(), |before| before.origin);
     let run = Run { id, writers, ids, repeats, tables: tables.to_vec(), origin };
     let (key, value) = Meta::Run(run.clone()).to_record();
-    let topic = meta_topic(topic);
-    let failed = |said: String| LogError(format!("{topic}: {said}"));
+    let meta = meta_topic(topic);
+    let failed = |said: String| LogError(format!("{meta}: {said}"));
     if transactions {
         producer.begin().map_err(failed)?;
     }
-    let record = NewRecord { topic: &topic, partition: 0, timestamp: None, key: &key, value: &value, headers: None };
+    let record = NewRecord { topic: &meta, partition: 0, timestamp: None, key: &key, value: &value, headers: None };
     producer.send(record, 0).map_err(failed)?;
     let mut delivered = false;
     for _ in 0..100 {
@@ -79,11 +79,20 @@ pub fn begin_run(
         if delivered {
             return match transactions {
                 true => producer.commit().map_err(failed).map(|()| run),
-                false => Ok(run),
+                false => uncover(kafka, topic, run),
             };
         }
     }
     Err(failed(format!("no answer for {} s", PATIENCE.as_secs())))
+}
+
+/// That a run without transactions is seen, though one with them may have been killed while it announced itself: what that has
+/// left open would hide everything for a minute.
+fn uncover(kafka: &dyn Kafka, topic: &str, run: Run) -> Result<Run, LogError> {
+    if read_to_end(kafka, topic)?.run.as_ref() != Some(&run) {
+        kafka.fence(&[transactional_id(topic, "run")])?;
+    }
+    Ok(run)
 }
 
 /// Fences the writers that older runs had beyond the number of this one's.

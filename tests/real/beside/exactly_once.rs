@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::job::source::Source;
 use crate::job::{Job, env, landed};
-use crate::topic::committed;
+use crate::topic::{committed, wait_for_records};
 
 /// Every change once, and each partition in the order of the source. A line of the source owns two numbers.
 fn assert_once(topic: &str, lines: usize) {
@@ -43,6 +43,29 @@ fn a_publisher_killed_at_any_moment_leaves_each_change_once() {
     assert_once(&job.name, count as usize);
     job.run("land");
     assert_eq!(landed(&mut job), (0..1_000).map(|id| (id, count - 1_000 + id)).collect());
+}
+
+#[test]
+fn what_a_killed_publisher_has_open_hides_nothing_of_one_without_transactions() {
+    // While it begins, and in the midst of its work.
+    for (round, wait) in [Some(250), Some(400), None].into_iter().enumerate() {
+        let count = 200_000;
+        let mut job = Job::of_lines(&format!("open{round}"), &lines(count));
+        job.configure_publish("commit_interval = \"20s\"");
+        job.start("publish");
+        match wait {
+            Some(ms) => std::thread::sleep(Duration::from_millis(ms)),
+            None => {
+                wait_for_records(&job.name);
+                std::thread::sleep(Duration::from_millis(150));
+            }
+        }
+        job.kill();
+        job.configure_publish("delivery = \"at-least-once\"");
+        job.run("publish");
+        job.run("land");
+        assert_eq!(landed(&mut job), (0..1_000).map(|id| (id, count - 1_000 + id)).collect());
+    }
 }
 
 #[test]
