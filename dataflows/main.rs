@@ -93,8 +93,8 @@ fn main() {
     tracing_subscriber::fmt()
         // librdkafka reports the end of a partition and a closing broker as errors; who names it in RUST_LOG sees it all.
         .with_env_filter(tracing_subscriber::EnvFilter::new(format!(
-            "rdkafka=off,librdkafka=off,{}",
-            std::env::var("RUST_LOG").unwrap_or_else(|_| "warn".into())
+            "warn,rdkafka=off,librdkafka=off,{}",
+            std::env::var("RUST_LOG").unwrap_or_default()
         )))
         .with_writer(std::io::stderr)
         .with_ansi(std::io::stderr().is_terminal())

@@ -378,8 +378,8 @@ pub struct VerifyConfig {
     pub chunk_rows: usize,
     /// How many differing keys are listed per table; all are counted.
     pub list: usize,
-    /// For how long a key that differs is looked at again before it is called different. Longer than the changes take from
-    /// source to target, if they go on meanwhile.
+    /// For how long a key that differs is looked at again before it is called different, which takes that it has stood still for
+    /// the second half of it: more than twice as long as changes take from source to target, if they go on meanwhile.
     #[serde(deserialize_with = "duration")]
     pub patience: Duration,
 }

@@ -176,7 +176,7 @@ fn targets_that_lose_what_was_durable_are_found_out() {
 
 #[test]
 fn partitions_that_nobody_writes_to_are_found_out() {
-    is_found_out_from(10_000, Switch::TrustLayout); // histories that show it are rare
+    is_found_out_from(10_000, Switch::TrustLayout); // chosen: histories that show it are rare, and one is soon behind
 }
 
 #[test]

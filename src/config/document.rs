@@ -120,7 +120,9 @@ fn error_at(text: &str, file: &str, error: &toml::de::Error) -> ConfigError {
     let said = error.message().replace('\n', " ");
     let said = match said.rsplit_once("expected ") {
         // As a program has it.
-        Some((problem, "u32" | "i32" | "usize")) => format!("{problem}expected a whole number, without quotes"),
+        Some((problem, "u32")) => format!("{problem}expected a whole number from 0 to {}", u32::MAX),
+        Some((problem, "i32")) => format!("{problem}expected a whole number up to {}", i32::MAX),
+        Some((problem, "usize")) => format!("{problem}expected a whole number from 0 to {}", usize::MAX),
         _ => said,
     };
     ConfigError(format!("{file}:{}: {said}", line(text, place)))

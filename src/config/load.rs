@@ -242,8 +242,12 @@ mod tests {
             ("job = \"x\"\n[kafka]\nbrokers = \"${NOPE}\"\n", "t.toml:3: the environment variable NOPE is not set"),
             ("job = 3\n", "t.toml:1: invalid type"),
             (
+                "job = \"x\"\n[land]\nlanes = -4\n",
+                "t.toml:3: invalid value: integer `-4`, expected a whole number from 0 to 4294967295",
+            ),
+            (
                 "job = \"x\"\n[land]\nlanes = \"4\"\n",
-                "t.toml:3: invalid type: string \"4\", expected a whole number, without quotes",
+                "t.toml:3: invalid type: string \"4\", expected a whole number from 0 to 4294967295",
             ),
             ("job = \"x\"\n[kafka]\nbrokers = \"${NOPE\"\n", "t.toml:3: '${' without '}'"),
             ("job = \"x\"\n[land]\nepochs_in_flight = 4\nepoch = \"2h\"\n", "t.toml:4: epoch = 7200s: at most an hour"),

@@ -546,6 +546,9 @@ fn refused(error: &KafkaError) -> String {
             "{error}: Kafka did not take it in time: start publish again, it goes on where it was; if the topic was deleted, publish to \
              a new one, with the tables copied anew"
         ),
+        Some(RDKafkaErrorCode::MessageSizeTooLarge) => format!(
+            "{error}: raise \"message.max.bytes\" in [kafka.properties], and max.message.bytes of the topic, and start publish again"
+        ),
         _ => error.to_string(),
     }
 }

@@ -12,7 +12,7 @@ use crate::change::TableName;
 pub enum Failure {
     /// Connection lost, deadlock, out of resources: connect again and repeat, after a pause. The sentence names the target.
     Transient(String),
-    /// The table is not as it was when its statements were made: connect again, look again, repeat. The sentence names one of them.
+    /// The table is not as it was when its statements were made: connect again, look again, repeat. The sentence names the table or the target.
     Stale(String),
     /// A value that the server refused, somewhere in the batch that was sent.
     Data(Refused),

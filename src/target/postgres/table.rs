@@ -125,9 +125,6 @@ impl Table {
             look = look_of(server, &place.sql())?;
             columns = place.columns(server)?;
         }
-        claim(server, &place.sql(), &name.to_string(), job)?;
-        // Another may have been faster.
-        place.refuse_landed(job, &landed(server, &place.sql(), &name.to_string(), job)?)?;
         let mut key: Vec<&str> = columns.iter().filter(|c| c.in_key).map(|c| c.name.as_str()).collect();
         if key.is_empty() {
             return Err(fault(format!(
@@ -152,6 +149,9 @@ impl Table {
         }
         let table = Table { name: name.clone(), sql: place.sql(), columns, source, look };
         table.refuse_coarse_key().map_err(fault)?;
+        claim(server, &place.sql(), &name.to_string(), job)?;
+        // Another may have been faster.
+        place.refuse_landed(job, &landed(server, &place.sql(), &name.to_string(), job)?)?;
         Ok(table)
     }
 

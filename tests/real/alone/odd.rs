@@ -221,7 +221,7 @@ fn a_row_that_kafka_does_not_take_stops_publish_by_table_and_key_until_it_does()
             let output = job.try_run("publish");
             let said = String::from_utf8_lossy(&output.stderr).into_owned();
             assert_eq!(output.status.code(), Some(3), "{said}");
-            for word in [".t", "key 3", "Message size too large"] {
+            for word in [".t", "key 3", "Message size too large", "max.message.bytes of the topic"] {
                 assert!(said.contains(word), "{server}: '{word}' is not in: {said}");
             }
         }

@@ -2,7 +2,8 @@
 //! with exit code 3 and one sentence, each is started again by a supervisor of its own, and in the end both sides are
 //! identical and each change is once in the topic.
 //!
-//! `KILLS` and `SEED` as in processes.rs; with `KILLS` of 100 or more, a host is also cut off from everything.
+//! A round for each 40 `KILLS` that are begun; with 100 or more, a host is also cut off from everything. `SEED` as in
+//! processes.rs.
 
 use std::time::{Duration, Instant};
 

@@ -1,7 +1,8 @@
 //! The network between the jobs and their servers breaks, falls silent, stutters and is slow, under load: afterwards both
 //! sides are identical, each change is once in the topic, and no row has stepped back.
 //!
-//! `KILLS` and `SEED` as in processes.rs; with `KILLS` of 100 or more, silence also lasts longer than every time-out.
+//! A round for each 40 `KILLS` that are begun; with 100 or more, silence also lasts longer than every time-out. `SEED` as in
+//! processes.rs.
 
 use std::time::Duration;
 

@@ -1,7 +1,7 @@
 //! Servers restart under load, in good order and killed: afterwards both sides are identical, each change is once in the
 //! topic, and no row has stepped back.
 //!
-//! `KILLS` and `SEED` as in processes.rs.
+//! A round for each 40 `KILLS` that are begun, `SEED` as in processes.rs.
 
 use std::collections::BTreeMap;
 use std::time::Duration;

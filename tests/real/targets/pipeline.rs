@@ -222,6 +222,31 @@ fn a_signal_to_one_process_stops_all_in_good_order() {
 }
 
 #[test]
+fn a_signal_to_each_process_stops_all_in_good_order_though_they_know_already() {
+    let scenario = Scenario::new("signals");
+    let want = scenario.write_changes(2_000, 300, Rows::new());
+    scenario.run("publish", &["--until-caught-up"]);
+    // What they have to wait for while they stop.
+    let mut client = Client::connect(&env("PG_URL"), NoTls).unwrap();
+    let table = format!("{}.orders", scenario.name);
+    let make = format!("CREATE SCHEMA {}; CREATE TABLE {table} (id bigint PRIMARY KEY, value bigint)", scenario.name);
+    client.batch_execute(&make).unwrap();
+    let mut lock = client.transaction().unwrap();
+    lock.batch_execute(&format!("LOCK TABLE {table}")).unwrap();
+    let running = start_both(&scenario, "land", ["1", "1"]);
+    scenario.wait_for_a_run();
+    std::thread::sleep(Duration::from_millis(1500));
+    for child in &running {
+        signal(child, "-TERM");
+        std::thread::sleep(Duration::from_millis(300));
+    }
+    lock.commit().unwrap();
+    running.into_iter().for_each(finish);
+    scenario.run("land", &["--until-caught-up"]);
+    assert_eq!(scenario.landed(), want);
+}
+
+#[test]
 fn a_process_that_is_gone_or_has_other_numbers_ends_the_others_with_one_sentence() {
     let scenario = Scenario::new("gone");
     scenario.write_changes(100, 30, Rows::new());

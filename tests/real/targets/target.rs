@@ -401,6 +401,8 @@ fn tables_that_can_not_be_landed_are_refused_by_name() {
         let error = lane.apply(&step(1, &[(Insert, table, "1", row)])).unwrap_err().to_string();
         assert!(error.starts_with(want), "{error}");
     }
+    let landed = format!("SELECT source FROM tidegate.landed WHERE job = '{}'", place.job);
+    assert_eq!(place.query(&landed), ["shop.orders"], "what can't be landed in does not count as landed");
     // Without the source's schema the key's text tells.
     let mut lane = place.run(&Schemas::default());
     lane.apply(&step(1, &[(Insert, "orders", "1", r#"{"id":1}"#)])).unwrap();
