@@ -121,7 +121,9 @@ impl Publishing {
             let stated = statements.get(&partition);
             (
                 partition,
-                stated.map(|s| PartitionStart { seq: s.seq, time: s.time, offset: s.offset }).unwrap_or_default(),
+                stated
+                    .map(|s| PartitionStart { seq: s.seq, time: s.time, offset: s.offset, exact: in_order })
+                    .unwrap_or_default(),
             )
         };
         let partitions = (0..self.partitions).map(start_of).collect();

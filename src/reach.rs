@@ -37,9 +37,11 @@ fn reach<C: Send + 'static, E: Send + 'static>(
     }
 }
 
-/// A session of a PostgreSQL server. Its client takes `connect_timeout` for each host.
+/// A session of a PostgreSQL server. Its client takes `connect_timeout` for each address of each host; more than one of a name do
+/// not count here.
 pub(crate) fn reach_postgres(config: postgres::Config) -> Result<postgres::Client, Unreached<postgres::Error>> {
-    let connecting = config.get_connect_timeout().copied().unwrap_or_default() * config.get_hosts().len().max(1) as u32;
+    let connecting = config.get_connect_timeout().copied().unwrap_or_default()
+        * config.get_hosts().len().max(config.get_hostaddrs().len()).max(1) as u32;
     reach("PostgreSQL", connecting + HANDSHAKE_MAX, move || config.connect(postgres::NoTls))
 }
 

@@ -66,6 +66,8 @@ pub enum Switch {
     TrustAcks,
     /// A run of land takes it for granted that all partitions that there are are written to.
     TrustLayout,
+    /// A run of land takes it for granted that retention has passed nothing that counts.
+    TrustRetention,
     /// Progress is one seq for all partitions.
     OneSeqForAll,
     /// Changes are written in the order of their times.
@@ -177,6 +179,11 @@ fn targets_that_lose_what_was_durable_are_found_out() {
 #[test]
 fn partitions_that_nobody_writes_to_are_found_out() {
     is_found_out_from(10_000, Switch::TrustLayout); // chosen: histories that show it are rare, and one is soon behind
+}
+
+#[test]
+fn records_that_retention_has_passed_are_found_out() {
+    is_found_out(Switch::TrustRetention);
 }
 
 #[test]

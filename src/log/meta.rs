@@ -44,7 +44,7 @@ pub struct Run {
     pub id: String,
     /// How many writers it has, each with a transactional id of its own.
     pub writers: u32,
-    /// How many such ids this run or any before it had; 0 without transactions.
+    /// How many such ids this run or any before it had; 0 if none had transactions.
     pub ids: u32,
     /// Whether this run or any before it wrote without transactions: then changes may be in the topic again.
     #[serde(default)]

@@ -28,7 +28,7 @@ pub use meta::{Companion, Layout, Meta, MetaKey, Run, Statement, meta_topic, rea
 pub use offsets::{Offsets, Places, go_on_from, pass_markers, previous_of};
 pub use partitioner::{murmur2, partition_of};
 pub use reader::{EpochReader, Fetched, MomentStart, Reader, ReaderSettings, Schemas};
-pub use record::{RecordError, headers_of, parse_record, previous_end};
+pub use record::{RecordError, headers_of, parse_record};
 pub use run::{REPLACED, begin_run, fence_left_over, refuse_replaced, transactional_id};
 pub use tail::{Begin, times_from};
 pub use writer::{OpenWriter, Pace, PartitionStart, Writer};

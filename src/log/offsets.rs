@@ -87,7 +87,8 @@ pub fn go_on_from(mut kept: Places, ends: &[(u64, u64)], applied: &BTreeMap<u32,
 /// Moves the offsets of a checkpoint on where retention has passed nothing but markers of transactions: a job that has read
 /// everything is at the last record, and what is behind that goes away too, in time. Then no statement goes beyond that record; or
 /// the first one that is kept says that it follows on it, for which `previous` is asked with partition and offset
-/// ([`previous_of`]). `ends` are the first kept offset and the end of each partition.
+/// ([`previous_of`]). `ends` are the first kept offset and the end of each partition. Retention is not so fast that it passes
+/// records of which the statement can't be read yet.
 ///
 /// # Errors
 /// As `previous`.

@@ -8,7 +8,8 @@
 //! between them; so a run looks, once all ids are initialized and before it writes anything, whether it is still the
 //! newest. If it is, whatever begins later fences all of its writers.
 //!
-//! Without transactions nobody is fenced but who has some, and the runs say who they are all the same.
+//! Without transactions nobody is fenced but who is seen to have some, and the runs say who they are all the same: of two runs that
+//! begin at the same time, one with and one without, both may write.
 
 use std::fmt::Display;
 use std::ops::Range;
@@ -49,7 +50,12 @@ pub fn begin_run(
     // the writers that are known are fenced; also by a run without transactions, from which it would hide as much.
     let (mut fenced, known) = (0, |before: &Option<Run>| before.as_ref().map_or(0, |before| before.ids));
     while known(&before) > fenced {
-        kafka.fence(&writer_ids(topic, fenced..known(&before)))?;
+        let fencing = kafka.fence(&writer_ids(topic, fenced..known(&before)));
+        if transactions {
+            fencing?
+        } else {
+            warn_of_open(topic, fencing)
+        }
         fenced = known(&before);
         before = read_to_end(kafka, topic)?.run;
     }
@@ -90,9 +96,18 @@ pub fn begin_run(
 /// left open would hide everything for a minute.
 fn uncover(kafka: &dyn Kafka, topic: &str, run: Run) -> Result<Run, LogError> {
     if read_to_end(kafka, topic)?.run.as_ref() != Some(&run) {
-        kafka.fence(&[transactional_id(topic, "run")])?;
+        warn_of_open(topic, kafka.fence(&[transactional_id(topic, "run")]));
     }
     Ok(run)
+}
+
+/// A run without transactions may be one because none are granted any more.
+fn warn_of_open(topic: &str, fencing: Result<(), LogError>) {
+    if let Err(error) = fencing {
+        tracing::warn!(
+            "topic {topic}: {error}; what an earlier run may have left open hides what comes behind it until Kafka ends it, after a minute"
+        );
+    }
 }
 
 /// Fences the writers that older runs had beyond the number of this one's.

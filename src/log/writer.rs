@@ -28,6 +28,8 @@ pub struct PartitionStart {
     pub time: u64,
     /// They have lower offsets than this.
     pub offset: u64,
+    /// Whether nothing behind that has ever been committed, as where there were always transactions.
+    pub exact: bool,
 }
 
 /// When a writer states what it has written, and commits it.
@@ -110,7 +112,7 @@ pub struct Writer {
     transactional: bool,
     in_transaction: bool,
     bytes: usize,
-    /// The partitions that have no record yet in the transaction, or without transactions in this run.
+    /// The partitions that have no record yet in the transaction, where it is known what is before it.
     untouched: BTreeSet<u32>,
     deliveries: Deliveries,
     /// The newest ticket that is delivered, and the newest that is committed.
@@ -150,7 +152,8 @@ impl OpenWriter {
     ) -> Writer {
         let OpenWriter { producer, topic, transactional } = self;
         let ends = starts.iter().map(|(partition, start)| (*partition, start.offset)).collect();
-        let untouched = starts.keys().copied().collect();
+        let is_exact = |(_, start): &(&u32, &PartitionStart)| transactional && start.exact;
+        let untouched = starts.iter().filter(is_exact).map(|(partition, _)| *partition).collect();
         Writer {
             producer,
             meta_topic: meta_topic(&topic),

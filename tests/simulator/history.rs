@@ -1,6 +1,8 @@
 //! One history: a workload, processes that come and go, and what has to be true in the end.
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -67,6 +69,14 @@ impl Setting {
     }
 }
 
+/// What the source's workload goes on from.
+struct Shop {
+    /// Which keys of the tables are there.
+    rows: [Vec<bool>; 2],
+    /// The last value that was given.
+    value: u64,
+}
+
 /// A history's parts.
 #[derive(Clone)]
 struct History {
@@ -95,8 +105,11 @@ pub fn play(seed: u64, broken: Broken) -> Result<(), String> {
         world.serve(move || target.event());
         let other = history.clone();
         world.serve(move || other.meanwhile());
-        history.live(world);
+        let shop = history.live(world);
         history.settle(world);
+        if setting.exactly_once && world.violation().is_none() && one_in(4) {
+            history.lose(world, shop);
+        }
         match world.violation() {
             None => Ok(()),
             Some(what) => {
@@ -108,22 +121,75 @@ pub fn play(seed: u64, broken: Broken) -> Result<(), String> {
 
 impl History {
     /// The workload runs, and everything goes wrong.
-    fn live(&self, world: &World) {
-        let mut rows: [Vec<bool>; 2] =
-            [vec![false; self.setting.keys as usize], vec![false; self.setting.keys as usize]];
-        let (mut made, mut value) = (0, 0);
+    fn live(&self, world: &World) -> Shop {
+        let mut shop = Shop { rows: [(); 2].map(|()| vec![false; self.setting.keys as usize]), value: 0 };
+        let mut made = 0;
         let mut rest = 400;
         while rest > 0 && world.violation().is_none() {
             if made == self.setting.transactions {
                 rest -= 1;
             } else if one_in(12) {
-                let next = transaction(&mut rows, &mut value, self.setting.changes_max);
-                self.log.0.lock().unwrap().push(next);
+                self.commit(&mut shop);
                 made += 1;
             }
             self.come_and_go(world);
             world.step();
         }
+        shop
+    }
+
+    /// Another transaction at the source.
+    fn commit(&self, shop: &mut Shop) {
+        let next = transaction(&mut shop.rows, &mut shop.value, self.setting.changes_max);
+        self.log.0.lock().unwrap().push(next);
+    }
+
+    /// Retention passes a record that has not been landed: the job says so, and does not go on.
+    fn lose(&self, world: &World, mut shop: Shop) {
+        let wait = |what: &str, done: &dyn Fn() -> bool| {
+            for step in 0..20_000 {
+                if done() || world.violation().is_some() {
+                    return;
+                }
+                if step % 16 == 0 {
+                    world.leap(super::world::now_ms() + self.setting.epoch_ms / 8);
+                    self.kafka.time_out();
+                }
+                world.step();
+            }
+            world.violated(what.into());
+        };
+        world.alive(Kind::Land).iter().for_each(|process| world.ask_to_stop(process));
+        wait("land does not stop", &|| world.alive(Kind::Land).is_empty());
+        let Some(from) = self.target.checkpoint(JOB) else { return };
+        (0..3).for_each(|_| self.commit(&mut shop));
+        let last = self.log.changes().len() as u64 * SEQS;
+        wait("the last change does not come", &|| {
+            if world.alive(Kind::Publish).is_empty() {
+                self.start(world, Kind::Publish);
+            }
+            self.kafka.committed(TOPIC).iter().any(|(_, changes)| changes.last().is_some_and(|(seq, _)| *seq == last))
+        });
+        // Nothing is passed so soon that what says that it was there can't be read yet.
+        world.alive(Kind::Publish).iter().for_each(|process| world.ask_to_stop(process));
+        wait("publish does not stop", &|| world.alive(Kind::Publish).is_empty());
+        world.drain_servers();
+        if world.violation().is_some() || !self.kafka.lose(TOPIC, &from) {
+            return;
+        }
+        let refused = Rc::new(Cell::new(false));
+        let says = Rc::clone(&refused);
+        world.allow(move |process, said| {
+            let is_refused = process.kind == Kind::Land && said.contains("are gone, retention has passed them");
+            says.set(says.get() || is_refused);
+            is_refused || may_be_replaced(process.kind, said) || may_end(process.kind, said)
+        });
+        wait("land goes on though a record is gone that it has not read", &|| {
+            if world.alive(Kind::Land).is_empty() {
+                self.start(world, Kind::Land);
+            }
+            refused.get()
+        });
     }
 
     fn come_and_go(&self, world: &World) {

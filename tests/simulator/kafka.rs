@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
-use rdkafka::message::OwnedHeaders;
+use rdkafka::message::{Header, Headers, OwnedHeaders};
 use tidegate::log::{
     Consumer, Delivered, Kafka, LogError, Meta, NewRecord, Polled, Producer, REPLACED, Record, Statement,
 };
@@ -40,7 +40,6 @@ impl Entry {
     }
 
     fn number(&self, header: &str) -> Option<u64> {
-        use rdkafka::message::Headers;
         let header = self.headers.as_ref()?.iter().find(|known| known.key == header)?;
         std::str::from_utf8(header.value?).ok()?.parse().ok()
     }
@@ -259,6 +258,24 @@ impl Model {
         }
     }
 
+    /// Deletes the first committed record behind these offsets, of one partition, if there is one, and what is before it.
+    pub fn lose(&self, topic: &str, from: &BTreeMap<u32, u64>) -> bool {
+        let mut cluster = self.lock();
+        let logs = cluster.topics.get_mut(topic).expect("it was created");
+        for (partition, offset) in from {
+            let log = &mut logs[*partition as usize];
+            let kept = (log.base..).zip(&log.entries).filter(|(at, _)| at >= offset);
+            let first = kept.filter(|(_, entry)| entry.state == State::Committed).map(|(at, _)| at).next();
+            let Some(first) = first else { continue };
+            while log.base <= first {
+                log.entries.pop_front();
+                log.base += 1;
+            }
+            return true;
+        }
+        false
+    }
+
     /// The transactions of writers that are gone, and that nobody has fenced, time out.
     pub fn time_out(&self) {
         let mut cluster = self.lock();
@@ -415,7 +432,11 @@ impl Producer for Client {
         let state = if self.id.is_some() { State::Open } else { State::Committed };
         let (key, value) = (record.key.to_vec(), record.value.to_vec());
         let (writer, timestamp) = (self.id.clone(), record.timestamp);
-        let entry = Entry { state, writer, timestamp, key, value, headers: record.headers };
+        let headers = match self.model.broken.is(Switch::TrustRetention) {
+            true => record.headers.as_ref().map(following_on_nothing),
+            false => record.headers,
+        };
+        let entry = Entry { state, writer, timestamp, key, value, headers };
         let (topic, partition) = (record.topic.to_string(), record.partition);
         let sent = Sent { topic, partition, ticket, entry, epoch: self.epoch };
         let same = |queue: &&mut VecDeque<Sent>| {
@@ -488,6 +509,14 @@ struct Place {
     next: u64,
     told_end: Option<u64>,
     held: bool,
+}
+
+/// Headers that say of a record, if they say anything of that, that there was none before it.
+fn following_on_nothing(headers: &OwnedHeaders) -> OwnedHeaders {
+    headers.iter().fold(OwnedHeaders::new(), |out, header| match header.key {
+        "tidegate.previous" => out.insert(Header { value: Some(&b"0"[..]), ..header }),
+        _ => out.insert(header),
+    })
 }
 
 /// A consumer's client.

@@ -1,7 +1,7 @@
 //! Follows the events of a binlog: where transactions begin and end, what number and time everything has, and which bytes
 //! a decoder needs. It knows no connection.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
 use mysql::binlog::EventFlags;
@@ -94,7 +94,7 @@ pub(super) struct Follower {
     /// Contexts by the table map's bytes, until a table is altered.
     contexts: HashMap<Box<[u8]>, Context>,
     /// Distributed transactions without rows of wanted tables of which it is not known yet what becomes of them.
-    prepared: HashSet<String>,
+    prepared: BTreeSet<String>,
     /// Tables that are not wanted, of which it was said that statements about them are logged as text.
     as_text_said: HashSet<String>,
     /// The transaction that was open when the connection broke: what is taken of it again has the time that it had.
@@ -163,7 +163,7 @@ impl Follower {
             packed: None,
             tables: HashMap::new(),
             contexts: HashMap::new(),
-            prepared: HashSet::new(),
+            prepared: BTreeSet::new(),
             as_text_said: HashSet::new(),
             broken: None,
             handed: 0,
@@ -174,6 +174,11 @@ impl Follower {
             doubts: false,
             cut_off: None,
         }
+    }
+
+    /// Those distributed transactions have no rows of wanted tables, and are prepared where it begins.
+    pub fn know_prepared(&mut self, prepared: BTreeSet<String>) {
+        self.prepared = prepared;
     }
 
     /// The place to ask a server for, after the connection broke: the beginning of the open transaction. What has a lower number
@@ -274,7 +279,8 @@ impl Follower {
     pub fn mark(&self, end: bool) -> Mark {
         let seq = self.seq.max(self.handed);
         let (place, from) = self.open.as_ref().map_or((&self.place, self.seq), |open| (&open.place, open.seq));
-        let resume = Resume { position: kept_as(place, &self.origin), seq: from };
+        // No transaction is prepared or decided about between that place and here.
+        let resume = Resume { position: kept_as(place, &self.origin, &self.prepared), seq: from };
         Mark { seq, time: self.clock.time(seq), resume, end }
     }
 
@@ -432,9 +438,7 @@ impl Follower {
             Ok(EventType::XID_EVENT) => self.open = None,
             // LOAD DATA, whose file was logged before it.
             Ok(EventType::EXECUTE_LOAD_QUERY_EVENT) => self.as_text("LOAD DATA", second, now, out),
-            Ok(EventType::XA_PREPARE_LOG_EVENT) => {
-                self.prepared.extend(self.open.take().and_then(|open| open.xid));
-            }
+            Ok(EventType::XA_PREPARE_LOG_EVENT) => self.prepared(event.data()),
             Ok(EventType::INCIDENT_EVENT) => {
                 return Err(self.refused(
                     "the server says that changes may be missing from its binlog here: copy the tables anew, and start \

@@ -3,6 +3,7 @@
 //! Files of one name are in the binlogs of all servers, and come again when a server begins its binlog anew: a place in one
 //! says nothing about another, and reading would go on somewhere. So a place that is kept has its file's origin beside it.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::str::FromStr;
 
@@ -42,9 +43,25 @@ impl FromStr for Origin {
     }
 }
 
-/// A place that is kept, as text: `file:offset at origin`.
-pub fn kept_as(place: &Place, origin: &Origin) -> String {
-    format!("{place} at {origin}")
+/// Before the distributed transactions that were prepared at a place that is kept, and between them.
+const PREPARED: &str = " prepared ";
+
+/// So many of them are kept.
+const PREPARED_MAX: usize = 256;
+
+/// A place that is kept, as text: `file:offset at origin`, and which distributed transactions are `prepared` there.
+pub fn kept_as(place: &Place, origin: &Origin, prepared: &BTreeSet<String>) -> String {
+    let mut kept = format!("{place} at {origin}");
+    for xid in prepared.iter().take(PREPARED_MAX) {
+        kept.push_str(PREPARED);
+        kept.push_str(xid);
+    }
+    kept
+}
+
+/// The distributed transactions in the text of a place that was kept.
+pub fn prepared_in(text: &str) -> BTreeSet<String> {
+    text.split(PREPARED).skip(1).map(str::to_string).collect()
 }
 
 /// The place and the origin of its file in the text of a place that was kept; those that people write have none.
@@ -52,6 +69,7 @@ pub fn kept_as(place: &Place, origin: &Origin) -> String {
 /// # Errors
 /// It is no place in a binlog.
 pub fn kept_in(text: &str) -> Result<(Place, Option<Origin>), SourceError> {
+    let text = text.split(PREPARED).next().unwrap_or_default();
     match text.split_once(" at ") {
         Some((place, origin)) => Ok((place.parse()?, Some(origin.parse()?))),
         None => Ok((text.parse()?, None)),
@@ -135,8 +153,12 @@ mod tests {
         for (begun, expected) in [(None, "b.000001:4 at server_id 1"), (Some(17), "b.000001:4 at server_id 1 begun 17")]
         {
             let origin = Origin { server: Identity("server_id 1".into()), begun };
-            assert_eq!(kept_as(&place, &origin), expected);
-            assert_eq!(kept_in(expected).unwrap(), (place.clone(), Some(origin)));
+            assert_eq!(kept_as(&place, &origin, &BTreeSet::new()), expected);
+            assert_eq!(kept_in(expected).unwrap(), (place.clone(), Some(origin.clone())));
+            let prepared = ["X'78',X'',1", "X'79',X'',1"].map(str::to_string).into();
+            let kept = kept_as(&place, &origin, &prepared);
+            assert_eq!(kept_in(&kept).unwrap(), (place.clone(), Some(origin)));
+            assert_eq!(prepared_in(&kept), prepared);
         }
         assert_eq!(kept_in("b.000001:4").unwrap(), (place, None));
         for wrong in ["17 line 3", "b.000001 at x", "b.000001:4 at x begun once"] {

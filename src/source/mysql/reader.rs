@@ -15,7 +15,7 @@ use super::events::{CutOff, Follower, Shown};
 use super::feed::Feed;
 use super::held::Held;
 use super::outage::{Next, Outage, PATIENCE};
-use super::place::{Origin, Place, kept_in};
+use super::place::{Origin, Place, kept_in, prepared_in};
 use super::server::{SILENCE_MAX, Server, Trouble, is_cut};
 
 /// How long a read waits for the first event.
@@ -83,6 +83,9 @@ impl MysqlReader {
         };
         let feed = Feed::start(&server, &place).map_err(|trouble| server.give_up(trouble))?;
         let mut follower = Follower::new((flavor, lower_case), filter, origin, place, seq, clock);
+        if let Start::Resume { resume, .. } = start {
+            follower.know_prepared(prepared_in(&resume.position));
+        }
         begin_file(&server, &feed, &mut follower)?;
         Ok(MysqlReader {
             follower,

@@ -101,7 +101,7 @@ pub fn classify(sql: &str) -> Statement {
         "BEGIN" => Statement::Begin,
         "COMMIT" => Statement::End,
         "ROLLBACK" => Statement::Rollback,
-        "XA" => xa(&mut words).unwrap_or(Statement::Other),
+        "XA" => xa(&mut words).unwrap_or(doubtful),
         verb @ ("INSERT" | "UPDATE" | "DELETE" | "REPLACE" | "LOAD" | "WITH") => {
             Statement::RowsAsText { tables: written_to(verb, &mut words).into_iter().collect() }
         }
@@ -176,6 +176,17 @@ fn drop_index(words: &mut Words) -> Option<Statement> {
         true => Statement::Alter { tables: vec![table], reshapes: true },
         false => Statement::Index { table },
     })
+}
+
+fn xa(words: &mut Words<'_>) -> Option<Statement> {
+    let step = match &*words.next()?.text.to_ascii_uppercase() {
+        "START" | "BEGIN" => XaStep::Start,
+        "END" => XaStep::End,
+        "COMMIT" => XaStep::Commit,
+        "ROLLBACK" => XaStep::Rollback,
+        _ => return None,
+    };
+    Some(Statement::Xa { step, xid: words.0.trim().to_string() })
 }
 
 fn truncate(words: &mut Words) -> Option<Statement> {
@@ -366,17 +377,6 @@ impl Word {
 /// The words of a statement: names without their quotes, dots by themselves; comments are passed over, but what is inside
 /// of `/*! … */` is a part of the statement.
 struct Words<'a>(&'a str);
-
-fn xa(words: &mut Words<'_>) -> Option<Statement> {
-    let step = match &*words.next()?.text.to_ascii_uppercase() {
-        "START" | "BEGIN" => XaStep::Start,
-        "END" => XaStep::End,
-        "COMMIT" => XaStep::Commit,
-        "ROLLBACK" => XaStep::Rollback,
-        _ => return None,
-    };
-    Some(Statement::Xa { step, xid: words.0.trim().to_string() })
-}
 
 impl Iterator for Words<'_> {
     type Item = Word;

@@ -279,7 +279,7 @@ fn what_can_not_be_replicated_stops_nothing_where_it_is_of_tables_that_are_not_w
         prepare(&mut other, 3);
         let start = database.end();
         other.run(&format!("XA COMMIT {}", xids[3]));
-        assert!(database.error(&start).contains("prepared before publish began to read"), "{server}");
+        assert!(database.error(&start).contains("whose beginning has not been read"), "{server}");
     }
 }
 

@@ -110,8 +110,8 @@ impl Follower {
                     self.seq += 1;
                 } else {
                     let reason = format!(
-                        "a distributed (XA) transaction is committed, {xid}, that was prepared before publish began to read, so that \
-                         nobody knows of which rows: copy the tables anew and publish to another topic from behind it, or let [publish] \
+                        "a distributed (XA) transaction is committed, {xid}, whose beginning has not been read, so that nobody knows \
+                         of which rows: copy the tables anew and publish to another topic from behind it, or let [publish] \
                          dead_letter name a file that this record may go to, and verify --repair mend the tables if it changed some"
                     );
                     self.unusable(&reason, second, now, out);
@@ -122,6 +122,15 @@ impl Follower {
                 self.prepared.remove(&xid);
                 self.open = None;
             }
+        }
+    }
+
+    /// Takes the end of a distributed transaction that is prepared, or committed in one phase.
+    pub(super) fn prepared(&mut self, data: &[u8]) {
+        let is_decided = data.first().is_some_and(|one_phase| *one_phase != 0);
+        let xid = self.open.take().and_then(|open| open.xid);
+        if let Some(xid) = xid.filter(|_| !is_decided && self.prepared.len() < PREPARED_MAX) {
+            self.prepared.insert(xid);
         }
     }
 
@@ -171,6 +180,9 @@ impl Follower {
         (!wanted.is_empty()).then(|| wanted.join(" and "))
     }
 }
+
+/// So many distributed transactions are known while they are prepared.
+const PREPARED_MAX: usize = 65_536;
 
 /// Of so many tables that are not wanted it is said that statements about them are logged as text.
 const AS_TEXT_SAID_MAX: usize = 100;

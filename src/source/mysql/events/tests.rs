@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::source::Raws;
-use crate::source::mysql::place::Identity;
+use crate::source::mysql::place::{Identity, prepared_in};
 
 fn follower(tables: &[&str], clock: Clock) -> Follower {
     let tables: Vec<String> = tables.iter().map(|table| table.to_string()).collect();
@@ -27,6 +27,42 @@ fn numbers_do_not_depend_on_which_tables_are_wanted() {
         });
         assert_eq!(all, one, "{sql}");
     }
+}
+
+#[test]
+fn a_distributed_transaction_is_known_until_it_is_decided() {
+    let mut follower = follower(&["shop.*"], Clock::from(0));
+    for (one_phase, decided, known) in [(0, "COMMIT", 1), (0, "ROLLBACK", 1), (1, "", 0)] {
+        let mut take = |sql: &str| {
+            let mut out = Raws::default();
+            follower.statement(sql, "crm", 7, 7_000, &mut out).unwrap();
+            assert!(out.is_empty(), "{sql}");
+        };
+        take("XA START X'78',X'',1");
+        take("XA END X'78',X'',1");
+        assert!(follower.open.is_some());
+        follower.prepared(&[one_phase]);
+        assert_eq!((follower.open.is_some(), follower.prepared.len()), (false, known));
+        if known > 0 {
+            let mut out = Raws::default();
+            follower.statement(&format!("XA {decided} X'78',X'',1"), "crm", 7, 7_000, &mut out).unwrap();
+            assert!(out.is_empty() && follower.prepared.is_empty() && follower.open.is_none());
+        }
+    }
+    // Of one that was prepared earlier nobody knows, but who has kept it; the numbers are the same.
+    let mut knowing = self::follower(&["shop.*"], Clock::from(0));
+    knowing.know_prepared(["X'79',X'',1".to_string()].into());
+    let resume = knowing.mark(false).resume;
+    assert_eq!(prepared_in(&resume.position).len(), 1);
+    let mut out = Raws::default();
+    knowing.statement("XA COMMIT X'79',X'',1", "crm", 7, 7_000, &mut out).unwrap();
+    assert!(out.is_empty());
+    let before = follower.seq;
+    assert_eq!(prepared_in(&follower.mark(false).resume.position).len(), 0);
+    let mut out = Raws::default();
+    follower.statement("XA COMMIT X'79',X'',1", "crm", 7, 7_000, &mut out).unwrap();
+    assert!(!out.is_empty());
+    assert_eq!(follower.seq - before, knowing.seq - resume.seq);
 }
 
 #[test]
