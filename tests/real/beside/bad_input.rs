@@ -33,6 +33,21 @@ fn changes_from_before_a_table_had_a_key_are_not_taken_for_one_row() {
 }
 
 #[test]
+fn a_source_that_is_silent_is_not_waited_for() {
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("mysql://r:r@{}/", silent.local_addr().unwrap());
+    let job = Job::new("silent", &format!("kind = \"mysql\"\nurl = \"{url}\""));
+    let publish = job.command("publish", &[]).stderr(std::process::Stdio::piped()).spawn().unwrap();
+    let verify = job.command("verify", &[]).stderr(std::process::Stdio::piped()).spawn().unwrap();
+    for child in [publish, verify] {
+        let output = child.wait_with_output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(3), "{said}");
+        assert!(said.contains("has not answered as a MySQL server does"), "{said}");
+    }
+}
+
+#[test]
 fn an_empty_text_is_a_key() {
     let line = r#"{"op":"insert","database":"shop","table":"t","time":1700000000000,"key":["k"],"row":{"k":"","v":1}}"#;
     let mut job = Job::of_lines("empty_key", &[line.into()]);
