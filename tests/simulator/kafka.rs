@@ -57,6 +57,11 @@ impl Log {
         self.base + self.entries.len() as u64
     }
 
+    fn drop_first(&mut self) {
+        self.entries.pop_front();
+        self.base += 1;
+    }
+
     /// Where the first open transaction begins, or the end.
     fn stable_end(&self) -> u64 {
         self.stable_end_from(self.base)
@@ -247,13 +252,11 @@ impl Model {
         for (partition, offset) in from {
             let log = &mut logs[*partition as usize];
             while log.base < *offset && !log.entries.is_empty() {
-                log.entries.pop_front();
-                log.base += 1;
+                log.drop_first();
             }
             let is_unseen = |entry: &Entry| matches!(entry.state, State::Aborted | State::Gap);
             while log.entries.front().is_some_and(is_unseen) && below(4) > 0 {
-                log.entries.pop_front();
-                log.base += 1;
+                log.drop_first();
             }
         }
     }
@@ -268,8 +271,7 @@ impl Model {
             let first = kept.filter(|(_, entry)| entry.state == State::Committed).map(|(at, _)| at).next();
             let Some(first) = first else { continue };
             while log.base <= first {
-                log.entries.pop_front();
-                log.base += 1;
+                log.drop_first();
             }
             return true;
         }
