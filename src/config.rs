@@ -6,6 +6,7 @@
 
 mod document;
 mod load;
+mod start;
 
 use std::collections::BTreeMap;
 use std::error::Error as _;
@@ -16,6 +17,8 @@ use postgres::config::{Host, SslMode};
 use serde::{Deserialize, Deserializer};
 
 use crate::wire::Codec;
+
+pub use start::{BinlogStart, DtsStart};
 
 /// A configuration that can't be used: one sentence with file and line.
 #[derive(Debug, thiserror::Error)]
@@ -90,8 +93,8 @@ pub struct MysqlConfig {
     /// The replica id that this reader shows the server; unique among its replicas. Derived from the job's name if absent.
     pub server_id: Option<u32>,
     /// Where to begin without an earlier run: `latest` (the end now), `earliest` (the oldest binlog kept), or `file:offset`.
-    #[serde(default = "latest")]
-    pub start: String,
+    #[serde(default)]
+    pub start: BinlogStart,
 }
 
 impl MysqlConfig {
@@ -129,8 +132,8 @@ pub struct DtsConfig {
     #[serde(default)]
     pub tables: Vec<String>,
     /// Where to begin without an earlier run: `earliest`, `latest`, or a Unix time in seconds.
-    #[serde(default = "earliest")]
-    pub start: String,
+    #[serde(default)]
+    pub start: DtsStart,
     /// Any setting of librdkafka, on top of all others.
     #[serde(default)]
     pub properties: BTreeMap<String, String>,
@@ -404,12 +407,6 @@ pub struct ClusterConfig {
     pub codec: Codec,
 }
 
-fn latest() -> String {
-    "latest".into()
-}
-fn earliest() -> String {
-    "earliest".into()
-}
 fn public() -> String {
     "public".into()
 }

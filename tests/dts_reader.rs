@@ -31,7 +31,7 @@ fn config(brokers: &str, start: &str) -> DtsConfig {
         password: None,
         password_file: None,
         tables: vec!["shop.*".into()],
-        start: start.into(),
+        start: start.parse().unwrap(),
         properties: Default::default(),
     }
 }

@@ -69,8 +69,17 @@ impl<'t> Document<'t> {
 
     /// A problem with a setting, such as `land.epoch`: of what is not there, with the line of its section.
     pub fn problem(&self, setting: &str, problem: impl std::fmt::Display) -> ConfigError {
+        self.problem_of(setting.split('.'), problem)
+    }
+
+    /// The same, of a setting whose name may have dots in it.
+    pub fn problem_of<'p>(
+        &self,
+        path: impl IntoIterator<Item = &'p str>,
+        problem: impl std::fmt::Display,
+    ) -> ConfigError {
         let (mut place, mut table) = (0, Some(self.table.get_ref()));
-        for part in setting.split('.') {
+        for part in path {
             let Some((key, value)) = table.and_then(|table| table.get_key_value(part)) else { break };
             place = key.span().start;
             table = value.get_ref().as_table();

@@ -3,6 +3,9 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use rdkafka::config::ClientConfig;
+use rdkafka::error::KafkaError;
+
 use super::document::Document;
 use super::{Config, ConfigError, KafkaConfig, MysqlConfig, SourceConfig, TargetConfig, ZeroDates};
 
@@ -93,6 +96,19 @@ impl Config {
             if !name_ok(&kafka.topic, TOPIC_MAX) {
                 let allowed = format!("1 to {TOPIC_MAX} letters (a to z, A to Z), digits, '-', '_' and '.'");
                 return at("kafka.topic", format!("topic = '{}': {allowed}", kafka.topic));
+            }
+        }
+        let subscription = match &self.source {
+            Some(SourceConfig::Dts(dts)) => Some(&dts.properties),
+            _ => None,
+        };
+        let topic = self.kafka.as_ref().map(|kafka| &kafka.properties);
+        for (section, properties) in [("kafka", topic), ("source", subscription)] {
+            for (name, value) in properties.into_iter().flatten() {
+                let alone: ClientConfig = [(name.clone(), value.clone())].into_iter().collect();
+                if let Err(KafkaError::ClientConfig(_, problem, ..)) = alone.create_native_config() {
+                    return Err(document.problem_of([section, "properties", name], format!("librdkafka: {problem}")));
+                }
             }
         }
         let patterns = [
@@ -238,6 +254,24 @@ mod tests {
             ("job = \"x\"\n\n[land]\nepcoh = \"3s\"\n", "t.toml:4: unknown field `epcoh`"),
             ("job = \"x\"\n[land]\nepoch = \"3 parsecs\"\n", "t.toml:3: '3 parsecs' is no duration"),
             ("job = \"x\"\n[land]\nlanes = 0\n", "t.toml:3: lanes = 0"),
+            (
+                "job = \"x\"\n[source]\nkind = \"mysql\"\nurl = \"mysql://u@h/\"\nstart = \"lastest\"\n",
+                "t.toml:5: 'lastest' is no place in a binlog: write file:offset, such as binlog.000042:4, or earliest",
+            ),
+            (
+                "job = \"x\"\n[source]\nkind = \"dts\"\nbrokers = \"b\"\ntopic = \"t\"\nstart = \"noon\"\n",
+                "t.toml:6: 'noon' is none of 'earliest', 'latest' and a Unix time in seconds",
+            ),
+            (
+                "job = \"x\"\n[kafka]\nbrokers = \"b\"\ntopic = \"t\"\n[kafka.properties]\n\"client.id\" = \"x\"\n\"linger\" = \"5\"\n",
+                "t.toml:7: librdkafka: No such configuration property: \"linger\"",
+            ),
+            (
+                "job = \"x\"\n[source]\nkind = \"dts\"\nbrokers = \"b\"\ntopic = \"t\"\n\n\n\
+                 properties = { \"fetch.wait.max.ms\" = \"soon\" }\n",
+                "t.toml:8: librdkafka: Invalid value for configuration property \"fetch.wait.max.ms\"",
+            ),
+            ("job = x\n", "t.toml:1: "),
             ("job = \"x y\"\n", "t.toml:1: job = 'x y'"),
             ("job = \"x\"\n[kafka]\nbrokers = \"${NOPE}\"\n", "t.toml:3: the environment variable NOPE is not set"),
             ("job = 3\n", "t.toml:1: invalid type"),

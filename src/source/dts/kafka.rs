@@ -16,7 +16,7 @@ use rdkafka::message::Message;
 use rdkafka::{ClientContext, Offset, TopicPartitionList};
 
 use crate::change::{BATCH_BYTES, BATCH_ROWS, TableFilter};
-use crate::config::DtsConfig;
+use crate::config::{DtsConfig, DtsStart};
 use crate::source::{Mark, Raws, Reader, SourceError, Start, now_ms};
 
 use super::{Begin, Records};
@@ -66,7 +66,7 @@ impl DtsReader {
         let next = match begin.place {
             Some(place) => topic.kept(place, low, high)?,
             None => {
-                let (next, skip_before) = topic.configured(&config.start, low, high)?;
+                let (next, skip_before) = topic.configured(config.start, low, high)?;
                 begin.skip_before = skip_before;
                 next
             }
@@ -288,19 +288,15 @@ impl Topic<'_> {
     }
 
     /// Where the configuration says to begin, and which second rows before are to be passed over.
-    fn configured(&self, start: &str, low: u64, high: u64) -> Result<(u64, Option<i64>), SourceError> {
+    fn configured(&self, start: DtsStart, low: u64, high: u64) -> Result<(u64, Option<i64>), SourceError> {
         let seconds = match start {
-            "earliest" => return Ok((low, None)),
-            "latest" => return Ok((high, None)),
-            time => time.parse::<i64>().map_err(|_| {
-                SourceError::Source(format!(
-                    "source: start = '{start}' is none of 'earliest', 'latest' and a Unix time in seconds"
-                ))
-            })?,
+            DtsStart::Earliest => return Ok((low, None)),
+            DtsStart::Latest => return Ok((high, None)),
+            DtsStart::Second(seconds) => seconds,
         };
         if seconds > (now_ms() / 1000) as i64 {
             return Err(SourceError::Source(format!(
-                "source: start = '{start}' is a time to come: write it in seconds"
+                "source: start = '{seconds}' is a time to come: write it in seconds"
             )));
         }
         let found = self.ask("asking for a time", |timeout| {

@@ -7,7 +7,7 @@ use mysql::Conn;
 use mysql::binlog::EventType;
 
 use crate::change::{BATCH_BYTES, BATCH_ROWS, TableFilter, TableName};
-use crate::config::MysqlConfig;
+use crate::config::{BinlogStart, MysqlConfig};
 use crate::source::{Clock, Mark, Raws, Reader, SourceError, Start, now_ms};
 
 use super::ahead::{Ahead, begun, has_end};
@@ -72,10 +72,10 @@ impl MysqlReader {
                 (origin, place, resume.seq, clock.clone())
             }
             Start::Configured => {
-                let place = match config.start.as_str() {
-                    "latest" => end.clone(),
-                    "earliest" => server.earliest(&mut conn)?,
-                    place => server.event_at(&mut conn, place.parse()?)?,
+                let place = match &config.start {
+                    BinlogStart::Latest => end.clone(),
+                    BinlogStart::Earliest => server.earliest(&mut conn)?,
+                    BinlogStart::At(place) => server.event_at(&mut conn, place.clone())?,
                 };
                 let origin = Origin { server: server.identify(&mut conn, None)?, begun: None };
                 (origin, place, crate::source::FIRST_SEQ, Clock::from(0))
@@ -376,10 +376,6 @@ fn identified(server: &mut Server, conn: &mut Conn, position: &str) -> Result<(O
 
 /// The server of a configuration, that logs what is needed; a connection to it; and which tables are wanted.
 fn connect(config: &MysqlConfig, job: &str) -> Result<(Server, Conn, TableFilter), SourceError> {
-    if !matches!(config.start.as_str(), "latest" | "earliest") {
-        // A mistake is said when it is made, and not when it first counts.
-        config.start.parse::<Place>().map_err(|error| SourceError::Source(format!("[source] start: {error}")))?;
-    }
     let filter = TableFilter::new(&config.tables).map_err(SourceError::Source)?;
     let server = Server::new(config, job)?;
     let mut conn = server.connect_once()?;

@@ -54,7 +54,7 @@ impl Database {
             password_file: None,
             tables: vec![format!("{}.*", self.name)],
             server_id: None,
-            start: start.into(),
+            start: start.parse().unwrap(),
         }
     }
 
