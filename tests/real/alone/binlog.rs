@@ -27,7 +27,7 @@ fn a_transaction_has_one_time_and_every_place_gives_the_same_numbers() {
         }
         database.run("COMMIT");
         write_transactions_from(&mut database, 20_000, 50);
-        let (raws, marks) = read_to_end(&mut database.reader(&start)).unwrap();
+        let (raws, mut marks) = read_to_end(&mut database.reader(&start)).unwrap();
         let all = without_schemas(decode(&raws).unwrap());
         let small: usize = (0..50).map(|number| 2 + number % 4).sum();
         assert_eq!(all.len(), 2 * small + 80_000, "{server}");
@@ -38,6 +38,9 @@ fn a_transaction_has_one_time_and_every_place_gives_the_same_numbers() {
         assert!(marks.len() > 4, "{server}: {} reads took all", marks.len());
         assert!(marks.iter().any(|mark| mark.resume.seq < mark.seq), "{server}: no read ended inside of a transaction");
 
+        // The marks inside of a transaction share the place where it begins.
+        marks.dedup_by_key(|mark| mark.resume.seq);
+        assert!(marks.len() > 4, "{server}: {} places", marks.len());
         for mark in &marks {
             let start = Start::Resume { resume: mark.resume.clone(), clock: tidegate::source::Clock::from(mark.time) };
             let mut reader = MysqlReader::open(&database.config("latest"), "again", &start, true).unwrap();

@@ -58,3 +58,14 @@ impl Drop for Source {
         let _ = self.conn.query_drop(format!("DROP DATABASE {}", self.name));
     }
 }
+
+/// Publishes, lands and compares what the statements did.
+pub fn arrives(server: &'static str, name: &str, statements: &[&str]) -> Job {
+    let mut source = Source::new(server, name);
+    let job = source.job(&[".*"]);
+    source.run(statements);
+    job.run("publish");
+    job.run("land");
+    job.run("verify");
+    job
+}
