@@ -29,18 +29,18 @@ mod beside {
     mod charsets;
     mod exactly_once;
     mod hologres;
-    mod memory;
     mod odd;
     mod outage;
     mod postgres_target;
     mod replay;
 }
 
-/// What sets what all connections of a server see: one at a time.
+/// What sets what all connections of a server see, or measures: one at a time.
 mod alone {
     mod binlog;
     mod binlog_refused;
     mod binlog_types;
+    mod memory;
     mod purged;
     mod settings;
 }
