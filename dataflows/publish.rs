@@ -212,7 +212,8 @@ fn write(mut writer: Writer, report: Report, waker: SyncActivator) -> Station<u6
     let ack = Arc::clone(&acked);
     let (mut open, mut told, mut under_way) = (true, 0, VecDeque::new());
     let client = move |wait: Duration| {
-        match take(&deliveries, wait.min(REPORTS)) {
+        let wait = if writer.is_idle() { wait } else { wait.min(REPORTS) };
+        match take(&deliveries, wait) {
             Ok(delivery) => {
                 under_way.push_back((delivery.ticket, Work::of(&delivery.batches[0])));
                 writer.write(delivery.ticket, &delivery.batches[0]).unwrap_or_else(|e| fail(&e));

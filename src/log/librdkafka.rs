@@ -307,6 +307,15 @@ fn deleted(topic: &str, brokers: &str) -> String {
     )
 }
 
+/// The client waits in whole milliseconds, and spins through what is left of one: a little more than it waits, so that it does
+/// not spin through that either.
+fn whole(wait: Duration) -> Duration {
+    match wait.is_zero() {
+        true => wait,
+        false => Duration::from_micros(wait.as_micros().div_ceil(1000) as u64 * 1000 + 50),
+    }
+}
+
 struct RdConsumer {
     consumer: BaseConsumer,
     topic: String,
@@ -318,7 +327,7 @@ impl Consumer for RdConsumer {
         wait: Duration,
         take: &mut dyn FnMut(Record<'_>) -> Result<(), LogError>,
     ) -> Result<Polled, LogError> {
-        match self.consumer.poll(wait) {
+        match self.consumer.poll(whole(wait)) {
             None => Ok(Polled::Nothing),
             Some(Ok(message)) => take(record(&message)).map(|()| Polled::Record),
             Some(Err(KafkaError::PartitionEOF(partition))) => Ok(Polled::End(partition as u32)),
