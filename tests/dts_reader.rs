@@ -222,7 +222,10 @@ fn the_configured_start_is_kept_to() {
     produce(&cluster, &[insert(400)]);
     let (rows, _) = read_until(&mut latest, |rows, _| !rows.is_empty());
     assert_eq!(rows[0].2, "4@1 dts-topic/0/3");
-    assert!(refusal(&config(&brokers, "yesterday"), &Start::Configured).contains("start = 'yesterday'"));
+    let milliseconds = "1700000000000";
+    assert!(
+        refusal(&config(&brokers, milliseconds), &Start::Configured).contains("is a time to come: write it in seconds")
+    );
 
     // A run that ended before it came to the time goes on to it.
     let config = config(&brokers, "250");

@@ -561,3 +561,14 @@ fn refused(error: &KafkaError) -> String {
         _ => error.to_string(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_waited_for_is_never_less_than_a_millisecond_and_nothing_is_not_waited_for() {
+        let micros = |micros| whole(Duration::from_micros(micros)).as_micros();
+        assert_eq!([0, 1, 1_000, 1_001, 4_990].map(micros), [0, 1_050, 1_050, 2_050, 5_050]);
+    }
+}
