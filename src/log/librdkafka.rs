@@ -492,7 +492,8 @@ impl Producer for RdProducer {
     }
 
     fn poll(&mut self, wait: Duration, delivered: &mut dyn FnMut(Delivered)) -> Result<(), String> {
-        self.producer.poll(wait);
+        // Less than a millisecond its caller wants spun through.
+        self.producer.poll(if wait < Duration::from_millis(1) { wait } else { whole(wait) });
         let mut said = self.producer.context().said();
         if let Some(failure) = said.failure.take() {
             return Err(failure);

@@ -88,13 +88,16 @@ impl Deliveries {
 /// The ticket under which statements and schemas are produced.
 const META: u64 = 0;
 
-/// How long a commit waits at a time for reports. The client counts whole milliseconds and spins through the last. Of few records
-/// that is soon over. Where there are none, but only statements of an idle source, it sleeps instead. It must not always:
-/// librdkafka's own threads poll without pause while five messages of a partition are on their way and others wait, and beside one
-/// that sleeps and wakes all the time Linux (6.18, autogroup) was seen to give a broker of another session no time at all.
-const BUSY_WAIT: Duration = Duration::from_millis(1);
+/// How long a commit waits at a time for reports: the client spins through less than a millisecond, and of few records that is soon
+/// over. It must not sleep there: librdkafka's own threads poll without pause while five messages of a partition are on their way and
+/// others wait, and beside one that sleeps and wakes all the time Linux (6.18, autogroup) was seen to give a broker of another session
+/// no time at all.
+const BUSY_WAIT: Duration = Duration::from_micros(999);
 
-/// How long a commit without records may sleep so: much longer than a broker takes that has the time.
+/// How long where nothing but the statements of an idle source is on its way.
+const QUIET_WAIT: Duration = Duration::from_millis(1);
+
+/// How long such a commit may wait so: much longer than a broker takes that has the time.
 const QUIET_MAX: Duration = Duration::from_millis(20);
 
 /// While more records than this are on their way, all have work to do, and it sleeps: with a broker on the same two cores that gave
@@ -377,12 +380,7 @@ impl Writer {
         // The client waits in a commit for reports that only this thread serves: nothing may be outstanding.
         let (is_quiet, asked) = (self.untouched.len() == self.starts.len(), Instant::now());
         while self.deliveries.metas > 0 {
-            if is_quiet && asked.elapsed() < QUIET_MAX {
-                std::thread::sleep(BUSY_WAIT);
-                self.serve(Duration::ZERO)?;
-            } else {
-                self.serve(BUSY_WAIT)?;
-            }
+            self.serve(if is_quiet && asked.elapsed() < QUIET_MAX { QUIET_WAIT } else { BUSY_WAIT })?;
         }
         if self.in_transaction {
             self.producer.commit().map_err(|said| self.failed(&said))?;
