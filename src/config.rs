@@ -11,6 +11,7 @@ mod start;
 use std::collections::BTreeMap;
 use std::error::Error as _;
 use std::path::PathBuf;
+use std::str::FromStr;
 use std::time::Duration;
 
 use postgres::config::{Host, SslMode};
@@ -93,7 +94,7 @@ pub struct MysqlConfig {
     /// The replica id that this reader shows the server; unique among its replicas. Derived from the job's name if absent.
     pub server_id: Option<u32>,
     /// Where to begin without an earlier run: `latest` (the end now), `earliest` (the oldest binlog kept), or `file:offset`.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "parsed")]
     pub start: BinlogStart,
 }
 
@@ -132,7 +133,7 @@ pub struct DtsConfig {
     #[serde(default)]
     pub tables: Vec<String>,
     /// Where to begin without an earlier run: `earliest`, `latest`, or a Unix time in seconds.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "parsed")]
     pub start: DtsStart,
     /// Any setting of librdkafka, on top of all others.
     #[serde(default)]
@@ -459,6 +460,10 @@ pub fn parse_bytes(text: &str) -> Result<usize, String> {
         _ => return Err(error()),
     };
     number.checked_mul(1 << shift).filter(|&size| size > 0).ok_or_else(error)
+}
+
+fn parsed<'de, D: Deserializer<'de>, T: FromStr<Err = String>>(deserializer: D) -> Result<T, D::Error> {
+    String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
 }
 
 fn duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {

@@ -2,13 +2,10 @@
 
 use std::str::FromStr;
 
-use serde::Deserialize;
-
 use crate::source::mysql::Place;
 
 /// Where the reading of a binlog begins.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(try_from = "String")]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum BinlogStart {
     /// At the end that it has then.
     #[default]
@@ -31,17 +28,8 @@ impl FromStr for BinlogStart {
     }
 }
 
-impl TryFrom<String> for BinlogStart {
-    type Error = String;
-
-    fn try_from(text: String) -> Result<Self, String> {
-        text.parse()
-    }
-}
-
 /// Where the reading of a DTS subscription begins.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(try_from = "String")]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum DtsStart {
     /// At the oldest record that is kept.
     #[default]
@@ -62,13 +50,5 @@ impl FromStr for DtsStart {
             "latest" => Ok(DtsStart::Latest),
             second => second.parse().map(DtsStart::Second).map_err(problem),
         }
-    }
-}
-
-impl TryFrom<String> for DtsStart {
-    type Error = String;
-
-    fn try_from(text: String) -> Result<Self, String> {
-        text.parse()
     }
 }
