@@ -349,8 +349,8 @@ impl Taking<'_> {
             return self.letters.keep(&letter).map_err(LogError);
         }
         let head = *batch.head(batch.len() - 1);
-        if head.seq <= partition.seq {
-            // Its writer repeated it after a restart.
+        if head.seq <= partition.seq || head.seq < partition.from {
+            // Its writer repeated it after a restart, or somebody else did: what a statement has passed was there before.
             batch.pop();
             return Ok(());
         }

@@ -209,6 +209,8 @@ impl History {
                 }
             }
             7 => world.leap(now + self.setting.epoch_ms),
+            // Where the topic promises no more than at least once.
+            8..12 if !self.setting.exactly_once => self.kafka.deliver_again(TOPIC),
             _ => {}
         }
         for kind in [Kind::Publish, Kind::Land] {

@@ -25,6 +25,7 @@ enum State {
     Gap,
 }
 
+#[derive(Clone)]
 struct Entry {
     state: State,
     writer: Option<String>,
@@ -259,6 +260,18 @@ impl Model {
                 log.drop_first();
             }
         }
+    }
+
+    /// Somebody delivers some of a partition's records again, in order.
+    pub fn deliver_again(&self, topic: &str) {
+        let mut cluster = self.lock();
+        let logs = cluster.topics.get_mut(topic).expect("it was created");
+        let partition = below(logs.len() as u64) as usize;
+        let log = &mut logs[partition];
+        let from = below(log.entries.len() as u64 + 1) as usize;
+        let records = log.entries.iter().skip(from).filter(|entry| entry.state == State::Committed);
+        let again: Vec<Entry> = records.take(1 + below(8) as usize).cloned().collect();
+        log.entries.extend(again);
     }
 
     /// Deletes the first committed record behind these offsets, of one partition, if there is one, and what is before it.
