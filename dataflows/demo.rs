@@ -314,6 +314,11 @@ impl Flow {
             .set("linger.ms", "2")
             .set("enable.idempotence", "true")
             .create()?;
+        // Its poll spins through the last millisecond of a wait.
+        let wait = |producer: &BaseProducer| {
+            std::thread::sleep(Duration::from_millis(1));
+            producer.poll(Duration::ZERO);
+        };
         let second = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs() as i64;
         let mut shop = Workload::new(demo.seed, demo.changes, demo.keys).starting_at(second);
         let bar = progress(demo.changes);
@@ -322,14 +327,14 @@ impl Flow {
             while bytes - self.consumed_bytes.load(Ordering::Acquire).min(bytes) > LEAD_BYTES
                 || records - (self.read_seq.load(Ordering::Acquire) / 2).min(records) > LEAD_RECORDS
             {
-                producer.poll(Duration::from_millis(1));
+                wait(&producer);
             }
             self.commits.note(records);
             for record in transaction.records() {
                 let mut record = BaseRecord::<(), _>::to("dts").partition(0).payload(record);
                 while let Err((_, back)) = producer.send(record) {
                     record = back;
-                    producer.poll(Duration::from_millis(1));
+                    wait(&producer);
                 }
                 records += 1;
             }

@@ -12,5 +12,6 @@ mod reach;
 pub mod source;
 pub mod target;
 pub mod verify;
+mod wait;
 pub mod wire;
 pub mod workers;

@@ -98,19 +98,7 @@ impl Config {
                 return at("kafka.topic", format!("topic = '{}': {allowed}", kafka.topic));
             }
         }
-        let subscription = match &self.source {
-            Some(SourceConfig::Dts(dts)) => Some(&dts.properties),
-            _ => None,
-        };
-        let topic = self.kafka.as_ref().map(|kafka| &kafka.properties);
-        for (section, properties) in [("kafka", topic), ("source", subscription)] {
-            for (name, value) in properties.into_iter().flatten() {
-                let alone: ClientConfig = [(name.clone(), value.clone())].into_iter().collect();
-                if let Err(KafkaError::ClientConfig(_, problem, ..)) = alone.create_native_config() {
-                    return Err(document.problem_of([section, "properties", name], format!("librdkafka: {problem}")));
-                }
-            }
-        }
+        self.check_properties(document)?;
         let patterns = [
             ("land.tables", Some(&self.land.tables[..])),
             ("source.tables", self.source.as_ref().map(SourceConfig::tables)),
@@ -135,6 +123,24 @@ impl Config {
             && let Err(problem) = postgres.options()
         {
             return at("target.url", problem);
+        }
+        Ok(())
+    }
+
+    /// That librdkafka knows the properties that it is to have, each by itself.
+    fn check_properties(&self, document: &Document) -> Result<(), ConfigError> {
+        let subscription = match &self.source {
+            Some(SourceConfig::Dts(dts)) => Some(&dts.properties),
+            _ => None,
+        };
+        let topic = self.kafka.as_ref().map(|kafka| &kafka.properties);
+        for (section, properties) in [("kafka", topic), ("source", subscription)] {
+            for (name, value) in properties.into_iter().flatten() {
+                let alone: ClientConfig = [(name.clone(), value.clone())].into_iter().collect();
+                if let Err(KafkaError::ClientConfig(_, problem, ..)) = alone.create_native_config() {
+                    return Err(document.problem_of([section, "properties", name], format!("librdkafka: {problem}")));
+                }
+            }
         }
         Ok(())
     }
@@ -256,7 +262,7 @@ mod tests {
             ("job = \"x\"\n[land]\nlanes = 0\n", "t.toml:3: lanes = 0"),
             (
                 "job = \"x\"\n[source]\nkind = \"mysql\"\nurl = \"mysql://u@h/\"\nstart = \"lastest\"\n",
-                "t.toml:5: 'lastest' is no place in a binlog: write file:offset, such as binlog.000042:4, or earliest",
+                "t.toml:5: 'lastest' is no place in a binlog: write file:offset, such as binlog.000042:4, or one of 'earliest' and 'latest'",
             ),
             (
                 "job = \"x\"\n[source]\nkind = \"dts\"\nbrokers = \"b\"\ntopic = \"t\"\nstart = \"noon\"\n",

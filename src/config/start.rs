@@ -2,6 +2,7 @@
 
 use std::str::FromStr;
 
+use crate::source::SourceError;
 use crate::source::mysql::Place;
 
 /// Where the reading of a binlog begins.
@@ -23,7 +24,10 @@ impl FromStr for BinlogStart {
         match text {
             "latest" => Ok(BinlogStart::Latest),
             "earliest" => Ok(BinlogStart::Earliest),
-            place => place.parse().map(BinlogStart::At).map_err(|error: crate::source::SourceError| error.to_string()),
+            place => place
+                .parse()
+                .map(BinlogStart::At)
+                .map_err(|error: SourceError| format!("{error}, or one of 'earliest' and 'latest'")),
         }
     }
 }
@@ -37,7 +41,7 @@ pub enum DtsStart {
     /// At the end that it has then.
     Latest,
     /// At the first row from that second (Unix) on.
-    Second(i64),
+    Second(u64),
 }
 
 impl FromStr for DtsStart {

@@ -89,7 +89,7 @@ pub trait Producer: Send {
     /// Why it can't be sent.
     fn send(&mut self, record: NewRecord<'_>, ticket: u64) -> Result<(), String>;
 
-    /// Reports deliveries, waiting at most `wait` for the first.
+    /// Reports deliveries, waiting `wait` for them. It sleeps through whole milliseconds, and never through less than one.
     ///
     /// # Errors
     /// A record that could not be delivered; a fenced or failed transaction.

@@ -18,6 +18,7 @@ use super::kafka::{Consumer, Delivered, Kafka, NewRecord, PATIENCE, Polled, Prod
 use super::meta::meta_topic;
 use super::run::REPLACED;
 use crate::config::KafkaConfig;
+use crate::wait::whole;
 
 /// How long a commit may take: as long as a record that can't be delivered.
 const COMMIT_PATIENCE: Duration = Duration::from_secs(60);
@@ -307,15 +308,6 @@ fn deleted(topic: &str, brokers: &str) -> String {
     )
 }
 
-/// The client waits in whole milliseconds, and spins through what is left of one: a little more than it waits, so that it does
-/// not spin through that either.
-fn whole(wait: Duration) -> Duration {
-    match wait.is_zero() {
-        true => wait,
-        false => Duration::from_micros(wait.as_micros().div_ceil(1000) as u64 * 1000 + 50),
-    }
-}
-
 struct RdConsumer {
     consumer: BaseConsumer,
     topic: String,
@@ -484,7 +476,7 @@ impl Producer for RdProducer {
                 Ok(()) => return Ok(()),
                 Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), back)) => {
                     sending = back;
-                    self.producer.poll(Duration::from_millis(10));
+                    self.producer.poll(whole(Duration::from_millis(10)));
                 }
                 Err((error, _)) => return Err(self.refused(&error)),
             }
@@ -492,7 +484,6 @@ impl Producer for RdProducer {
     }
 
     fn poll(&mut self, wait: Duration, delivered: &mut dyn FnMut(Delivered)) -> Result<(), String> {
-        // Less than a millisecond its caller wants spun through.
         self.producer.poll(if wait < Duration::from_millis(1) { wait } else { whole(wait) });
         let mut said = self.producer.context().said();
         if let Some(failure) = said.failure.take() {
@@ -560,16 +551,5 @@ fn refused(error: &KafkaError) -> String {
             "{error}: raise \"message.max.bytes\" in [kafka.properties], and max.message.bytes of the topic, and start publish again"
         ),
         _ => error.to_string(),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_is_waited_for_is_never_less_than_a_millisecond_and_nothing_is_not_waited_for() {
-        let micros = |micros| whole(Duration::from_micros(micros)).as_micros();
-        assert_eq!([0, 1, 1_000, 1_001, 4_990].map(micros), [0, 1_050, 1_050, 2_050, 5_050]);
     }
 }

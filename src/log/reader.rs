@@ -2,7 +2,8 @@
 //!
 //! A partition is in seq order, so its newest record tells that nothing older follows; a statement tells the same of a
 //! partition where nothing happens, once everything below the statement's offset has been read. The reader's frontier is
-//! the least of its partitions'. Records that a writer repeated are dropped by their seq.
+//! the least of its partitions'. Records that are there again, behind newer ones or
+//! behind a statement that has passed them, are dropped by their seq.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Condvar, Mutex};
@@ -475,23 +476,4 @@ impl EpochReader for Reader {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::source::Resume;
-
-    #[test]
-    fn statements_far_ahead_of_the_records_are_few_and_the_newest_is_kept() {
-        let mut partition = Partition::begin(0, 0, 0);
-        let statement = |seq, offset| {
-            let resume = Resume { position: String::new(), seq };
-            Statement { partition: 0, time: seq, seq, offset, resume, last: false }
-        };
-        for seq in 1..100_000 {
-            partition.hear(statement(seq, 7 + seq / 3));
-            assert_eq!(partition.statements.back(), Some(&statement(seq, 7 + seq / 3)));
-            assert!(partition.statements.len() <= STATEMENTS_MAX);
-        }
-        assert!(partition.statements.iter().is_sorted_by_key(|statement| statement.offset));
-        assert!(partition.statements.len() >= STATEMENTS_MAX / 2);
-    }
-}
+mod tests;

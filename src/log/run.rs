@@ -80,8 +80,8 @@ pub fn begin_run(
     let record = NewRecord { topic: &meta, partition: 0, timestamp: None, key: &key, value: &value, headers: None };
     producer.send(record, 0).map_err(failed)?;
     let mut delivered = false;
-    for _ in 0..100 {
-        producer.poll(PATIENCE / 100, &mut |_| delivered = true).map_err(failed)?;
+    for _ in 0..1000 {
+        producer.poll(PATIENCE / 1000, &mut |_| delivered = true).map_err(failed)?;
         if delivered {
             return match transactions {
                 true => producer.commit().map_err(failed).map(|()| run),

@@ -21,7 +21,7 @@ mod targets {
     mod verify;
 }
 
-/// What only waits most of the time: several at a time.
+/// What sets nothing that other connections see: several at a time.
 mod beside {
     mod alter;
     mod bad_input;

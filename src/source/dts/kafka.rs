@@ -18,6 +18,7 @@ use rdkafka::{ClientContext, Offset, TopicPartitionList};
 use crate::change::{BATCH_BYTES, BATCH_ROWS, TableFilter};
 use crate::config::{DtsConfig, DtsStart};
 use crate::source::{Mark, Raws, Reader, SourceError, Start, now_ms};
+use crate::wait::whole;
 
 use super::{Begin, Records};
 
@@ -104,7 +105,7 @@ impl DtsReader {
 
     /// Takes what is at hand, waiting only for the first record.
     fn take(&mut self, now: u64, out: &mut Raws) -> Result<(), SourceError> {
-        let mut wait = READ_WAIT;
+        let mut wait = whole(READ_WAIT);
         for _ in 0..READ_RECORDS_MAX {
             if self.ended() || out.payload_bytes() >= BATCH_BYTES || out.len() >= BATCH_ROWS {
                 return Ok(());
@@ -289,27 +290,28 @@ impl Topic<'_> {
 
     /// Where the configuration says to begin, and which second rows before are to be passed over.
     fn configured(&self, start: DtsStart, low: u64, high: u64) -> Result<(u64, Option<i64>), SourceError> {
-        let seconds = match start {
+        let second = match start {
             DtsStart::Earliest => return Ok((low, None)),
             DtsStart::Latest => return Ok((high, None)),
-            DtsStart::Second(seconds) => seconds,
+            DtsStart::Second(second) => second,
         };
-        if seconds > (now_ms() / 1000) as i64 {
+        if second > now_ms() / 1000 {
             return Err(SourceError::Source(format!(
-                "source: start = '{seconds}' is a time to come: write it in seconds"
+                "source: start = '{second}' is a time to come: write it in seconds"
             )));
         }
+        let second = second as i64;
         let found = self.ask("asking for a time", |timeout| {
             let mut times = TopicPartitionList::new();
             // DTS takes seconds where Kafka takes milliseconds; from a plain Kafka topic this gives its first record.
             // Either way rows from before the time are passed over.
-            times.add_partition_offset(self.name, PARTITION, Offset::Offset(seconds))?;
+            times.add_partition_offset(self.name, PARTITION, Offset::Offset(second))?;
             let offsets = self.consumer.offsets_for_times(times, timeout)?;
             Ok(offsets.find_partition(self.name, PARTITION).map(|partition| partition.offset()))
         })?;
         match found {
-            Some(Offset::Offset(offset)) => Ok((offset as u64, Some(seconds))),
-            _ => Ok((high, Some(seconds))),
+            Some(Offset::Offset(offset)) => Ok((offset as u64, Some(second))),
+            _ => Ok((high, Some(second))),
         }
     }
 

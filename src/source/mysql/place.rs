@@ -127,7 +127,7 @@ impl FromStr for Place {
         match parts {
             Some((file, offset)) if !file.is_empty() => Ok(Place::new(file, offset)),
             _ => Err(SourceError::Source(format!(
-                "'{text}' is no place in a binlog: write file:offset, such as binlog.000042:4, or earliest, or latest"
+                "'{text}' is no place in a binlog: write file:offset, such as binlog.000042:4"
             ))),
         }
     }
