@@ -71,6 +71,8 @@ fn execute(
 pub fn publish(job: &Job) -> anyhow::Result<()> {
     let stop = stop_on_signals()?;
     let config = load(&job.config)?;
+    let letters = DeadLetters::new(config.publish.dead_letter.clone());
+    letters.check().map_err(|e| anyhow!("[publish] {e}"))?;
     let kafka = config.kafka()?.clone();
     let tables = config.source()?.tables().to_vec();
     let cluster = Librdkafka::new(&kafka);
@@ -89,7 +91,6 @@ pub fn publish(job: &Job) -> anyhow::Result<()> {
         tables,
         look_back: LOOK_BACK,
     };
-    let letters = DeadLetters::new(config.publish.dead_letter.clone());
     let report = Report::new(letters.clone());
     let shown = report.clone();
     report.start("publish", "in Kafka");
@@ -201,6 +202,7 @@ pub fn land(job: &Job) -> anyhow::Result<()> {
     let tables = TableFilter::new(&config.land.tables).map_err(|e| anyhow!("[land] tables: {e}"))?;
     let foreign = ForeignSettings::of(&config.land, &tables, job.until_caught_up);
     let letters = DeadLetters::new(config.land.dead_letter.clone());
+    letters.check().map_err(|e| anyhow!("[land] {e}"))?;
     let zero_dates =
         matches!(config.target()?, TargetConfig::Postgres(target) if target.zero_dates == ZeroDates::DeadLetter);
     let run = Landing {

@@ -45,6 +45,26 @@ impl DeadLetters {
         DeadLetters { file, kept: Arc::default() }
     }
 
+    /// That they can be kept, before the first one has to be.
+    ///
+    /// # Errors
+    /// That the file can't be written.
+    pub fn check(&self) -> Result<(), String> {
+        let Some(file) = &self.file else { return Ok(()) };
+        // Nothing is made where nothing is kept yet; another process may begin to keep some meanwhile.
+        let mut beside = file.clone().into_os_string();
+        beside.push(format!(".{}", std::process::id()));
+        let made = match file.exists() {
+            true => OpenOptions::new().append(true).open(file).map(drop),
+            false => OpenOptions::new()
+                .create_new(true)
+                .write(true)
+                .open(&beside)
+                .and_then(|_| std::fs::remove_file(&beside)),
+        };
+        made.map_err(|error| format!("dead_letter = \"{}\" can't be written: {error}", file.display()))
+    }
+
     /// Whether they are kept.
     pub fn are_kept(&self) -> bool {
         self.file.is_some()
@@ -102,10 +122,17 @@ mod tests {
         let file = folder.path().join("letters");
         let letters = DeadLetters::new(Some(file.clone()));
         letters.keep_all(&[]).unwrap();
-        assert!(!file.exists(), "nothing to be kept");
+        letters.check().unwrap();
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0, "nothing to be kept");
         letters.keep_all(&[letter("a"), letter("b")]).unwrap();
         letters.clone().keep(&letter("c")).unwrap();
+        letters.check().unwrap();
         assert_eq!(letters.kept(), 3);
+        let nowhere = DeadLetters::new(Some(folder.path().join("no/letters"))).check().unwrap_err();
+        assert!(
+            nowhere.starts_with("dead_letter = \"") && nowhere.contains("no/letters\" can't be written: "),
+            "{nowhere}"
+        );
         let line = |position: &str| format!("{{\"position\":\"{position}\",\"reason\":\"why\"}}\n");
         assert_eq!(std::fs::read_to_string(file).unwrap(), [line("a"), line("b"), line("c")].concat());
         assert_eq!(DeadLetters::default().keep_all(&[letter("a"), letter("b")]).unwrap_err(), "a: why");

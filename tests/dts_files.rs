@@ -143,3 +143,35 @@ fn errors_name_file_line_table_and_column() {
     let error = JsonlReader::open(&missing, &Start::Configured).err().unwrap().to_string();
     assert!(error.starts_with("/nowhere/x.jsonl can't be read"), "{error}");
 }
+
+#[test]
+fn a_line_that_is_being_written_is_not_cut_in_two() {
+    use std::io::Write;
+    let line = r#"{"op":"insert","database":"shop","table":"t","time":5000,"key":["id"],"row":{"id":1}}"#;
+    let mut file = tempfile::NamedTempFile::new().unwrap();
+    writeln!(file, "{line}").unwrap();
+    let config = FileConfig { path: file.path().into(), tables: Vec::new() };
+    let mut reader = JsonlReader::open(&config, &Start::Configured).unwrap();
+    // Appended while it is read, and half of it is there.
+    let second = line.replace("\"id\":1", "\"id\":2");
+    file.write_all(&second.as_bytes()[..40]).unwrap();
+    let mut raws = Raws::default();
+    let mark = loop {
+        let mark = reader.read(&mut raws).unwrap();
+        if mark.end {
+            break mark;
+        }
+    };
+    file.write_all(&second.as_bytes()[40..]).unwrap();
+    file.write_all(b"\n").unwrap();
+    let start = Start::Resume { resume: mark.resume, clock: tidegate::source::Clock::from(0) };
+    let mut reader = JsonlReader::open(&config, &start).unwrap();
+    loop {
+        let mark = reader.read(&mut raws).unwrap();
+        if mark.end {
+            break;
+        }
+    }
+    let bodies: Vec<String> = raws.raws().map(|raw| String::from_utf8_lossy(raw.body).into_owned()).collect();
+    assert_eq!(bodies, [line.to_string(), second]);
+}

@@ -283,3 +283,35 @@ fn servers_that_are_not_there_and_topics_that_are_not_there_are_told_apart() {
     assert!(unreachable.contains("127.0.0.1:1 did not answer within 15 s"), "{unreachable}");
     assert!(begun.elapsed() < Duration::from_secs(20));
 }
+
+/// What retention passes while the reader reads must be an error, whatever the properties say.
+#[test]
+fn properties_do_not_make_a_gap_silent() {
+    let cluster = cluster();
+    produce(&cluster, &[insert(1), insert(2)]);
+    let mut config = config(&cluster.bootstrap_servers(), "earliest");
+    let little = [("queued.min.messages", "1"), ("queued.max.messages.kbytes", "1024"), ("fetch.max.bytes", "1000000")];
+    let others = [("message.max.bytes", "1000000"), ("auto.offset.reset", "earliest")];
+    let properties = little.into_iter().chain(others).map(|(name, value)| (name.to_string(), value.to_string()));
+    config.properties.extend(properties);
+    let mut large = Vec::new();
+    encode(&NewRecord { after: Images::Text(&"x".repeat(900_000)), ..NewRecord::new(Operation::Ddl, 1) }, &mut large);
+    (0..3).for_each(|_| produce(&cluster, &[Some(large.clone())]));
+    let mut reader = DtsReader::open(&config, &Start::Configured, false).unwrap();
+    let (rows, _) = read_until(&mut reader, |rows, _| rows.len() == 2);
+    assert_eq!(numbers(&rows), [2, 4]);
+    std::thread::sleep(Duration::from_secs(2)); // it has fetched what its queue holds
+    // A change, and then so much that retention passes it.
+    produce(&cluster, &[insert(3)]);
+    (0..12).for_each(|_| produce(&cluster, &[Some(large.clone())]));
+    produce(&cluster, &[insert(4)]);
+    let begun = Instant::now();
+    let mut raws = Raws::default();
+    let refused = loop {
+        if let Err(error) = reader.read(&mut raws) {
+            break error.to_string();
+        }
+        assert!(begun.elapsed() < Duration::from_secs(30), "no word of the gap, {} rows", raws.len());
+    };
+    assert!(refused.contains("can't be read: "), "{refused}");
+}

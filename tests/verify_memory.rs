@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use proptest::prelude::*;
 use tidegate::change::{Column, TableFilter, TableName, TableSchema};
@@ -346,6 +347,69 @@ impl<F: Fn(usize) -> Result<Option<MemorySide>, VerifyError> + Send> Session for
             None => self.inner.read(plan, keys, sink),
         }
     }
+}
+
+/// A target that has no table when it is asked first, then not its last column, and then all of it.
+#[derive(Clone)]
+struct Growing {
+    inner: MemorySide,
+    asked: Arc<AtomicUsize>,
+}
+
+struct GrowingSession {
+    inner: Box<dyn Session>,
+    asked: Arc<AtomicUsize>,
+}
+
+impl Side for Growing {
+    fn name(&self) -> String {
+        self.inner.name()
+    }
+
+    fn connect(&self) -> Result<Box<dyn Session>, VerifyError> {
+        Ok(Box::new(GrowingSession { inner: self.inner.connect()?, asked: Arc::clone(&self.asked) }))
+    }
+}
+
+impl Session for GrowingSession {
+    fn tables(&mut self, wanted: &TableFilter) -> Result<Vec<SourceTable>, VerifyError> {
+        self.inner.tables(wanted)
+    }
+
+    fn columns(&mut self, table: &TableName) -> Result<Option<Vec<TargetColumn>>, VerifyError> {
+        let mut columns = self.inner.columns(table)?;
+        match (self.asked.fetch_add(1, Ordering::SeqCst), &mut columns) {
+            (0, _) => columns = None,
+            (1, Some(columns)) => drop(columns.pop()),
+            _ => {}
+        }
+        Ok(columns)
+    }
+
+    fn boundary(&mut self, plan: &TablePlan, from: Option<i128>, rows: usize) -> Result<Option<i128>, VerifyError> {
+        self.inner.boundary(plan, from, rows)
+    }
+
+    fn read(&mut self, plan: &TablePlan, keys: &Keys, sink: &mut dyn RowSink) -> Result<(), VerifyError> {
+        self.inner.read(plan, keys, sink)
+    }
+}
+
+#[test]
+fn a_table_and_a_column_that_the_target_gets_late_are_waited_for_as_long_as_patience_lasts() {
+    let rows = || vec![order(1, "a"), order(2, "b")];
+    let report = |asked, patience| {
+        let target = MemorySide::new("target").table(orders(), rows());
+        let target = Growing { inner: target, asked: Arc::new(AtomicUsize::new(asked)) };
+        let options = Options { patience, ..Options::default() };
+        run(MemorySide::new("source").table(orders(), rows()), target, &options).unwrap()
+    };
+    let late = report(0, Duration::from_secs(60));
+    assert_eq!((late.outcome(), late.tables[0].target_rows), (Outcome::Identical, 2), "it does not wait for all of it");
+    let without = report(0, Duration::ZERO);
+    assert_eq!((without.outcome(), without.tables[0].missing), (Outcome::Different, 2));
+    let lacking = report(1, Duration::ZERO);
+    assert_eq!((lacking.outcome(), lacking.tables[0].missing_columns.len()), (Outcome::Different, 1));
 }
 
 /// The report on a target whose row 1 is `note(n)` in its n-th reading, and `new` at the source.

@@ -4,6 +4,8 @@
 //! open-ended, so that rows of the target beyond either end of the source are seen. Boundaries are found by walking the
 //! source's index, so gaps and skew in the keys do not matter. Everything else is one chunk, the whole table.
 
+use std::time::{Duration, Instant};
+
 use serde::{Deserialize, Serialize};
 
 use super::{Session, SourceTable, TargetColumn, VerifyError};
@@ -192,11 +194,34 @@ pub struct Chunk {
     pub many_rows: bool,
 }
 
-/// Plans all tables: those of the source that are wanted, with what the target has for them.
+/// How long after it was seen that the target lacks something it is asked again.
+const PAUSE: Duration = Duration::from_millis(200);
+
+/// Plans all tables: those of the source that are wanted, with what the target has for them. A table or a column may be on its way
+/// to the target as a row may, so that it is lacking only after so much `patience`.
 ///
 /// # Errors
 /// What a side says; no table at all; tables without a key, by name.
 pub fn plan(
+    source: &mut dyn Session,
+    target: &mut dyn Session,
+    wanted: &crate::change::TableFilter,
+    patience: Duration,
+) -> Result<Vec<TablePlan>, VerifyError> {
+    let asked = Instant::now();
+    loop {
+        let plans = plan_now(source, target, wanted)?;
+        let is_lacking = |plan: &TablePlan| !plan.target_exists || !plan.missing_columns.is_empty();
+        let left = patience.saturating_sub(asked.elapsed());
+        if left.is_zero() || !plans.iter().any(is_lacking) {
+            return Ok(plans);
+        }
+        std::thread::sleep(left.min(PAUSE));
+    }
+}
+
+/// The plan with what both sides have now.
+fn plan_now(
     source: &mut dyn Session,
     target: &mut dyn Session,
     wanted: &crate::change::TableFilter,

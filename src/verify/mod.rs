@@ -178,7 +178,8 @@ pub struct Options {
     pub chunk_rows: usize,
     /// How many differing keys are listed per table; all are counted.
     pub list: usize,
-    /// For how long a key that differs is looked at again before it is called different.
+    /// For how long a key that differs is looked at again before it is called different, and a table or a column that the target
+    /// lacks is waited for.
     pub patience: Duration,
     /// Whether SQL that mends the target is wanted for every difference, listed or not.
     pub repair: bool,

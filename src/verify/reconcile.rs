@@ -166,7 +166,7 @@ impl Job {
         let planner = move || {
             let result = (|| {
                 let (mut source, mut target) = (sides.source.connect()?, sides.target.connect()?);
-                let plans = chunks::plan(source.as_mut(), target.as_mut(), &options.tables)?;
+                let plans = chunks::plan(source.as_mut(), target.as_mut(), &options.tables, options.patience)?;
                 let _ = findings.send(Finding::Planned(plans.clone()));
                 let mut chunks = 0;
                 chunks::cut(source.as_mut(), &plans, options.chunk_rows, |chunk| {

@@ -175,10 +175,6 @@ fn client_config(config: &DtsConfig) -> Result<ClientConfig, SourceError> {
         .set("bootstrap.servers", &config.brokers)
         .set("client.id", "tidegate")
         .set("group.id", config.sid.as_deref().unwrap_or("tidegate"))
-        .set("enable.auto.commit", "false")
-        .set("enable.auto.offset.store", "false")
-        .set("auto.offset.reset", "error")
-        .set("enable.partition.eof", "true")
         // The default, a second, makes the consumer sleep half its time once its queue has been full.
         .set("fetch.queue.backoff.ms", "5")
         .set("fetch.wait.max.ms", "100")
@@ -200,6 +196,9 @@ fn client_config(config: &DtsConfig) -> Result<ClientConfig, SourceError> {
     for (name, value) in &config.properties {
         client.set(name, value);
     }
+    // What is right depends on these, so that nobody's properties change them.
+    client.set("auto.offset.reset", "error").set("enable.partition.eof", "true");
+    client.set("enable.auto.commit", "false").set("enable.auto.offset.store", "false");
     Ok(client)
 }
 

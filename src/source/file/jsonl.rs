@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
-use std::io::BufRead;
+use std::io::{BufRead, Read};
 
 use serde::Deserialize;
 
@@ -70,7 +70,9 @@ impl Reader for JsonlReader {
     fn read(&mut self, out: &mut Raws) -> Result<Mark, SourceError> {
         while out.payload_bytes() < BATCH_BYTES && out.len() < BATCH_ROWS {
             self.text.clear();
-            let read = self.input.file.read_until(b'\n', &mut self.text).map_err(|error| self.input.failed(&error))?;
+            let left = self.input.len.saturating_sub(self.input.at);
+            let read = (&mut self.input.file).take(left).read_until(b'\n', &mut self.text);
+            let read = read.map_err(|error| self.input.failed(&error))?;
             if read == 0 {
                 return Ok(self.mark(true));
             }

@@ -14,7 +14,7 @@ use crate::source::SourceError;
 use super::events::{is_artificial, mariadb};
 use super::place::{FILE_START, Place};
 use super::server::{Server, Trouble, is_cut};
-use super::statement::{Named, Statement, classify, text_of};
+use super::statement::{Named, Sql, Statement, classify};
 
 const LOOKING: &str = "looking ahead in the binlog (REPLICATION SLAVE)";
 
@@ -122,7 +122,7 @@ fn scan(
         if kind == EventType::QUERY_EVENT as u8
             && let Some(EventData::QueryEvent(query)) = event.read_data().map_err(unread)?
         {
-            found.extend(reshaped_by(&text_of(&query), &query.schema()).into_iter().map(|what| (place.clone(), what)));
+            found.extend(reshaped_by(&Sql::of(&query), &query.schema()).into_iter().map(|what| (place.clone(), what)));
         }
         if !artificial {
             place.advance(header.log_pos());
@@ -183,7 +183,7 @@ pub(super) fn has_end(server: &Server, place: &Place) -> Result<bool, Trouble> {
             // Of tables without transactions.
             kind if kind == EventType::QUERY_EVENT as u8 => {
                 if let Ok(Some(EventData::QueryEvent(query))) = event.read_data()
-                    && classify(&text_of(&query)) == Statement::End
+                    && classify(&Sql::of(&query)) == Statement::End
                 {
                     return Ok(true);
                 }
@@ -196,7 +196,7 @@ pub(super) fn has_end(server: &Server, place: &Place) -> Result<bool, Trouble> {
     Err(Trouble::Lasting(SourceError::Source(said)))
 }
 
-fn reshaped_by(sql: &str, default_database: &str) -> Vec<Reshaped> {
+fn reshaped_by(sql: &Sql, default_database: &str) -> Vec<Reshaped> {
     let full = |named: Named| {
         let database = named.database.unwrap_or_else(|| default_database.to_string());
         TableName::new(database, named.table)

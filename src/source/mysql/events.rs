@@ -13,7 +13,7 @@ use crate::source::{Clock, Mark, Raws, Resume, SourceError};
 
 use super::packed::Packed;
 use super::place::{Origin, Place, kept_as};
-use super::statement::text_of;
+use super::statement::Sql;
 
 mod effects;
 mod tables;
@@ -411,7 +411,7 @@ impl Follower {
             }
             Ok(EventType::QUERY_EVENT) => {
                 let Some(EventData::QueryEvent(query)) = self.data(event)? else { return Ok(()) };
-                self.statement(&text_of(&query), &query.schema(), second, now, out)?;
+                self.statement(&Sql::of(&query), &query.schema(), second, now, out)?;
             }
             Ok(EventType::XID_EVENT) => self.open = None,
             // LOAD DATA, whose file was logged before it.

@@ -4,25 +4,54 @@ use std::borrow::Cow;
 
 use mysql::binlog::events::{QueryEvent, StatusVarVal};
 use mysql_common::binlog::consts::StatusVarKey;
+use mysql_common::constants::SqlMode;
 
 use crate::codec::binlog::charset_of;
 use crate::codec::charset;
 
-use words::{Word, Words};
+use words::{Escapes, Word, Words};
 
 #[cfg(test)]
 mod tests;
 mod words;
 
-/// The text of a statement, which is logged in the character set that its client spoke.
-pub fn text_of<'a>(event: &'a QueryEvent<'a>) -> Cow<'a, str> {
-    let client = event.status_vars().get_status_var(StatusVarKey::Charset);
-    let client = client.and_then(|said| match said.get_value() {
-        Ok(StatusVarVal::Charset { charset_client, .. }) => charset_of(charset_client.into()).ok(),
-        _ => None,
-    });
-    let text = client.and_then(|client| charset::decode(&client, event.query_raw()).ok().flatten());
-    text.unwrap_or_else(|| event.query())
+/// A statement as it is logged.
+#[derive(Clone, Debug)]
+pub struct Sql<'a> {
+    /// Its text.
+    pub text: Cow<'a, str>,
+    escapes: Escapes,
+}
+
+impl<'a> Sql<'a> {
+    /// The statement of an event, whose text is in the character set that its client spoke.
+    pub fn of(event: &'a QueryEvent<'a>) -> Sql<'a> {
+        let vars = event.status_vars();
+        let client = vars.get_status_var(StatusVarKey::Charset).and_then(|said| match said.get_value() {
+            Ok(StatusVarVal::Charset { charset_client, .. }) => charset_of(charset_client.into()).ok(),
+            _ => None,
+        });
+        let text = client.and_then(|client| charset::decode(&client, event.query_raw()).ok().flatten());
+        let mode = vars.get_status_var(StatusVarKey::SqlMode).and_then(|said| match said.get_value() {
+            Ok(StatusVarVal::SqlMode(mode)) => Some(mode.get()),
+            _ => None,
+        });
+        Sql::in_mode(text.unwrap_or_else(|| event.query()), mode.unwrap_or(SqlMode::empty()))
+    }
+
+    /// A statement of a session with that `sql_mode`.
+    fn in_mode(text: Cow<'a, str>, mode: SqlMode) -> Sql<'a> {
+        let single = !mode.contains(SqlMode::MODE_NO_BACKSLASH_ESCAPES);
+        let double = single && !mode.contains(SqlMode::MODE_ANSI_QUOTES);
+        Sql { text, escapes: Escapes { single, double } }
+    }
+}
+
+/// A statement of a session with the default `sql_mode`.
+impl<'a> From<&'a str> for Sql<'a> {
+    fn from(text: &'a str) -> Sql<'a> {
+        Sql::in_mode(text.into(), SqlMode::empty())
+    }
 }
 
 /// A statement, as far as the reader cares.
@@ -99,8 +128,11 @@ pub struct Named {
 }
 
 /// What `sql` means.
-pub fn classify(sql: &str) -> Statement {
-    let mut words = Words(sql);
+pub fn classify(sql: &Sql) -> Statement {
+    meaning(Words(&sql.text, sql.escapes))
+}
+
+fn meaning(mut words: Words) -> Statement {
     let Some(first) = words.next().filter(|first| !first.quoted) else { return Statement::Other };
     let doubtful = Statement::RowsAsText { tables: Vec::new() };
     match &*first.text.to_ascii_uppercase() {
@@ -112,17 +144,17 @@ pub fn classify(sql: &str) -> Statement {
             Statement::RowsAsText { tables: written_to(verb, &mut words).into_iter().collect() }
         }
         "TRUNCATE" => truncate(&mut words).unwrap_or(Statement::Other),
-        "ALTER" => partition(&mut Words(words.0)).or_else(|| alter(&mut words)).unwrap_or(Statement::Other),
-        "DROP" => drop_database(&mut Words(words.0))
-            .or_else(|| drop_index(&mut Words(words.0)))
+        "ALTER" => partition(&mut words.clone()).or_else(|| alter(&mut words)).unwrap_or(Statement::Other),
+        "DROP" => drop_database(&mut words.clone())
+            .or_else(|| drop_index(&mut words.clone()))
             .or_else(|| drop_tables(&mut words))
             .unwrap_or(Statement::Other),
         "RENAME" => rename(&mut words).unwrap_or(Statement::Other),
         "CREATE" => create(&mut words).unwrap_or(Statement::Other),
         // MariaDB: SET STATEMENT variables FOR another statement.
-        "SET" if Words(words.0).next().is_some_and(|word| word.is("STATEMENT")) => {
+        "SET" if words.clone().next().is_some_and(|word| word.is("STATEMENT")) => {
             match words.find(|word| word.is("FOR")) {
-                Some(_) => classify(words.0),
+                Some(_) => meaning(words),
                 None => doubtful,
             }
         }
@@ -285,7 +317,7 @@ fn alter(words: &mut Words) -> Option<Statement> {
     about_tables(words)?;
     let name = past_if_exists(words)?;
     let mut tables = vec![named(name, words)?];
-    let reshapes = reshapes(&mut Words(words.0));
+    let reshapes = reshapes(&mut words.clone());
     while words.find(|word| word.is("RENAME")).is_some() {
         let Some(name) = words.find(|word| !word.is_one_of(&["TO", "AS"])) else { break };
         if !name.is_one_of(&["COLUMN", "INDEX", "KEY"]) {
@@ -352,7 +384,7 @@ fn create(words: &mut Words) -> Option<Statement> {
 
 /// The table that begins with `first`: a name, or a database's and behind a dot a table's.
 fn named(first: Word, words: &mut Words) -> Option<Named> {
-    let mut ahead = Words(words.0);
+    let mut ahead = words.clone();
     if ahead.next().is_some_and(|word| word.is(".")) {
         let table = ahead.next()?.text;
         words.0 = ahead.0;

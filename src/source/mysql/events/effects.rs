@@ -4,20 +4,22 @@
 use crate::codec::binlog::event;
 use crate::source::{Raws, SourceError};
 
-use super::super::statement::{Named, Statement, XaStep, classify};
+use super::super::statement::{Named, Sql, Statement, XaStep, classify};
 use super::{Commit, Follower};
 
 impl Follower {
     /// Takes a statement, which may be logged in the open transaction or without one.
     pub(super) fn statement(
         &mut self,
-        sql: &str,
+        sql: &Sql,
         default_database: &str,
         second: u64,
         now: u64,
         out: &mut Raws,
     ) -> Result<(), SourceError> {
-        match classify(sql) {
+        let meaning = classify(sql);
+        let sql = &*sql.text;
+        match meaning {
             Statement::Begin | Statement::CreateWithRows => match &mut self.open {
                 Some(open) => open.one_statement = false,
                 None => self.begin(Commit::Second(second), now, false),
@@ -153,7 +155,9 @@ impl Follower {
 
     fn warn_of_rows(&self, tables: &str, sql: &str) {
         let (place, sql) = (&self.place, shortened(sql));
-        tracing::warn!("{place}: what becomes of the rows of {tables} is not in the binlog, run verify: {sql}");
+        tracing::warn!(
+            "{place}: what becomes of the rows of {tables} is not in the binlog, run verify, and drop what is gone at the target, too: {sql}"
+        );
     }
 
     /// A name of a statement as table maps have it.

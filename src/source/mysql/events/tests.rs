@@ -22,7 +22,7 @@ fn numbers_do_not_depend_on_which_tables_are_wanted() {
     ] {
         let [all, one] = [["*.*"], ["shop.*"]].map(|tables| {
             let mut follower = follower(&tables, Clock::from(0));
-            follower.statement(sql, "crm", 7, 7_000, &mut Raws::default()).unwrap();
+            follower.statement(&sql.into(), "crm", 7, 7_000, &mut Raws::default()).unwrap();
             follower.seq
         });
         assert_eq!(all, one, "{sql}");
@@ -35,7 +35,7 @@ fn a_distributed_transaction_is_known_until_it_is_decided() {
     for (one_phase, decided, known) in [(0, "COMMIT", 1), (0, "ROLLBACK", 1), (1, "", 0)] {
         let mut take = |sql: &str| {
             let mut out = Raws::default();
-            follower.statement(sql, "crm", 7, 7_000, &mut out).unwrap();
+            follower.statement(&sql.into(), "crm", 7, 7_000, &mut out).unwrap();
             assert!(out.is_empty(), "{sql}");
         };
         take("XA START X'78',X'',1");
@@ -45,7 +45,7 @@ fn a_distributed_transaction_is_known_until_it_is_decided() {
         assert_eq!((follower.open.is_some(), follower.prepared.len()), (false, known));
         if known > 0 {
             let mut out = Raws::default();
-            follower.statement(&format!("XA {decided} X'78',X'',1"), "crm", 7, 7_000, &mut out).unwrap();
+            follower.statement(&(&*format!("XA {decided} X'78',X'',1")).into(), "crm", 7, 7_000, &mut out).unwrap();
             assert!(out.is_empty() && follower.prepared.is_empty() && follower.open.is_none());
         }
     }
@@ -55,12 +55,12 @@ fn a_distributed_transaction_is_known_until_it_is_decided() {
     let resume = knowing.mark(false).resume;
     assert_eq!(prepared_in(&resume.position).len(), 1);
     let mut out = Raws::default();
-    knowing.statement("XA COMMIT X'79',X'',1", "crm", 7, 7_000, &mut out).unwrap();
+    knowing.statement(&"XA COMMIT X'79',X'',1".into(), "crm", 7, 7_000, &mut out).unwrap();
     assert!(out.is_empty());
     let before = follower.seq;
     assert_eq!(prepared_in(&follower.mark(false).resume.position).len(), 0);
     let mut out = Raws::default();
-    follower.statement("XA COMMIT X'79',X'',1", "crm", 7, 7_000, &mut out).unwrap();
+    follower.statement(&"XA COMMIT X'79',X'',1".into(), "crm", 7, 7_000, &mut out).unwrap();
     assert!(!out.is_empty());
     assert_eq!(follower.seq - before, knowing.seq - resume.seq);
 }

@@ -2,6 +2,10 @@
 
 use super::*;
 
+fn classify(sql: &str) -> Statement {
+    super::classify(&sql.into())
+}
+
 fn tables(names: &[&str]) -> Vec<Named> {
     let named = |name: &&str| match name.split_once('/') {
         Some((database, table)) => Named { database: Some(database.into()), table: table.into() },
@@ -169,4 +173,37 @@ fn rows_that_are_logged_as_text_are_seen() {
     ] {
         assert_eq!(classify(sql), Statement::Other, "{sql}");
     }
+}
+
+#[test]
+fn what_stands_behind_a_quote_with_a_backslash_is_seen() {
+    let reshapes = |sql: &str| matches!(classify(sql), Statement::Alter { reshapes: true, .. });
+    for sql in [
+        r"ALTER TABLE t COMMENT 'it\'s', MODIFY b int AFTER id",
+        r"ALTER TABLE t ALTER COLUMN a SET DEFAULT 'x\'y', MODIFY b int AFTER id",
+        r#"ALTER TABLE t COMMENT "say \"so", MODIFY b int AFTER id"#,
+        r"ALTER TABLE t ADD INDEX (a) COMMENT 'it\'s', CHANGE a b int, CHANGE b a int",
+        r"ALTER TABLE t COMMENT 'it\'s', RENAME TO u",
+        r"ALTER TABLE t COMMENT 'C:\\', MODIFY b int AFTER id",
+    ] {
+        assert!(reshapes(sql), "{sql}");
+    }
+    for sql in [
+        r"CREATE TABLE t (a int COMMENT 'it\'s') SELECT 1 AS a",
+        r"CREATE TABLE t (a int) COMMENT='it\'s' AS SELECT 1 AS a",
+    ] {
+        assert_eq!(classify(sql), Statement::RowsAsText { tables: tables(&["t"]) }, "{sql}");
+    }
+}
+
+#[test]
+fn a_backslash_is_a_letter_where_the_mode_says_so_and_in_names() {
+    let reshapes = |text: &str, mode| {
+        matches!(super::classify(&Sql::in_mode(text.into(), mode)), Statement::Alter { reshapes: true, .. })
+    };
+    let single = r"ALTER TABLE t COMMENT 'C:\', MODIFY b int AFTER id";
+    assert!(reshapes(single, SqlMode::MODE_NO_BACKSLASH_ESCAPES));
+    assert!(reshapes(r#"ALTER TABLE "t\", MODIFY b int AFTER id"#, SqlMode::MODE_ANSI_QUOTES));
+    assert!(reshapes(r"ALTER TABLE `t\`, MODIFY b int AFTER id", SqlMode::empty()));
+    assert!(!reshapes(single, SqlMode::empty()), "it is one text, which does not end");
 }

@@ -19,9 +19,18 @@ impl Word {
     }
 }
 
+/// In which quotes a backslash makes the next letter a part of the text, as the `sql_mode` of the session says; in backticks in none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Escapes {
+    pub single: bool,
+    /// Not where these are around names.
+    pub double: bool,
+}
+
 /// The words of a statement: names without their quotes, dots by themselves; comments are passed over, but what is inside
 /// of `/*! … */` is a part of the statement.
-pub(super) struct Words<'a>(pub &'a str);
+#[derive(Clone)]
+pub(super) struct Words<'a>(pub &'a str, pub Escapes);
 
 impl Iterator for Words<'_> {
     type Item = Word;
@@ -51,7 +60,12 @@ impl Iterator for Words<'_> {
         if matches!(first, '`' | '"' | '\'') {
             let mut text = String::new();
             let mut letters = self.0[1..].char_indices().peekable();
+            let escapes = (first == '\'' && self.1.single) || (first == '"' && self.1.double);
             while let Some((at, letter)) = letters.next() {
+                if letter == '\\' && escapes {
+                    text.extend(letters.next().map(|(_, escaped)| escaped));
+                    continue;
+                }
                 if letter == first && letters.next_if(|(_, next)| *next == first).is_none() {
                     self.0 = &self.0[1 + at + 1..];
                     return Some(Word { text, quoted: true });
