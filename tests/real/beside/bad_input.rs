@@ -77,6 +77,9 @@ fn a_broken_line_is_refused_with_its_place_and_goes_to_the_dead_letters_if_told(
     let mut job = Job::of_lines("broken", &[KEYED.into(), broken, "this is no JSON".into(), other]);
     job.refused("publish", &["changes.jsonl:2", "shop.good", "column id"]);
     let letters = job.file("letters.jsonl");
+    let nowhere = job.file("no/letters.jsonl");
+    job.configure(&format!("[publish]\ndead_letter = \"{}\"", nowhere.display()));
+    job.refused("publish", &["[publish] dead_letter = ", "no/letters.jsonl", "can't be written"]);
     job.configure(&format!("[publish]\ndead_letter = \"{}\"", letters.display()));
     let published = String::from_utf8(job.try_run("publish").stdout).unwrap();
     assert!(published.contains("stopped in good order, 2 changes in Kafka, 2 dead letters"), "{published}");

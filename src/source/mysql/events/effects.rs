@@ -156,7 +156,7 @@ impl Follower {
     fn warn_of_rows(&self, tables: &str, sql: &str) {
         let (place, sql) = (&self.place, shortened(sql));
         tracing::warn!(
-            "{place}: what becomes of the rows of {tables} is not in the binlog, run verify, and drop what is gone at the target, too: {sql}"
+            "{place}: what becomes of the rows of {tables} is not in the binlog, run verify: {sql}"
         );
     }
 
