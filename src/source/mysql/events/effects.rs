@@ -155,9 +155,7 @@ impl Follower {
 
     fn warn_of_rows(&self, tables: &str, sql: &str) {
         let (place, sql) = (&self.place, shortened(sql));
-        tracing::warn!(
-            "{place}: what becomes of the rows of {tables} is not in the binlog, run verify: {sql}"
-        );
+        tracing::warn!("{place}: what becomes of the rows of {tables} is not in the binlog, run verify: {sql}");
     }
 
     /// A name of a statement as table maps have it.
