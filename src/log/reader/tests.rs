@@ -1,3 +1,5 @@
+//! A topic and its companion as a script: what comes, and in which order, is said record by record.
+
 use std::collections::VecDeque;
 
 use rdkafka::message::OwnedHeaders;

@@ -1,3 +1,5 @@
+//! Producers that deliver at once, or take nothing: what is committed, refused and announced.
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 

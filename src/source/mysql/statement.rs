@@ -48,6 +48,7 @@ impl<'a> Sql<'a> {
 }
 
 /// A statement of a session with the default `sql_mode`.
+#[cfg(test)]
 impl<'a> From<&'a str> for Sql<'a> {
     fn from(text: &'a str) -> Sql<'a> {
         Sql::in_mode(text.into(), SqlMode::empty())
