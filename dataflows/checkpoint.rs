@@ -130,9 +130,10 @@ impl Recording {
     pub fn record(&mut self, durable: Moment) {
         let epoch = epoch_at(durable);
         let places = if epoch == 0 || durable == Moment::MAX { None } else { self.offsets.from(durable) };
-        if let Some(Places { offsets, look_backs }) = places.filter(|places| !places.offsets.is_empty()) {
+        if let Some(Places { offsets, passed, look_backs }) = places.filter(|places| !places.offsets.is_empty()) {
             self.recorded.sent.fetch_add(1, Ordering::AcqRel);
-            let _ = self.sender.send(Checkpoint { epoch: epoch - 1, offsets, look_backs, steps: self.steps.clone() });
+            let (epoch, steps) = (epoch - 1, self.steps.clone());
+            let _ = self.sender.send(Checkpoint { epoch, offsets, passed, look_backs, steps });
         }
         self.recorded.known.lock().expect("no panic while holding it").durable = durable;
     }
@@ -149,7 +150,7 @@ mod tests {
     fn the_end_is_recorded_once_all_workers_have_come_to_theirs_and_the_last_checkpoint_is_written() {
         let (mut recording, checkpoints) = Recording::unwritten(2);
         let recorded = recording.recorded();
-        let start = |at, offset| Note::Start(MomentStart { partition: 1, at, offset, look_back: None });
+        let start = |at, offset| Note::Start(MomentStart { partition: 1, at, offset, passed: 0, look_back: None });
         let (begun, end) = (moment(7, 0), moment(7, 5));
         recording.note(start(begun, 0));
         recording.note(Note::End(0));

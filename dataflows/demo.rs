@@ -280,6 +280,7 @@ impl Flow {
                             of: PARTITIONS,
                             assumed: false,
                             together: 0,
+                            passed: Default::default(),
                         },
                         schemas,
                         DeadLetters::default(),

@@ -19,7 +19,7 @@ use tidegate::log::{
     pass_markers, previous_of, read_to_end, refuse_replaced, times_from, transactional_id,
 };
 use tidegate::source::{Clock, Mark, Start};
-use tidegate::target::{FindSchema, JobState, Lane, Seqs, Target};
+use tidegate::target::{Checkpoint, FindSchema, JobState, Lane, Seqs, Target};
 
 use crate::cluster::pause;
 use crate::fit::{refuse_gone, refuse_overstated, refuse_unstated};
@@ -259,7 +259,8 @@ impl Landing {
                 // Of all partitions: a key may have moved from one to another.
                 let together = state.through.values().map(Seqs::newest).max().unwrap_or(0);
                 let lead_bytes = self.settings.memory / 4 / partitions.len().max(1);
-                let settings = ReaderSettings { epoch, lead_bytes, of, assumed, together };
+                let passed = state.checkpoint.clone().unwrap_or_default().passed;
+                let settings = ReaderSettings { epoch, lead_bytes, of, assumed, together, passed };
                 Box::new(Reader::new(kafka, &self.topic, &partitions, &settings, schemas, letters)?)
             }
             Some(settings) => {
@@ -295,9 +296,10 @@ impl Landing {
             );
         }
         let numbers: Vec<u32> = (0..ends.len() as u32).collect();
-        let places = Places { offsets: checkpoint.offsets, look_backs: checkpoint.look_backs };
-        let places = go_on_from(places, &ends, &applied(state, &numbers), horizon);
-        (checkpoint.offsets, checkpoint.look_backs) = (places.offsets, places.look_backs);
+        let Checkpoint { offsets, passed, look_backs, .. } = checkpoint;
+        let places = Places { offsets, passed, look_backs };
+        let Places { offsets, passed, look_backs } = go_on_from(places, &ends, &applied(state, &numbers), horizon);
+        let checkpoint = Checkpoint { offsets, passed, look_backs, ..checkpoint };
         self.target.checkpoint(&self.job, state.generation, &checkpoint)?;
         state.checkpoint = Some(checkpoint);
         Ok(())

@@ -28,6 +28,8 @@ mod land;
 mod lanes;
 #[path = "../dataflows/outlet.rs"]
 mod outlet;
+#[path = "simulator/partition.rs"]
+mod partition;
 #[path = "../dataflows/publish.rs"]
 mod publish;
 #[allow(dead_code, reason = "nobody reads what a history reports")]
@@ -68,6 +70,8 @@ pub enum Switch {
     TrustLayout,
     /// A run of land takes it for granted that retention has passed nothing that counts.
     TrustRetention,
+    /// A run of land does not know what lies before the place where it goes on.
+    ForgetPassed,
     /// Progress is one seq for all partitions.
     OneSeqForAll,
     /// Changes are written in the order of their times.
@@ -184,6 +188,11 @@ fn partitions_that_nobody_writes_to_are_found_out() {
 #[test]
 fn records_that_retention_has_passed_are_found_out() {
     is_found_out(Switch::TrustRetention);
+}
+
+#[test]
+fn records_that_are_there_again_behind_the_place_where_a_run_goes_on_are_found_out() {
+    is_found_out(Switch::ForgetPassed);
 }
 
 #[test]

@@ -170,7 +170,8 @@ fn a_job_keeps_its_number_of_lanes_and_its_checkpoint() {
     let generation = target.begin("j", 4, "shop").unwrap().generation;
     let checkpoint = Checkpoint {
         epoch: 9,
-        offsets: BTreeMap::from([(0, 17), (3, u64::MAX)]),
+        offsets: BTreeMap::from([(0, 17), (1, 18), (3, u64::MAX)]),
+        passed: BTreeMap::from([(1, u64::MAX)]),
         look_backs: BTreeMap::from([(3, LookBack { judged_from: 7, read: 8, newest: 9, horizon_max: 10 })]),
         ..Checkpoint::default()
     };

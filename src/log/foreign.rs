@@ -191,6 +191,7 @@ impl ForeignReader {
             partition: *number,
             at: 0,
             offset: *start,
+            passed: 0,
             look_back: Some(before(number)),
         };
         let partition = |(number, (start, end)): (&u32, &(u64, u64))| {
@@ -480,6 +481,7 @@ impl Guess {
                 partition: number,
                 at: moment(epoch, 0),
                 offset,
+                passed: 0,
                 look_back: Some(look_back),
             });
         }

@@ -14,8 +14,8 @@ use crate::change::{LookBack, Moment, epoch_at};
 /// ```
 /// use tidegate::log::{MomentStart, Offsets};
 /// let mut offsets = Offsets::default();
-/// for (at, offset) in [(5, 0), (7, 40), (9, 90)] {
-///     offsets.note(MomentStart { partition: 0, at, offset, look_back: None });
+/// for (at, offset, passed) in [(5, 0, 1), (7, 40, 44), (9, 90, 95)] {
+///     offsets.note(MomentStart { partition: 0, at, offset, passed, look_back: None });
 /// }
 /// assert_eq!(offsets.from(8).unwrap().offsets[&0], 40, "what is before 7 ends below 40; 8 has no record");
 /// assert_eq!(offsets.from(9).unwrap().offsets[&0], 90);
@@ -23,7 +23,7 @@ use crate::change::{LookBack, Moment, epoch_at};
 /// ```
 #[derive(Clone, Debug, Default)]
 pub struct Offsets {
-    partitions: BTreeMap<u32, BTreeMap<Moment, (u64, Option<LookBack>)>>,
+    partitions: BTreeMap<u32, BTreeMap<Moment, MomentStart>>,
     /// Whether something has been noted since it was asked last.
     noted: bool,
     /// What it answered last, for which moment.
@@ -35,6 +35,8 @@ pub struct Offsets {
 pub struct Places {
     /// The offset of the first record to read.
     pub offsets: BTreeMap<u32, u64>,
+    /// The seq below which all changes lie before that.
+    pub passed: BTreeMap<u32, u64>,
     /// What is known there of what came before, on topics of others.
     pub look_backs: BTreeMap<u32, LookBack>,
 }
@@ -42,7 +44,7 @@ pub struct Places {
 impl Offsets {
     /// Takes note of where a moment begins.
     pub fn note(&mut self, start: MomentStart) {
-        self.partitions.entry(start.partition).or_default().insert(start.at, (start.offset, start.look_back));
+        self.partitions.entry(start.partition).or_default().insert(start.at, start);
         self.noted = true;
     }
 
@@ -55,10 +57,11 @@ impl Offsets {
         }
         let mut places = Places::default();
         for (partition, starts) in &mut self.partitions {
-            let Some((&newest, &(offset, look_back))) = starts.range(..=at).next_back() else { continue };
-            *starts = starts.split_off(&newest);
-            places.offsets.insert(*partition, offset);
-            places.look_backs.extend(look_back.map(|look_back| (*partition, look_back)));
+            let Some((_, &start)) = starts.range(..=at).next_back() else { continue };
+            *starts = starts.split_off(&start.at);
+            places.offsets.insert(*partition, start.offset);
+            places.passed.insert(*partition, start.passed);
+            places.look_backs.extend(start.look_back.map(|look_back| (*partition, look_back)));
         }
         // An epoch that has ended is news in itself: a target that has lost what was durable is noticed by what is recorded.
         let is_news = epoch_at(at) > epoch_at(self.said.0) || places != self.said.1;
@@ -141,7 +144,8 @@ mod tests {
             for (offset, step) in steps.iter().enumerate() {
                 epoch += step;
                 if epochs.last() != Some(&epoch) {
-                    offsets.note(MomentStart { partition: 0, at: moment(epoch, 0), offset: offset as u64, look_back: None });
+                    let (at, offset) = (moment(epoch, 0), offset as u64);
+                    offsets.note(MomentStart { partition: 0, at, offset, passed: 0, look_back: None });
                 }
                 epochs.push(epoch);
             }

@@ -2,8 +2,9 @@
 //!
 //! A partition is in seq order, so its newest record tells that nothing older follows; a statement tells the same of a
 //! partition where nothing happens, once everything below the statement's offset has been read. The reader's frontier is
-//! the least of its partitions'. Records that are there again, behind newer ones or
-//! behind a statement that has passed them, are dropped by their seq.
+//! the least of its partitions'. Records that are there again, behind newer ones or behind a statement that has passed them,
+//! are dropped by their seq: in this run by what it has read, and from the first record on by what the place that it begins at
+//! says of the records before it.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Condvar, Mutex};
@@ -55,6 +56,8 @@ pub struct MomentStart {
     pub at: Moment,
     /// The offset.
     pub offset: u64,
+    /// All of its changes with a lower seq lie before that: what comes later with one is there again. 0 on a topic of others.
+    pub passed: u64,
     /// What is known there of what came before, on a topic of others.
     pub look_back: Option<LookBack>,
 }
@@ -114,7 +117,8 @@ struct Partition {
     ended: bool,
     /// Whether that has been said.
     end_said: bool,
-    seq: u64,
+    /// No change below this seq comes for the first time any more: it has been read, or lies before where reading began.
+    passed: u64,
     /// Everything up to this seq comes as one epoch, the first.
     together: u64,
     /// The first epoch that may still come, and the first seq in it.
@@ -130,13 +134,13 @@ struct Partition {
 }
 
 impl Partition {
-    fn begin(next: u64, end: u64, together: u64) -> Partition {
+    fn begin((next, end): (u64, u64), passed: u64, together: u64) -> Partition {
         Partition {
             next,
             end,
             ended: false,
             end_said: false,
-            seq: 0,
+            passed,
             together,
             epoch: 0,
             from: 0,
@@ -165,6 +169,11 @@ impl Partition {
     /// Whether the end that is aimed at has been reached.
     fn is_at_end(&self) -> bool {
         self.ended || self.next >= self.end
+    }
+
+    /// That a moment begins with the next record.
+    fn start(&self, partition: u32, at: Moment) -> MomentStart {
+        MomentStart { partition, at, offset: self.next, passed: self.passed, look_back: None }
     }
 
     /// No later record of it has a moment below this.
@@ -204,6 +213,8 @@ pub struct ReaderSettings {
     /// Everything up to this seq comes as one epoch, the first, and at one moment, so that it is applied in one step: a target
     /// without transactions may have half of it, and going there again by smaller steps would write rows back.
     pub together: u64,
+    /// Of each partition the seq below which all of its changes lie before where it is begun; 0 where that is not known.
+    pub passed: BTreeMap<u32, u64>,
 }
 
 /// Reads some partitions of a topic, and all of its companion.
@@ -241,10 +252,11 @@ impl Reader {
         let starts: Vec<_> = partitions.iter().map(|(partition, (start, _))| (*partition, Some(*start))).collect();
         let consumer = kafka.consumer(topic, &starts)?;
         let meta = kafka.consumer(&meta_topic(topic), &[(0, None)])?;
-        let partition = |(number, (start, end)): (&u32, &(u64, u64))| {
-            let state = Partition::begin(*start, *end, settings.together);
-            (*number, state)
+        let partition = |(number, range): (&u32, &(u64, u64))| {
+            let passed = settings.passed.get(number).copied().unwrap_or(0);
+            (*number, Partition::begin(*range, passed, settings.together))
         };
+        let partitions: BTreeMap<u32, Partition> = partitions.iter().map(partition).collect();
         Ok(Reader {
             kafka,
             consumer,
@@ -254,12 +266,9 @@ impl Reader {
             lead_bytes: settings.lead_bytes,
             of: settings.of,
             assumed: settings.assumed,
-            partitions: partitions.iter().map(partition).collect(),
+            begun: partitions.iter().map(|(number, partition)| partition.start(*number, 0)).collect(),
+            partitions,
             schemas,
-            begun: partitions
-                .iter()
-                .map(|(p, (start, _))| MomentStart { partition: *p, at: 0, offset: *start, look_back: None })
-                .collect(),
             letters,
         })
     }
@@ -350,12 +359,11 @@ impl Taking<'_> {
             return self.letters.keep(&letter).map_err(LogError);
         }
         let head = *batch.head(batch.len() - 1);
-        if head.seq <= partition.seq || head.seq < partition.from {
-            // Its writer repeated it after a restart, or somebody else did: what a statement has passed was there before.
+        if head.seq < partition.passed {
+            // Its writer repeated it after a restart, or somebody else did.
             batch.pop();
             return Ok(());
         }
-        partition.seq = head.seq;
         let epoch = match head.seq <= partition.together {
             true => partition.epoch,
             false => epoch_of(head.time, self.epoch).max(partition.epoch),
@@ -367,10 +375,12 @@ impl Taking<'_> {
         if epoch > partition.epoch {
             partition.cut(&mut self.fetched.batches, true);
             partition.epoch = epoch;
-            self.fetched.starts.push(MomentStart { partition: number, at: moment(epoch, 0), offset, look_back: None });
+            let (at, passed) = (moment(epoch, 0), head.seq);
+            self.fetched.starts.push(MomentStart { partition: number, at, offset, passed, look_back: None });
         } else if batch.payload_bytes() >= BATCH_BYTES {
             partition.cut(&mut self.fetched.batches, false);
         }
+        partition.passed = head.seq + 1;
         // What comes together has one moment, so that nothing can let it go in pieces.
         if head.seq > partition.together {
             partition.from = head.seq + 1;
@@ -417,6 +427,7 @@ impl EpochReader for Reader {
                 let behind = statement.seq <= partition.together; // what must not be cut may still come
                 let (from, last) = (statement.seq, statement.last);
                 partition.statements.pop_front();
+                partition.passed = partition.passed.max(from);
                 if behind {
                     continue;
                 }
@@ -426,8 +437,7 @@ impl EpochReader for Reader {
                 let at = partition.frontier();
                 // What is before it may be applied, and be gone before its epoch ends.
                 if is_later || last {
-                    let offset = partition.next;
-                    fetched.starts.push(MomentStart { partition: *number, at, offset, look_back: None });
+                    fetched.starts.push(partition.start(*number, at));
                 }
                 if last {
                     fetched.settled = fetched.settled.max(Some(at));
@@ -437,8 +447,7 @@ impl EpochReader for Reader {
         for (number, partition) in &mut self.partitions {
             // A run may end here, in the middle of an epoch.
             if partition.is_at_end() && !std::mem::replace(&mut partition.end_said, true) {
-                let (at, offset) = (partition.newest, partition.next);
-                fetched.starts.push(MomentStart { partition: *number, at, offset, look_back: None });
+                fetched.starts.push(partition.start(*number, partition.newest));
             }
         }
         fetched.frontier = self.partitions.values().map(Partition::frontier).min();

@@ -85,8 +85,9 @@ pub struct Checkpoint {
     pub epoch: u64,
     /// Kafka partition to offset.
     pub offsets: BTreeMap<u32, u64>,
+    /// Kafka partition to the seq below which all of its changes lie before that offset.
+    pub passed: BTreeMap<u32, u64>,
     /// What is known there of what came before, in topics of others.
-    #[serde(default)]
     pub look_backs: BTreeMap<u32, LookBack>,
     /// What the lanes had made durable by then, as steps; not kept, but a target where that is not there has lost it, and the
     /// checkpoint would pass over it.
@@ -114,16 +115,19 @@ pub struct JobState {
 #[serde(untagged)]
 enum Kept {
     Offset(u64),
+    Passed(u64, u64),
     Known(u64, LookBack),
 }
 
 impl Checkpoint {
     /// Its places as targets keep them.
     fn kept(&self) -> String {
-        let place = |(partition, offset): (&u32, &u64)| match self.look_backs.get(partition) {
-            Some(look_back) => (*partition, Kept::Known(*offset, *look_back)),
-            None => (*partition, Kept::Offset(*offset)),
-        };
+        let place =
+            |(partition, offset): (&u32, &u64)| match (self.look_backs.get(partition), self.passed.get(partition)) {
+                (Some(look_back), _) => (*partition, Kept::Known(*offset, *look_back)),
+                (None, Some(passed)) => (*partition, Kept::Passed(*offset, *passed)),
+                (None, None) => (*partition, Kept::Offset(*offset)),
+            };
         let places: BTreeMap<u32, Kept> = self.offsets.iter().map(place).collect();
         serde_json::to_string(&places).expect("numbers only")
     }
@@ -135,10 +139,12 @@ impl Checkpoint {
         })?;
         let mut checkpoint = Checkpoint { epoch, ..Checkpoint::default() };
         for (partition, place) in places {
-            let (Kept::Offset(offset) | Kept::Known(offset, _)) = place;
+            let (Kept::Offset(offset) | Kept::Passed(offset, _) | Kept::Known(offset, _)) = place;
             checkpoint.offsets.insert(partition, offset);
-            if let Kept::Known(_, look_back) = place {
-                checkpoint.look_backs.insert(partition, look_back);
+            match place {
+                Kept::Offset(_) => {}
+                Kept::Passed(_, passed) => drop(checkpoint.passed.insert(partition, passed)),
+                Kept::Known(_, look_back) => drop(checkpoint.look_backs.insert(partition, look_back)),
             }
         }
         Ok(checkpoint)

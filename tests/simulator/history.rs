@@ -55,7 +55,7 @@ impl Setting {
             partitions: pick(&[1, 2, 3, 4]) as u32,
             lanes: pick(&[1, 1, 2, 3]) as u32,
             atomic: pick(&[0, 1]) == 1 && !matches!(broken.0, Some(Switch::NoThrough | Switch::ProgressFirst)),
-            exactly_once: pick(&[0, 1, 1, 1]) == 1 || broken.is(Switch::NoFence),
+            exactly_once: (pick(&[0, 1, 1, 1]) == 1 || broken.is(Switch::NoFence)) && !broken.is(Switch::ForgetPassed),
             whole_seconds: pick(&[0, 1]) == 1,
             keys: pick(&[1, 2, 3, 6]),
             transactions: pick(&[5, 10, 20, 40]),
@@ -210,7 +210,7 @@ impl History {
             }
             7 => world.leap(now + self.setting.epoch_ms),
             // Where the topic promises no more than at least once.
-            8..12 if !self.setting.exactly_once => self.kafka.deliver_again(TOPIC),
+            8..40 if !self.setting.exactly_once => self.kafka.deliver_again(TOPIC),
             _ => {}
         }
         for kind in [Kind::Publish, Kind::Land] {

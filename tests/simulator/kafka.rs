@@ -13,72 +13,9 @@ use tidegate::log::{
     Consumer, Delivered, Kafka, LogError, Meta, NewRecord, Polled, Producer, REPLACED, Record, Statement,
 };
 
+use super::partition::{Entry, Log, State};
 use super::world::{Kind, below, call, chance, fails, trace, world};
 use super::{Broken, Switch};
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum State {
-    Committed,
-    Open,
-    Aborted,
-    /// A transaction's marker, or what compaction took: an offset without a record.
-    Gap,
-}
-
-#[derive(Clone)]
-struct Entry {
-    state: State,
-    writer: Option<String>,
-    timestamp: Option<u64>,
-    key: Vec<u8>,
-    value: Vec<u8>,
-    headers: Option<OwnedHeaders>,
-}
-
-impl Entry {
-    fn is_open_of(&self, id: &str) -> bool {
-        self.state == State::Open && self.writer.as_deref() == Some(id)
-    }
-
-    fn number(&self, header: &str) -> Option<u64> {
-        let header = self.headers.as_ref()?.iter().find(|known| known.key == header)?;
-        std::str::from_utf8(header.value?).ok()?.parse().ok()
-    }
-}
-
-#[derive(Default)]
-struct Log {
-    /// The offset of the first entry that is kept.
-    base: u64,
-    entries: VecDeque<Entry>,
-}
-
-impl Log {
-    fn end(&self) -> u64 {
-        self.base + self.entries.len() as u64
-    }
-
-    fn drop_first(&mut self) {
-        self.entries.pop_front();
-        self.base += 1;
-    }
-
-    /// Where the first open transaction begins, or the end.
-    fn stable_end(&self) -> u64 {
-        self.stable_end_from(self.base)
-    }
-
-    /// The same for whoever knows that it is not before `offset`.
-    fn stable_end_from(&self, offset: u64) -> u64 {
-        let entries = self.entries.iter().skip((offset - self.base) as usize);
-        let open = (offset..).zip(entries).find(|(_, entry)| entry.state == State::Open);
-        open.map_or(self.end(), |(offset, _)| offset)
-    }
-
-    fn at(&self, offset: u64) -> &Entry {
-        &self.entries[(offset - self.base) as usize]
-    }
-}
 
 #[derive(Default)]
 struct Transactions {
@@ -154,7 +91,7 @@ impl Cluster {
         self.mark_all(id);
         for (topic, logs) in &self.topics {
             for (partition, log) in logs.iter().enumerate() {
-                if log.entries.iter().any(|entry| entry.is_open_of(id)) {
+                if log.has_open_of(id) {
                     self.markers.push(Marker { id: id.to_string(), state, topic: topic.clone(), partition });
                 }
             }
@@ -171,22 +108,11 @@ impl Cluster {
     fn mark(&mut self, place: usize) {
         let Marker { id, state, topic, partition } = self.markers.swap_remove(place);
         let log = &mut self.topics.get_mut(&topic).expect("it was created")[partition];
-        for (offset, entry) in (log.base..).zip(&mut log.entries).filter(|(_, entry)| entry.is_open_of(&id)) {
-            entry.state = state;
-            if state == State::Committed
-                && topic.ends_with(".meta")
-                && let Ok(Meta::Statement(statement)) = Meta::from_record(&entry.key, &entry.value)
-            {
+        let is_stated = state == State::Committed && topic.ends_with(".meta");
+        log.decide(&id, state, |offset, entry| {
+            if is_stated && let Ok(Meta::Statement(statement)) = Meta::from_record(&entry.key, &entry.value) {
                 self.stated.insert(offset, statement);
             }
-        }
-        log.entries.push_back(Entry {
-            state: State::Gap,
-            writer: None,
-            timestamp: None,
-            key: Vec::new(),
-            value: Vec::new(),
-            headers: None,
         });
     }
 
@@ -319,11 +245,7 @@ impl Model {
                 return Some(format!("a publisher stops inside of a transaction: {said:?}"));
             }
             let log = &cluster.topics[topic][said.partition as usize];
-            let committed = (log.base..).zip(&log.entries).filter(|(_, entry)| entry.state == State::Committed);
-            for (offset, entry) in committed {
-                let (Some(seq), Some(time)) = (entry.number("tidegate.seq"), entry.number("tidegate.time")) else {
-                    continue;
-                };
+            for (offset, (seq, time)) in log.changes() {
                 let (before, lower) = (offset < said.offset, seq < said.seq);
                 if before != lower || (!before && time < said.time) {
                     return Some(format!("{said:?} is broken by seq {seq}, time {time}, at offset {offset}"));
@@ -336,12 +258,7 @@ impl Model {
     /// Of each partition the first offset kept, and seq and time of the committed records.
     pub fn committed(&self, topic: &str) -> Vec<(u64, Vec<(u64, u64)>)> {
         let cluster = self.lock();
-        let change = |entry: &Entry| Some((entry.number("tidegate.seq")?, entry.number("tidegate.time")?));
-        let changes = |log: &Log| {
-            let committed = log.entries.iter().filter(|entry| entry.state == State::Committed);
-            (log.base, committed.filter_map(change).collect())
-        };
-        cluster.topics[topic].iter().map(changes).collect()
+        cluster.topics[topic].iter().map(|log| (log.base, log.changes().map(|(_, change)| change).collect())).collect()
     }
 }
 
@@ -445,13 +362,11 @@ impl Client {
 impl Producer for Client {
     fn send(&mut self, record: NewRecord<'_>, ticket: u64) -> Result<(), String> {
         let state = if self.id.is_some() { State::Open } else { State::Committed };
-        let (key, value) = (record.key.to_vec(), record.value.to_vec());
-        let (writer, timestamp) = (self.id.clone(), record.timestamp);
         let headers = match self.model.broken.is(Switch::TrustRetention) {
             true => record.headers.as_ref().map(following_on_nothing),
             false => record.headers,
         };
-        let entry = Entry { state, writer, timestamp, key, value, headers };
+        let entry = Entry::new((state, self.id.clone()), record.timestamp, (record.key, record.value), headers);
         let (topic, partition) = (record.topic.to_string(), record.partition);
         let sent = Sent { topic, partition, ticket, entry, epoch: self.epoch };
         let same = |queue: &&mut VecDeque<Sent>| {
@@ -566,7 +481,7 @@ impl Consumer for Reading {
             if place.next < log.base {
                 return Err(LogError(format!("{}/{number}: the offset to read from is gone", self.topic)));
             }
-            let end = log.stable_end_from(place.next);
+            let end = log.stable_end();
             while place.next < end && log.at(place.next).state != State::Committed {
                 place.next += 1;
             }

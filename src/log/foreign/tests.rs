@@ -217,7 +217,8 @@ impl Run {
         let Checkpoint { offsets, look_backs, .. } = state.checkpoint.expect("the first run has begun with one");
         assert!(look_backs.iter().all(|(number, known)| ends[*number as usize].0 <= known.read), "nothing is lost");
         let settings = settings.clone().going_on_from(&look_backs);
-        let places = go_on_from(Places { offsets, look_backs }, &ends, &applied, settings.horizon());
+        let places =
+            go_on_from(Places { offsets, look_backs, ..Places::default() }, &ends, &applied, settings.horizon());
         let partition = |(number, (_, end)): (u32, &(u64, u64))| (number, (places.offsets[&number], *end));
         let partitions = (0..).zip(&ends).map(partition).collect();
         let kafka = Arc::new(topic.clone());
@@ -280,7 +281,7 @@ impl Run {
         let open = self.steps.values().filter_map(|steps| steps.front()).map(|(epoch, _)| *epoch);
         let durable = open.min().unwrap_or(self.frontier);
         if durable > 0 {
-            let Some(Places { offsets, look_backs }) = self.offsets.from(moment(durable, 0)) else { return };
+            let Some(Places { offsets, look_backs, .. }) = self.offsets.from(moment(durable, 0)) else { return };
             let checkpoint = warehouse.checkpoint.as_mut().expect("of the first run");
             (checkpoint.epoch, checkpoint.offsets, checkpoint.look_backs) = (durable - 1, offsets, look_backs);
         }

@@ -95,8 +95,14 @@ impl Kafka for Script {
 
 /// A reader of one partition from `next` on, where everything up to `together` has one moment.
 fn reader(script: &Script, next: u64, together: u64) -> Reader {
+    reader_from(script, (next, 0), together)
+}
+
+/// The same where all changes below a seq lie before `next`.
+fn reader_from(script: &Script, (next, passed): (u64, u64), together: u64) -> Reader {
     let epoch = Duration::from_millis(10);
-    let settings = ReaderSettings { epoch, lead_bytes: 1 << 20, of: 1, assumed: false, together };
+    let passed = BTreeMap::from([(0, passed)]);
+    let settings = ReaderSettings { epoch, lead_bytes: 1 << 20, of: 1, assumed: false, together, passed };
     let partitions = BTreeMap::from([(0, (next, next))]);
     Reader::new(Arc::new(script.clone()), "t", &partitions, &settings, Arc::default(), DeadLetters::default()).unwrap()
 }
@@ -129,6 +135,29 @@ fn what_a_statement_has_passed_is_not_taken_when_it_is_there_again() {
 }
 
 #[test]
+fn where_a_run_goes_on_nothing_is_taken_that_lies_before_it_and_is_there_again() {
+    let script = Script::default();
+    let mut reader = reader_from(&script, (8, 30), 0);
+    let mut starts = Vec::new();
+    let mut poll = |reader: &mut Reader| {
+        let fetched = reader.poll(Duration::ZERO).unwrap();
+        starts.extend(fetched.starts.iter().map(|start| (start.at, start.offset, start.passed)));
+        fetched.batches.iter().flat_map(|(_, batch)| batch.heads()).map(|head| head.seq).collect::<Vec<u64>>()
+    };
+    script.record(0, 8, 29, 109);
+    assert_eq!(poll(&mut reader), [] as [u64; 0], "no statement says it yet");
+    script.record(0, 9, 31, 119);
+    script.record(0, 10, 30, 109);
+    script.record(0, 11, 33, 125);
+    assert_eq!(poll(&mut reader), [31, 33]);
+    script.state(0, 40, 131, 12);
+    assert_eq!(poll(&mut reader), [] as [u64; 0]);
+    let (begun, ended) = ((0, 8, 30), (0, 9, 30));
+    let (first, second, stated) = ((moment(11, 0), 9, 31), (moment(12, 0), 11, 33), (moment(13, 40), 12, 40));
+    assert_eq!(starts, [begun, ended, first, second, stated]);
+}
+
+#[test]
 fn what_comes_together_is_not_taken_again_behind_a_statement_that_goes_further() {
     let script = Script::default();
     let (mut reader, mut frontier) = (reader(&script, 8, 25), 0);
@@ -146,7 +175,7 @@ fn what_comes_together_is_not_taken_again_behind_a_statement_that_goes_further()
 
 #[test]
 fn statements_far_ahead_of_the_records_are_few_and_the_newest_is_kept() {
-    let mut partition = Partition::begin(0, 0, 0);
+    let mut partition = Partition::begin((0, 0), 0, 0);
     let statement = |seq, offset| {
         let resume = Resume { position: String::new(), seq };
         Statement { partition: 0, time: seq, seq, offset, resume, last: false }

@@ -478,7 +478,8 @@ fn a_job_keeps_its_lanes_and_checkpoints_and_counts_its_runs() {
     assert_eq!((first.generation, first.lanes.len(), first.checkpoint), (1, 0, None));
     let checkpoint = Checkpoint {
         epoch: 7,
-        offsets: BTreeMap::from([(0, 1), (31, u64::MAX)]),
+        offsets: BTreeMap::from([(0, 1), (1, 2), (31, u64::MAX)]),
+        passed: BTreeMap::from([(1, u64::MAX)]),
         look_backs: BTreeMap::from([(31, LookBack { judged_from: 7, read: 8, newest: 9, horizon_max: 10 })]),
         ..Checkpoint::default()
     };
