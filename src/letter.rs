@@ -56,11 +56,10 @@ impl DeadLetters {
         beside.push(format!(".{}", std::process::id()));
         let made = match file.exists() {
             true => OpenOptions::new().append(true).open(file).map(drop),
-            false => OpenOptions::new()
-                .create_new(true)
-                .write(true)
-                .open(&beside)
-                .and_then(|_| std::fs::remove_file(&beside)),
+            // One that a kill has left there, perhaps under a number that comes again, refuses nothing.
+            false => OpenOptions::new().create(true).append(true).open(&beside).map(|_| {
+                let _ = std::fs::remove_file(&beside);
+            }),
         };
         made.map_err(|error| format!("dead_letter = \"{}\" can't be written: {error}", file.display()))
     }

@@ -21,6 +21,10 @@ const COMMIT_INTERVAL_MAX: Duration = Duration::from_secs(30);
 /// Kafka takes 249 bytes, and the companion's name is longer by `.meta`.
 const TOPIC_MAX: usize = 240;
 
+/// The properties of librdkafka that decide whether a gap is noticed, and what is read.
+const OWN_PROPERTIES: [&str; 5] =
+    ["auto.offset.reset", "enable.auto.commit", "enable.auto.offset.store", "enable.partition.eof", "isolation.level"];
+
 impl Config {
     /// Reads and checks a configuration file.
     ///
@@ -127,7 +131,7 @@ impl Config {
         Ok(())
     }
 
-    /// That librdkafka knows the properties that it is to have, each by itself.
+    /// That librdkafka knows the properties that it is to have, each by itself, and that none is tidegate's own.
     fn check_properties(&self, document: &Document) -> Result<(), ConfigError> {
         let subscription = match &self.source {
             Some(SourceConfig::Dts(dts)) => Some(&dts.properties),
@@ -136,6 +140,10 @@ impl Config {
         let topic = self.kafka.as_ref().map(|kafka| &kafka.properties);
         for (section, properties) in [("kafka", topic), ("source", subscription)] {
             for (name, value) in properties.into_iter().flatten() {
+                if OWN_PROPERTIES.contains(&name.as_str()) {
+                    let problem = format!("\"{name}\" is set by tidegate, whose guarantees depend on it: leave it out");
+                    return Err(document.problem_of([section, "properties", name], problem));
+                }
                 let alone: ClientConfig = [(name.clone(), value.clone())].into_iter().collect();
                 if let Err(KafkaError::ClientConfig(_, problem, ..)) = alone.create_native_config() {
                     return Err(document.problem_of([section, "properties", name], format!("librdkafka: {problem}")));
@@ -276,6 +284,10 @@ mod tests {
                 "job = \"x\"\n[source]\nkind = \"dts\"\nbrokers = \"b\"\ntopic = \"t\"\n\n\n\
                  properties = { \"fetch.wait.max.ms\" = \"soon\" }\n",
                 "t.toml:8: librdkafka: Invalid value for configuration property \"fetch.wait.max.ms\"",
+            ),
+            (
+                "job = \"x\"\n[kafka]\nbrokers = \"b\"\ntopic = \"t\"\n[kafka.properties]\n\"isolation.level\" = \"read_uncommitted\"\n",
+                "t.toml:6: \"isolation.level\" is set by tidegate",
             ),
             ("job = x\n", "t.toml:1: "),
             ("job = \"x y\"\n", "t.toml:1: job = 'x y'"),

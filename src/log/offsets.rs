@@ -17,7 +17,9 @@ use crate::change::{LookBack, Moment, epoch_at};
 /// for (at, offset, passed) in [(5, 0, 1), (7, 40, 44), (9, 90, 95)] {
 ///     offsets.note(MomentStart { partition: 0, at, offset, passed, look_back: None });
 /// }
-/// assert_eq!(offsets.from(8).unwrap().offsets[&0], 40, "what is before 7 ends below 40; 8 has no record");
+/// let places = offsets.from(8).unwrap();
+/// assert_eq!(places.offsets[&0], 40, "what is before 7 ends below 40; 8 has no record");
+/// assert_eq!(places.passed[&0], 44, "what follows on 40 and is older was there before");
 /// assert_eq!(offsets.from(9).unwrap().offsets[&0], 90);
 /// assert_eq!(offsets.from(9), None, "nothing new");
 /// ```

@@ -121,9 +121,8 @@ struct Partition {
     passed: u64,
     /// Everything up to this seq comes as one epoch, the first.
     together: u64,
-    /// The first epoch that may still come, and the first seq in it.
+    /// The first epoch that may still come.
     epoch: u64,
-    from: u64,
     /// Behind the newest record read of what is aimed at.
     wanted: Moment,
     /// Behind the newest record read.
@@ -143,7 +142,6 @@ impl Partition {
             passed,
             together,
             epoch: 0,
-            from: 0,
             wanted: 0,
             newest: 0,
             statements: VecDeque::new(),
@@ -176,9 +174,10 @@ impl Partition {
         MomentStart { partition, at, offset: self.next, passed: self.passed, look_back: None }
     }
 
-    /// No later record of it has a moment below this.
+    /// No later record of it has a moment below this. What comes together has one moment, so that nothing can let it go in
+    /// pieces.
     fn frontier(&self) -> Moment {
-        moment(self.epoch, self.from)
+        moment(self.epoch, if self.passed > self.together { self.passed } else { 0 })
     }
 
     /// Moves its batch into `batches`, in the epoch that it is in; `keep_last`: all but the last change, which belongs to
@@ -381,10 +380,6 @@ impl Taking<'_> {
             partition.cut(&mut self.fetched.batches, false);
         }
         partition.passed = head.seq + 1;
-        // What comes together has one moment, so that nothing can let it go in pieces.
-        if head.seq > partition.together {
-            partition.from = head.seq + 1;
-        }
         Ok(())
     }
 }
@@ -425,13 +420,12 @@ impl EpochReader for Reader {
             {
                 let epoch = epoch_of(statement.time, self.epoch);
                 let behind = statement.seq <= partition.together; // what must not be cut may still come
-                let (from, last) = (statement.seq, statement.last);
+                partition.passed = partition.passed.max(statement.seq);
+                let last = statement.last;
                 partition.statements.pop_front();
-                partition.passed = partition.passed.max(from);
                 if behind {
                     continue;
                 }
-                partition.from = partition.from.max(from);
                 let is_later = epoch > partition.epoch;
                 partition.epoch = epoch.max(partition.epoch);
                 let at = partition.frontier();

@@ -110,9 +110,10 @@ pub fn parse_record<'a, H: Headers>(
         digits.parse::<u64>().map_err(|_| RecordError::Header(name, digits.to_string()))
     };
     let op = utf8(TYPE, op)?;
+    let last = || RecordError::Header(SEQ, u64::MAX.to_string()); // behind each change there is room for another
     let change = NewChange {
         op: Op::from_name(op).ok_or_else(|| RecordError::Header(TYPE, op.to_string()))?,
-        seq: number(SEQ, seq)?,
+        seq: Some(number(SEQ, seq)?).filter(|seq| *seq < u64::MAX).ok_or_else(last)?,
         time: number(TIME, time)?,
         database: utf8(DATABASE, database)?,
         table: utf8(TABLE, table)?,
@@ -139,7 +140,7 @@ mod tests {
     proptest! {
         #[test]
         fn a_change_comes_back_from_its_record(
-            seq in any::<u64>(), time in any::<u64>(), op in 0usize..3, database in "\\PC{0,8}", table in "\\PC{0,8}",
+            seq in 0..u64::MAX, time in any::<u64>(), op in 0usize..3, database in "\\PC{0,8}", table in "\\PC{0,8}",
             key in proptest::collection::vec(any::<u8>(), 0..20), position in "[a-z0-9:.@ ]{0,20}", row in "\\PC{0,40}",
             grown in any::<Option<u32>>(), previous in any::<Option<u64>>(),
         ) {

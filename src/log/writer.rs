@@ -343,7 +343,7 @@ impl Writer {
         LogError(format!("topic {}: {said}", self.topic))
     }
 
-    /// Serves delivery reports, waiting at most `wait` for the first; states what has been reached. Returns the highest
+    /// Serves delivery reports, waiting about `wait` for the first; states what has been reached. Returns the highest
     /// ticket of which, and of everything before, every record is in Kafka, where there are transactions: committed.
     ///
     /// # Errors

@@ -114,6 +114,7 @@ pub struct JobState {
 #[derive(Serialize, Deserialize)]
 #[serde(untagged)]
 enum Kept {
+    /// Programs up to a certain one kept no more.
     Offset(u64),
     Passed(u64, u64),
     Known(u64, LookBack),
@@ -359,4 +360,25 @@ pub enum TargetError {
     /// The target can't be used at all.
     #[error("{0}")]
     Target(String),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn places_are_read_as_every_program_has_kept_them() {
+        let kept = r#"{"0":17,"1":[18,5],"3":[9,{"judged_from":1,"read":2,"newest":3,"horizon_max":4}]}"#;
+        let checkpoint = Checkpoint::from_kept("j", "t", 6, kept).unwrap();
+        let look_back = LookBack { judged_from: 1, read: 2, newest: 3, horizon_max: 4 };
+        let expected = Checkpoint {
+            epoch: 6,
+            offsets: BTreeMap::from([(0, 17), (1, 18), (3, 9)]),
+            passed: BTreeMap::from([(1, 5)]),
+            look_backs: BTreeMap::from([(3, look_back)]),
+            steps: BTreeMap::new(),
+        };
+        assert_eq!(checkpoint, expected);
+        assert_eq!(checkpoint.kept(), kept);
+    }
 }

@@ -1,5 +1,5 @@
-//! A partition of a topic in memory. What is asked of it after each step of a history, where its first open transaction
-//! begins and which changes it has, is remembered, so that a step costs the same in a long history.
+//! A partition of a topic in memory. Where its first open transaction begins, and what its records say, is asked again and again
+//! and therefore remembered: a long history costs no more a step than a short one.
 
 use std::cell::Cell;
 use std::collections::VecDeque;
