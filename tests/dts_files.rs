@@ -175,3 +175,22 @@ fn a_line_that_is_being_written_is_not_cut_in_two() {
     let bodies: Vec<String> = raws.raws().map(|raw| String::from_utf8_lossy(raw.body).into_owned()).collect();
     assert_eq!(bodies, [line.to_string(), second]);
 }
+
+#[test]
+fn a_line_of_which_a_part_is_there_is_neither_taken_nor_passed_over() {
+    use std::io::Write;
+    let line = r#"{"op":"insert","database":"shop","table":"t","time":5000,"key":["id"],"row":{"id":1}}"#;
+    let mut file = tempfile::NamedTempFile::new().unwrap();
+    file.write_all(&line.as_bytes()[..40]).unwrap();
+    let config = FileConfig { path: file.path().into(), tables: Vec::new() };
+    let mut reader = JsonlReader::open(&config, &Start::Configured).unwrap();
+    file.write_all(&line.as_bytes()[40..]).unwrap();
+    let mut raws = Raws::default();
+    let refused = reader.read(&mut raws).unwrap_err().to_string();
+    assert!(refused.contains(":1: the file ended in the midst of a line"), "{refused}");
+    assert!(raws.is_empty());
+    // All of it, though nothing ends it.
+    let mut reader = JsonlReader::open(&config, &Start::Configured).unwrap();
+    assert!(!reader.read(&mut raws).unwrap().end || !raws.is_empty());
+    assert_eq!(raws.raws().map(|raw| raw.body.to_vec()).collect::<Vec<_>>(), [line.as_bytes().to_vec()]);
+}

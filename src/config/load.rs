@@ -140,7 +140,8 @@ impl Config {
         let topic = self.kafka.as_ref().map(|kafka| &kafka.properties);
         for (section, properties) in [("kafka", topic), ("source", subscription)] {
             for (name, value) in properties.into_iter().flatten() {
-                if OWN_PROPERTIES.contains(&name.as_str()) {
+                // librdkafka takes those of topics under this name, too.
+                if OWN_PROPERTIES.contains(&name.strip_prefix("topic.").unwrap_or(name)) {
                     let problem = format!("\"{name}\" is set by tidegate, whose guarantees depend on it: leave it out");
                     return Err(document.problem_of([section, "properties", name], problem));
                 }
@@ -288,6 +289,11 @@ mod tests {
             (
                 "job = \"x\"\n[kafka]\nbrokers = \"b\"\ntopic = \"t\"\n[kafka.properties]\n\"isolation.level\" = \"read_uncommitted\"\n",
                 "t.toml:6: \"isolation.level\" is set by tidegate",
+            ),
+            (
+                "job = \"x\"\n[source]\nkind = \"dts\"\nbrokers = \"b\"\ntopic = \"t\"\n\
+                 properties = { \"topic.auto.offset.reset\" = \"latest\" }\n",
+                "t.toml:6: \"topic.auto.offset.reset\" is set by tidegate",
             ),
             ("job = x\n", "t.toml:1: "),
             ("job = \"x y\"\n", "t.toml:1: job = 'x y'"),

@@ -13,6 +13,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use timely::communication::Allocator;
 use timely::worker::Worker;
 
 /// splitmix64.
@@ -415,13 +416,13 @@ unsafe impl<T> Send for Made<T> {}
 
 /// Workers that are all stepped by this thread. Without a timer: what would be done after a delay is done at once.
 fn make_workers(count: usize) -> Vec<Worker> {
-    let config = match count {
-        1 => timely::CommunicationConfig::Thread,
-        _ => timely::CommunicationConfig::Process(count),
-    };
+    let worker = |allocator| Worker::new(timely::WorkerConfig::default(), allocator, None);
+    if count == 1 {
+        return vec![worker(Allocator::Thread(Default::default()))];
+    }
+    let config = timely::CommunicationConfig::Process(count);
     let (builders, others) = config.try_build().expect("nothing is needed for that");
     let made = timely::communication::initialize_from(builders, others, Made).expect("threads can be started");
     let allocators = made.join().into_iter().map(|made| made.expect("building does not panic").0);
-    let worker = |allocator| Worker::new(timely::WorkerConfig::default(), allocator, None);
     allocators.map(worker).collect()
 }

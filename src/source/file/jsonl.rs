@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::io::{BufRead, Read};
 
 use serde::Deserialize;
+use serde::de::IgnoredAny;
 
 use crate::change::{BATCH_BYTES, BATCH_ROWS, Changes, ColumnType, NewChange, Op, TableFilter, TableName, TableSchema};
 use crate::codec::loose::{LooseImage, LooseRow};
@@ -76,8 +77,16 @@ impl Reader for JsonlReader {
             if read == 0 {
                 return Ok(self.mark(true));
             }
-            self.input.at += read as u64;
             let position = self.input.position(self.line);
+            let is_whole = || serde_json::from_slice::<IgnoredAny>(self.text.trim_ascii()).is_ok();
+            if !self.text.ends_with(b"\n") && !self.text.trim_ascii().is_empty() && !is_whole() {
+                // Not the decoder's to judge: what comes behind it belongs to it.
+                return Err(SourceError::Source(format!(
+                    "{position}: the file ended in the midst of a line when it was opened: start again once its writer has \
+                     written all of it, it goes on with this line; if there is no more to come, take the line out"
+                )));
+            }
+            self.input.at += read as u64;
             let seq = self.seq;
             self.line += 1;
             self.seq += SEQS_PER_LINE;

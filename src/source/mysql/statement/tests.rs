@@ -207,3 +207,30 @@ fn a_backslash_is_a_letter_where_the_mode_says_so_and_in_names() {
     assert!(reshapes(r"ALTER TABLE `t\`, MODIFY b int AFTER id", SqlMode::empty()));
     assert!(!reshapes(single, SqlMode::empty()), "it is one text, which does not end");
 }
+
+#[test]
+fn a_comment_that_touches_a_word_is_no_part_of_it() {
+    let t = || tables(&["t"]);
+    let altered = || Statement::Alter { tables: t(), reshapes: true };
+    let truncated = || Statement::Unlogged { what: "TRUNCATE TABLE", tables: t() };
+    let text = || Statement::RowsAsText { tables: t() };
+    let cases = [
+        ("ALTER TABLE t#what\nMODIFY b int AFTER id", altered()),
+        ("ALTER TABLE t-- what\nMODIFY b int AFTER id", altered()),
+        ("ALTER TABLE t ADD INDEX (a) USING BTREE-- it's for the report\n, MODIFY b int AFTER id", altered()),
+        ("ALTER TABLE t ADD INDEX (a) INVISIBLE#it's for the report\n, CHANGE a b int, CHANGE b a int", altered()),
+        ("ALTER TABLE /*!50503 t*/ MODIFY b int AFTER id", altered()),
+        ("TRUNCATE TABLE t#all", truncated()),
+        ("TRUNCATE TABLE t-- all", truncated()),
+        ("TRUNCATE TABLE /*!50503 t*/", truncated()),
+        ("INSERT INTO t-- rows\nVALUES (1)", text()),
+        ("INSERT INTO t#rows\nVALUES (1)", text()),
+        ("UPDATE t#rows\nSET a = 1", text()),
+        ("DELETE FROM t#rows\n", text()),
+    ];
+    for (sql, want) in cases {
+        assert_eq!(classify(sql), want, "{sql:?}");
+    }
+    let wide = Statement::Unlogged { what: "TRUNCATE TABLE", tables: tables(&["a\u{3000}b"]) };
+    assert_eq!(classify("TRUNCATE TABLE a\u{3000}b"), wide, "a name may have such letters without quotes");
+}

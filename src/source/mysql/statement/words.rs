@@ -37,8 +37,7 @@ impl Iterator for Words<'_> {
 
     fn next(&mut self) -> Option<Word> {
         loop {
-            let rest =
-                self.0.trim_start_matches(|c: char| c.is_whitespace() || matches!(c, '(' | ')' | ',' | ';' | '='));
+            let rest = self.0.trim_start_matches(|c: char| is_space(c) || matches!(c, '(' | ')' | ',' | ';' | '='));
             if let Some(version) = rest.strip_prefix("/*M!").or_else(|| rest.strip_prefix("/*!")) {
                 self.0 = version.trim_start_matches(|c: char| c.is_ascii_digit());
             } else if let Some(comment) = rest.strip_prefix("/*") {
@@ -75,13 +74,23 @@ impl Iterator for Words<'_> {
             self.0 = "";
             return Some(Word { text, quoted: true });
         }
-        let ends =
-            |c: char| c.is_whitespace() || matches!(c, '.' | '`' | '"' | '\'' | '(' | ')' | ',' | ';' | '=' | '/');
-        let end = self.0.find(ends).unwrap_or(self.0.len()).max(first.len_utf8());
+        let ends = |(at, c): &(usize, char)| {
+            let rest = &self.0[*at..];
+            is_space(*c)
+                || matches!(c, '.' | '`' | '"' | '\'' | '(' | ')' | ',' | ';' | '=' | '/')
+                || rest.starts_with("*/")
+                || line_comment(rest).is_some()
+        };
+        let end = self.0.char_indices().skip(1).find(ends).map_or(self.0.len(), |(at, _)| at);
         let (word, rest) = self.0.split_at(end);
         self.0 = rest;
         Some(Word { text: word.to_string(), quoted: false })
     }
+}
+
+/// What is no part of a name: other letters that look like a space may be.
+fn is_space(c: char) -> bool {
+    matches!(c, ' ' | '\t'..='\r')
 }
 
 /// What is behind `#`, or `--` and a space or control character.
