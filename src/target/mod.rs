@@ -114,7 +114,7 @@ pub struct JobState {
 #[derive(Serialize, Deserialize)]
 #[serde(untagged)]
 enum Kept {
-    /// Programs up to a certain one kept no more.
+    /// Older programs kept no more.
     Offset(u64),
     Passed(u64, u64),
     Known(u64, LookBack),
