@@ -251,7 +251,7 @@ impl Landing {
             .collect::<Result<_, _>>()?;
         let (kafka, epoch) = (Arc::clone(&self.kafka), self.settings.epoch);
         let letters = self.letters.clone();
-        let known_before = state.checkpoint.clone().unwrap_or_default().look_backs;
+        let Checkpoint { passed, look_backs: known_before, .. } = state.checkpoint.clone().unwrap_or_default();
         let foreign = self.foreign.clone().map(|settings| settings.going_on_from(&known_before));
         let horizon = foreign.as_ref().map(ForeignSettings::horizon);
         let reader: Box<dyn EpochReader> = match foreign {
@@ -259,7 +259,6 @@ impl Landing {
                 // Of all partitions: a key may have moved from one to another.
                 let together = state.through.values().map(Seqs::newest).max().unwrap_or(0);
                 let lead_bytes = self.settings.memory / 4 / partitions.len().max(1);
-                let passed = state.checkpoint.clone().unwrap_or_default().passed;
                 let settings = ReaderSettings { epoch, lead_bytes, of, assumed, together, passed };
                 Box::new(Reader::new(kafka, &self.topic, &partitions, &settings, schemas, letters)?)
             }

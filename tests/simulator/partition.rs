@@ -43,7 +43,7 @@ impl Entry {
     }
 
     /// A transaction's marker.
-    pub fn marker() -> Entry {
+    fn marker() -> Entry {
         Entry::new((State::Gap, None), None, (b"", b""), None)
     }
 
