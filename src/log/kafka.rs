@@ -89,7 +89,8 @@ pub trait Producer: Send {
     /// Why it can't be sent.
     fn send(&mut self, record: NewRecord<'_>, ticket: u64) -> Result<(), String>;
 
-    /// Reports deliveries, waiting `wait` for them. It sleeps through whole milliseconds, and never through less than one.
+    /// Reports deliveries, waiting `wait` for all of them, in whole milliseconds. Where it waits, what was to wait for company is sent
+    /// at once.
     ///
     /// # Errors
     /// A record that could not be delivered; a fenced or failed transaction.

@@ -64,11 +64,6 @@ struct Deliveries {
 }
 
 impl Deliveries {
-    /// How many records are on their way.
-    fn outstanding(&self) -> usize {
-        self.pending.iter().map(|pending| pending.outstanding).sum()
-    }
-
     fn arrived(&mut self, delivered: Delivered) {
         if delivered.ticket == META {
             self.metas -= delivered.records;
@@ -88,39 +83,18 @@ impl Deliveries {
 /// The ticket under which statements and schemas are produced.
 const META: u64 = 0;
 
-/// How long a commit waits at a time for reports: it spins, and of few records that is soon over. It must not sleep there: librdkafka's
-/// own threads poll without pause while five messages of a partition are on their way and others wait, and beside one that sleeps and
-/// wakes all the time Linux (6.18, autogroup) was seen to give a broker of another session no time at all.
-const BUSY_WAIT: Duration = Duration::from_micros(1);
+/// How long a commit waits at a time for reports.
+const WAIT: Duration = Duration::from_millis(1);
 
-/// How long it spins: of a broker that has not answered by then the core is not kept.
-const BUSY_MAX: Duration = Duration::from_secs(1);
+/// After so long the broker is away, and not only busy.
+const AWAY_AFTER: Duration = Duration::from_secs(1);
 
-/// How long it waits at a time from then on.
+/// How long a commit waits at a time from then on.
 const AWAY_WAIT: Duration = Duration::from_millis(20);
 
-/// How long where nothing but the statements of an idle source is on its way.
-const QUIET_WAIT: Duration = Duration::from_millis(1);
-
-/// How long such a commit may wait so: much longer than a broker takes that has the time.
-const QUIET_MAX: Duration = Duration::from_millis(20);
-
-/// While more records than this are on their way, all have work to do, and it sleeps: with a broker on the same two cores that gave
-/// 7% more changes a second.
-const OUTSTANDING_MANY: usize = 1000;
-
-/// How long it sleeps.
-const MANY_WAIT: Duration = Duration::from_millis(1);
-
 /// How long a commit that has waited so long already waits at a time.
-fn patience(is_quiet: bool, waited: Duration) -> Duration {
-    if waited >= BUSY_MAX {
-        AWAY_WAIT
-    } else if is_quiet && waited < QUIET_MAX {
-        QUIET_WAIT
-    } else {
-        BUSY_WAIT
-    }
+fn patience(waited: Duration) -> Duration {
+    if waited < AWAY_AFTER { WAIT } else { AWAY_WAIT }
 }
 
 /// Writes the partitions of one worker.
@@ -387,20 +361,14 @@ impl Writer {
     fn commit(&mut self) -> Result<(), LogError> {
         let asked = Instant::now();
         while !self.deliveries.pending.is_empty() {
-            if self.deliveries.outstanding() < OUTSTANDING_MANY {
-                self.serve(patience(false, asked.elapsed()))?;
-            } else {
-                std::thread::sleep(MANY_WAIT);
-                self.serve(Duration::ZERO)?;
-            }
+            self.serve(patience(asked.elapsed()))?;
         }
         if self.is_due(self.mark.as_ref()) {
             self.state()?;
         }
         // The client waits in a commit for reports that only this thread serves: nothing may be outstanding.
-        let (is_quiet, asked) = (self.untouched.len() == self.starts.len(), Instant::now());
         while self.deliveries.metas > 0 {
-            self.serve(patience(is_quiet, asked.elapsed()))?;
+            self.serve(patience(asked.elapsed()))?;
         }
         if self.in_transaction {
             self.producer.commit().map_err(|said| self.failed(&said))?;
