@@ -90,13 +90,15 @@ impl Broken {
     }
 }
 
-/// Plays so many histories from `seed` on, on both cores; how many failed, and the first that did.
+/// Plays so many histories from `seed` on; how many failed, and the first that did. Twice as many at once as there are cores,
+/// since whoever starts workers waits for one another's threads.
 fn simulate(histories: u64, seed: u64, broken: Broken, enough: u64) -> (u64, Option<(u64, String)>) {
     let end = seed + histories;
     let (next, failures) = (AtomicU64::new(seed), AtomicU64::new(0));
     let first = std::sync::Mutex::new(None::<(u64, String)>);
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
     std::thread::scope(|scope| {
-        for _ in 0..2 {
+        for _ in 0..2 * cores {
             scope.spawn(|| {
                 while failures.load(Ordering::Relaxed) < enough {
                     let seed = next.fetch_add(1, Ordering::Relaxed);

@@ -13,6 +13,7 @@ mod topic;
 
 /// What lands or verifies: several at a time, and all of it once more through a stand-in that refuses what Hologres refuses.
 mod targets {
+    mod bounded;
     mod end_to_end;
     mod foreign;
     mod old_faults;
