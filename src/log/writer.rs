@@ -83,18 +83,10 @@ impl Deliveries {
 /// The ticket under which statements and schemas are produced.
 const META: u64 = 0;
 
-/// How long a commit waits at a time for reports.
-const WAIT: Duration = Duration::from_millis(1);
-
-/// After so long the broker is away, and not only busy.
-const AWAY_AFTER: Duration = Duration::from_secs(1);
-
-/// How long a commit waits at a time from then on.
-const AWAY_WAIT: Duration = Duration::from_millis(20);
-
-/// How long a commit that has waited so long already waits at a time.
+/// How long a commit that has waited so long already waits at a time: not much longer than it has to, and a broker that is busy or
+/// away is not asked again and again.
 fn patience(waited: Duration) -> Duration {
-    if waited < AWAY_AFTER { WAIT } else { AWAY_WAIT }
+    (waited / 4).clamp(Duration::from_millis(1), Duration::from_millis(20))
 }
 
 /// Writes the partitions of one worker.
