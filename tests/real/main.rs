@@ -46,8 +46,8 @@ mod alone {
     mod settings;
 }
 
-/// What breaks processes, servers and networks under load, most with servers of its own: two at a time, and one at a time in
-/// `tests/run faults`, where people look at how long a recovery takes.
+/// What breaks processes, servers and networks under load. All but `processes` have servers of their own: they run two at a time
+/// beside what is alone; and all one at a time in `tests/run faults`, where people look at how long a recovery takes.
 mod failing {
     mod cluster;
     mod crash;
