@@ -89,8 +89,8 @@ pub trait Producer: Send {
     /// Why it can't be sent.
     fn send(&mut self, record: NewRecord<'_>, ticket: u64) -> Result<(), String>;
 
-    /// Reports deliveries, waiting `wait` for all of them, in whole milliseconds. Where it waits, what was to wait for company is sent
-    /// at once.
+    /// Reports deliveries. With a `wait` what would linger for company is sent at once, and if anything is on its way, it waits so
+    /// long, in whole milliseconds.
     ///
     /// # Errors
     /// A record that could not be delivered; a fenced or failed transaction.

@@ -23,6 +23,10 @@ use crate::wait::whole;
 /// How long a commit may take: as long as a record that can't be delivered.
 const COMMIT_PATIENCE: Duration = Duration::from_secs(60);
 
+/// How long reports are taken from the client at a time: it says other things in between, such as its logs, and they would else be
+/// taken for the end.
+const DRAIN: Duration = Duration::from_micros(10);
+
 /// Client settings for the cluster of `config`, with the user's own on top.
 pub fn kafka_config(config: &KafkaConfig) -> ClientConfig {
     let mut client = ClientConfig::new();
@@ -487,11 +491,12 @@ impl Producer for RdProducer {
     fn poll(&mut self, wait: Duration, delivered: &mut dyn FnMut(Delivered)) -> Result<(), String> {
         if !wait.is_zero() {
             let millis = wait.as_micros().div_ceil(1000) as i32;
+            // The crate's own `flush` asks for zero milliseconds, and is over before the client's threads look.
             // SAFETY: the client is there as long as its producer is. What it returns is only whether all has arrived.
             unsafe { rdkafka::bindings::rd_kafka_flush(self.producer.client().native_ptr(), millis) };
         }
         loop {
-            self.producer.poll(Duration::ZERO); // one report, of some records of a partition
+            self.producer.poll(DRAIN);
             let mut said = self.producer.context().said();
             if let Some(failure) = said.failure.take() {
                 return Err(failure);
@@ -563,3 +568,6 @@ fn refused(error: &KafkaError) -> String {
         _ => error.to_string(),
     }
 }
+
+#[cfg(test)]
+mod tests;

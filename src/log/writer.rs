@@ -309,7 +309,7 @@ impl Writer {
         LogError(format!("topic {}: {said}", self.topic))
     }
 
-    /// Serves delivery reports, waiting about `wait` for the first; states what has been reached. Returns the highest
+    /// Serves delivery reports, waiting `wait` for them; states what has been reached. Returns the highest
     /// ticket of which, and of everything before, every record is in Kafka, where there are transactions: committed.
     ///
     /// # Errors
@@ -359,6 +359,7 @@ impl Writer {
             self.state()?;
         }
         // The client waits in a commit for reports that only this thread serves: nothing may be outstanding.
+        let asked = Instant::now();
         while self.deliveries.metas > 0 {
             self.serve(patience(asked.elapsed()))?;
         }

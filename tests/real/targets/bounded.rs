@@ -1,5 +1,5 @@
-//! The memory of `tidegate verify` on tables that are far larger. It takes longest, and so comes first: what comes last is waited
-//! for by nothing else.
+//! The memory of `tidegate verify` on tables that are far larger. It takes longest, and tests start in the order of their names:
+//! in this module it starts early and nothing has to wait for it alone.
 
 use std::time::Duration;
 

@@ -12,8 +12,8 @@ use mysql::prelude::Queryable;
 use postgres::{Client, NoTls};
 use tidegate::log::Librdkafka;
 
-/// Through the stand-in, where the protocol counts, a third of them.
-fn statements() -> u64 {
+/// How many statements each server takes; where jobs land in the stand-in, whose protocol is what counts there, a third.
+fn statement_count() -> u64 {
     if on_hologres() { 80_000 } else { 240_000 }
 }
 
@@ -160,7 +160,7 @@ impl Job {
         let (at_source, at_target) = DUMPS[index];
         // Hologres keeps milliseconds of a moment.
         let (mut at_source, mut at_target) = (at_source.to_string(), at_target.to_string());
-        if crate::hologres::on_hologres() {
+        if on_hologres() {
             let rounded = "left(date_format(date_add(updated, INTERVAL 500 MICROSECOND), '%Y-%m-%d %H:%i:%s.%f'), 23)";
             at_source = at_source.replace("date_format(updated, '%Y-%m-%d %H:%i:%s.%f')", rounded);
             at_target = at_target.replace("'UTC', 'YYYY-MM-DD HH24:MI:SS.US')", "'UTC', 'YYYY-MM-DD HH24:MI:SS.MS')");
@@ -320,7 +320,7 @@ fn write(job: &Job, statements: u64) {
 fn identical(server: &'static str) {
     let mut job = Job::new(server, "whole");
     job.start_both();
-    write(&job, statements());
+    write(&job, statement_count());
     job.settle();
     let verified = job.verify();
     assert_eq!(verified.code, 0, "{server}: {}{}", verified.out, verified.err);
