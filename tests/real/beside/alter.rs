@@ -46,7 +46,11 @@ fn a_database_that_is_dropped_is_warned_of() {
 fn rows_that_foreign_keys_change_without_a_word_in_the_binlog_are_warned_of() {
     for (server, has_warning) in [("MYSQL_URL", false), ("MARIADB_URL", true)] {
         let mut source = Source::new(server, "cascades");
-        source.run(&["CREATE TABLE a (id int PRIMARY KEY)", "CREATE TABLE keyless (id int UNIQUE)"]);
+        source.run(&[
+            "CREATE TABLE a (id int PRIMARY KEY)",
+            "CREATE TABLE has_key (id int NOT NULL UNIQUE, x int UNIQUE)",
+            "CREATE TABLE keyless (id int NOT NULL, x int UNIQUE, UNIQUE (id, x))",
+        ]);
         for (table, rule) in
             [("b", "ON DELETE CASCADE"), ("c", "ON UPDATE SET NULL"), ("d", ""), ("unwanted", "ON DELETE CASCADE")]
         {
