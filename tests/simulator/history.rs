@@ -45,6 +45,8 @@ struct Setting {
     one_table: bool,
     memory: usize,
     epochs_in_flight: usize,
+    /// How many steps are made after the last transaction. Most of what goes wrong there goes wrong soon, or late.
+    rest: u64,
     rates: Rates,
 }
 
@@ -64,6 +66,7 @@ impl Setting {
             one_table: pick(&[0, 0, 0, 1]) == 1,
             memory: pick(&[1, 300, 2000, 1 << 20]) as usize,
             epochs_in_flight: pick(&[1, 2, 8]) as usize,
+            rest: pick(&[50, 150, 400]),
             rates: Rates { crash: pick(&[0, 300, 80]), failure: pick(&[0, 100, 30]), others: pick(&[2, 6, 20]) },
         }
     }
@@ -124,7 +127,7 @@ impl History {
     fn live(&self, world: &World) -> Shop {
         let mut shop = Shop { rows: [(); 2].map(|()| vec![false; self.setting.keys as usize]), value: 0 };
         let mut made = 0;
-        let mut rest = 400;
+        let mut rest = self.setting.rest;
         while rest > 0 && world.violation().is_none() {
             if made == self.setting.transactions {
                 rest -= 1;
