@@ -23,9 +23,17 @@ use crate::wait::whole;
 /// How long a commit may take: as long as a record that can't be delivered.
 const COMMIT_PATIENCE: Duration = Duration::from_secs(60);
 
-/// How long reports are taken from the client at a time: it says other things in between, such as its logs, and they would else be
-/// taken for the end.
+/// How long is waited for the next thing that the client has to say; and for how long at most all of it is taken, its logs too, which
+/// it puts before its reports.
 const DRAIN: Duration = Duration::from_micros(10);
+const DRAIN_MAX: Duration = Duration::from_millis(20);
+
+/// Properties that librdkafka knows by a second name.
+const ALIASES: [(&str, &str); 3] = [
+    ("linger.ms", "queue.buffering.max.ms"),
+    ("message.timeout.ms", "delivery.timeout.ms"),
+    ("compression.type", "compression.codec"),
+];
 
 /// Client settings for the cluster of `config`, with the user's own on top.
 pub fn kafka_config(config: &KafkaConfig) -> ClientConfig {
@@ -42,7 +50,8 @@ pub fn kafka_config(config: &KafkaConfig) -> ClientConfig {
 /// Sets what the user's own settings do not.
 fn set_defaults(client: &mut ClientConfig, defaults: &[(&str, &str)]) {
     for (name, value) in defaults {
-        if client.get(name).is_none() {
+        let alias = ALIASES.iter().find(|(known, _)| known == name).map_or(*name, |(_, alias)| alias);
+        if client.get(name).is_none() && client.get(alias).is_none() {
             client.set(*name, *value);
         }
     }
@@ -374,6 +383,7 @@ fn lasting(topic: &str, error: &KafkaError) -> Option<LogError> {
 struct Said {
     delivered: Vec<Delivered>,
     failure: Option<String>,
+    has_logged: bool,
 }
 
 #[derive(Debug, Default)]
@@ -393,6 +403,7 @@ impl ClientContext for Context {
     /// The client says here, and else only to the next commit, that a transaction has failed; its records are held back
     /// until then, without a report.
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        self.said().has_logged = true;
         if facility == "TXNERR" {
             self.fail(refused_because(message));
         }
@@ -449,6 +460,14 @@ impl RdProducer {
         self.producer.context().said().failure.take()
     }
 
+    /// Asks for what lingers, and waits so long for all that is on its way, in whole milliseconds.
+    fn flush(&self, wait: Duration) {
+        let millis = wait.as_micros().div_ceil(1000) as i32;
+        // The crate's own `flush` asks for zero milliseconds, and is over before the client's threads look.
+        // SAFETY: the client is there as long as its producer is. What it returns is only whether all has arrived.
+        unsafe { rdkafka::bindings::rd_kafka_flush(self.producer.client().native_ptr(), millis) };
+    }
+
     /// What Kafka says, and what to do about it. What made the client refuse says more than that it does; after a fatal
     /// error the client only says that there was one, and what it was has to be asked for.
     fn refused(&self, error: &KafkaError) -> String {
@@ -483,7 +502,8 @@ impl Producer for RdProducer {
                 Ok(()) => return Ok(()),
                 Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), back)) => {
                     sending = back;
-                    self.producer.poll(whole(Duration::from_millis(10)));
+                    self.flush(Duration::from_millis(1));
+                    self.producer.poll(DRAIN);
                 }
                 Err((error, _)) => return Err(self.refused(&error)),
             }
@@ -492,21 +512,20 @@ impl Producer for RdProducer {
 
     fn poll(&mut self, wait: Duration, delivered: &mut dyn FnMut(Delivered)) -> Result<(), String> {
         if !wait.is_zero() {
-            let millis = wait.as_micros().div_ceil(1000) as i32;
-            // The crate's own `flush` asks for zero milliseconds, and is over before the client's threads look.
-            // SAFETY: the client is there as long as its producer is. What it returns is only whether all has arrived.
-            unsafe { rdkafka::bindings::rd_kafka_flush(self.producer.client().native_ptr(), millis) };
+            self.flush(wait);
         }
+        let asked = Instant::now();
         loop {
             self.producer.poll(DRAIN);
             let mut said = self.producer.context().said();
             if let Some(failure) = said.failure.take() {
                 return Err(failure);
             }
-            if said.delivered.is_empty() {
+            let is_all = said.delivered.is_empty() && !std::mem::take(&mut said.has_logged);
+            said.delivered.drain(..).for_each(&mut *delivered);
+            if is_all || asked.elapsed() > DRAIN_MAX {
                 return Ok(());
             }
-            said.delivered.drain(..).for_each(&mut *delivered);
         }
     }
 
