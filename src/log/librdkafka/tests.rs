@@ -4,9 +4,8 @@ use rdkafka::mocking::MockCluster;
 
 use super::*;
 
-/// A producer of transactions, with properties of the user's, whose records it is asked for `times` times: the cluster, and the time
-/// that it took.
-fn commits(times: usize, properties: &[(&str, &str)], records: usize) -> Duration {
+/// Commits so many transactions of so many records with properties of the user's; how long it took.
+fn commits(transactions: usize, properties: &[(&str, &str)], records: usize) -> Duration {
     let cluster = MockCluster::new(1).unwrap();
     cluster.create_topic("t", 2, 1).unwrap();
     let lingers = [("linger.ms", "50000")];
@@ -20,7 +19,7 @@ fn commits(times: usize, properties: &[(&str, &str)], records: usize) -> Duratio
     };
     let mut producer = Librdkafka::new(&config).producer(Some("id")).unwrap();
     let asked = Instant::now();
-    for _ in 0..times {
+    for _ in 0..transactions {
         producer.begin().unwrap();
         for record in 0..records {
             let partition = (record % 2) as u32;
