@@ -45,7 +45,7 @@ struct Setting {
     one_table: bool,
     memory: usize,
     epochs_in_flight: usize,
-    /// How many steps are made after the last transaction. Most of what goes wrong there goes wrong soon, or late.
+    /// How many steps are made after the last transaction. Few make histories cheap, many find more in each.
     rest: u64,
     rates: Rates,
 }
