@@ -1,6 +1,7 @@
 //! Kafka through librdkafka: settings, topics, and what its errors mean.
 
-use std::sync::{Mutex, MutexGuard};
+use std::ops::Deref;
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use rdkafka::admin::{AdminClient, AdminOptions, NewPartitions, NewTopic, ResourceSpecifier, TopicReplication};
@@ -27,6 +28,9 @@ const COMMIT_PATIENCE: Duration = Duration::from_secs(60);
 /// it puts before its reports.
 const DRAIN: Duration = Duration::from_micros(10);
 const DRAIN_MAX: Duration = Duration::from_millis(20);
+
+/// For how long is taken what a client has said that is only asked.
+const SAID: Duration = Duration::from_millis(1);
 
 /// Properties that librdkafka knows by a second name.
 const ALIASES: [(&str, &str); 3] = [
@@ -58,27 +62,46 @@ fn set_defaults(client: &mut ClientConfig, defaults: &[(&str, &str)]) {
 }
 
 /// The cluster that a configuration names.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Librdkafka {
     config: KafkaConfig,
+    /// The client that asks about topics: to open and close one takes longer than many answers.
+    asking: Arc<Mutex<Option<Arc<BaseConsumer>>>>,
 }
 
 impl Librdkafka {
     /// The cluster of `config`. Nothing is connected yet.
     pub fn new(config: &KafkaConfig) -> Librdkafka {
-        Librdkafka { config: config.clone() }
+        Librdkafka { config: config.clone(), asking: Arc::default() }
     }
 
-    fn base_consumer(&self) -> Result<BaseConsumer, LogError> {
+    /// Asks about topics. A client that gave no answer is not asked again: nothing may come through its connection any more.
+    fn ask<T>(&self, question: impl FnOnce(&BaseConsumer) -> Result<T, LogError>) -> Result<T, LogError> {
+        let asking = || self.asking.lock().expect("no panic while holding it");
+        let client = match &mut *asking() {
+            Some(client) => Arc::clone(client),
+            none => Arc::clone(none.insert(Arc::new(self.base_consumer(None)?))),
+        };
+        let answer = question(&client).inspect_err(|_| drop(asking().take()));
+        // What it says of itself, nobody else hears.
+        while client.poll(SAID).is_some() {}
+        answer
+    }
+
+    /// A consumer; one without a group can only be asked.
+    fn base_consumer(&self, group: Option<&str>) -> Result<BaseConsumer, LogError> {
         let mut client = kafka_config(&self.config);
         let defaults = [
-            ("group.id", "tidegate"),
             // How long an end is waited at before it is one.
             ("fetch.wait.max.ms", "100"),
             ("fetch.queue.backoff.ms", "5"),
             ("queued.max.messages.kbytes", "65536"),
         ];
         set_defaults(&mut client, &defaults);
+        match group {
+            Some(group) => set_defaults(&mut client, &[("group.id", group)]),
+            None => drop(client.remove("group.id")),
+        }
         // What is right depends on these, so that nobody's properties change them.
         client.set("isolation.level", "read_committed").set("auto.offset.reset", "error");
         client.set("enable.auto.commit", "false").set("enable.partition.eof", "true");
@@ -90,10 +113,11 @@ impl Librdkafka {
     /// # Errors
     /// The cluster can't be reached.
     pub fn partitions_of(&self, topic: &str) -> Result<Option<u32>, LogError> {
-        let metadata = self.base_consumer()?.fetch_metadata(Some(topic), PATIENCE).map_err(|e| {
+        let failed = |e| {
             let brokers = &self.config.brokers;
             LogError(format!("Kafka at {brokers} does not answer ({e}): check brokers in [kafka], and the network"))
-        })?;
+        };
+        let metadata = self.ask(|client| client.fetch_metadata(Some(topic), PATIENCE).map_err(failed))?;
         Ok(metadata
             .topics()
             .iter()
@@ -194,8 +218,9 @@ impl Librdkafka {
         Ok(())
     }
 
-    fn admin(&self) -> Result<AdminClient<DefaultClientContext>, LogError> {
-        kafka_config(&self.config).create().map_err(|e| LogError(format!("Kafka settings: {e}")))
+    fn admin(&self) -> Result<ClosedAside<AdminClient<DefaultClientContext>>, LogError> {
+        let admin = kafka_config(&self.config).create();
+        admin.map(ClosedAside::new).map_err(|e| LogError(format!("Kafka settings: {e}")))
     }
 
     fn create(&self, topics: &[NewTopic]) -> Result<(), LogError> {
@@ -220,9 +245,8 @@ impl Kafka for Librdkafka {
         let patience = if transactional_id.is_some() { "60000" } else { "300000" };
         let defaults = [
             ("enable.idempotence", "true"),
-            // A batch goes when it is full, when this time is over, or when a statement or commit asks for it. What goes sooner makes
-            // the next wait for it, and while a batch whose time has come waits for the one before, the client's thread polls without
-            // pause. What is in no transaction that is committed yet nobody sees, so that there is no hurry at all.
+            // A batch goes when it is full, when this time is over, or when a commit asks for it. What goes sooner makes the next wait
+            // for it, and while a batch whose time has come waits for the one before, the client's thread polls without pause. What is in no transaction that is committed yet nobody sees, so that there is no hurry at all.
             ("linger.ms", if transactional_id.is_some() { "1000" } else { "50" }),
             // Less to send and to store: half of the time goes where the broker is.
             ("compression.type", "lz4"),
@@ -241,7 +265,10 @@ impl Kafka for Librdkafka {
             .create_with_context(Context::default())
             .map_err(|e| LogError(format!("Kafka settings of the producer: {e}")))?;
         if let Some(id) = transactional_id {
-            producer.init_transactions(PATIENCE).map_err(|e| {
+            // A client that is connected to no broker but the first looks again for the one that keeps transactions only after half
+            // a second. To ask for an end is to connect to one.
+            let connected = producer.client().fetch_watermarks(&self.config.topic, 0, PATIENCE);
+            connected.and_then(|_| producer.init_transactions(PATIENCE)).map_err(|e| {
                 let (brokers, said) = (&self.config.brokers, refused(&e));
                 LogError(format!(
                     "Kafka at {brokers}: transactions of {id}: {said}: with a cluster that has none set delivery = \"at-least-once\" in [publish]"
@@ -261,7 +288,7 @@ impl Kafka for Librdkafka {
     }
 
     fn consumer(&self, topic: &str, starts: &[(u32, Option<u64>)]) -> Result<Box<dyn Consumer>, LogError> {
-        let consumer = self.base_consumer()?;
+        let consumer = self.base_consumer(Some("tidegate"))?;
         // Without it the client waits a second before it looks where the partitions are. If it fails, reading will say so.
         let _ = consumer.fetch_metadata(Some(topic), PATIENCE);
         let mut assignment = TopicPartitionList::new();
@@ -272,7 +299,7 @@ impl Kafka for Librdkafka {
                 .map_err(|e| LogError(format!("{topic}/{partition}: {e}")))?;
         }
         consumer.assign(&assignment).map_err(|e| LogError(format!("topic {topic}: {e}")))?;
-        Ok(Box::new(RdConsumer { consumer, topic: topic.to_string() }))
+        Ok(Box::new(RdConsumer { consumer: ClosedAside::new(consumer), topic: topic.to_string() }))
     }
 
     fn offsets_at(&self, topic: &str, time: u64) -> Result<Vec<u64>, LogError> {
@@ -282,7 +309,8 @@ impl Kafka for Librdkafka {
         for partition in 0..offsets.len() {
             times.add_partition_offset(topic, partition as i32, Offset::Offset(time as i64)).map_err(failed)?;
         }
-        for found in self.base_consumer()?.offsets_for_times(times, PATIENCE).map_err(failed)?.elements() {
+        let found = self.ask(|client| client.offsets_for_times(times, PATIENCE).map_err(failed))?;
+        for found in found.elements() {
             if let Offset::Offset(offset) = found.offset() {
                 offsets[found.partition() as usize] = offset as u64;
             }
@@ -303,15 +331,14 @@ impl Kafka for Librdkafka {
                 ),
             })
         })?;
-        let consumer = self.base_consumer()?;
-        (0..partitions)
-            .map(|partition| {
-                consumer
-                    .fetch_watermarks(topic, partition as i32, PATIENCE)
-                    .map(|(low, high)| (low.max(0) as u64, high.max(0) as u64))
-                    .map_err(|e| LogError(format!("{topic}/{partition}: reading its ends: {e}")))
-            })
-            .collect()
+        let ends = |client: &BaseConsumer, partition| {
+            let (low, high) = client.fetch_watermarks(topic, partition as i32, PATIENCE)?;
+            Ok((low.max(0) as u64, high.max(0) as u64))
+        };
+        let failed = |partition, e: KafkaError| LogError(format!("{topic}/{partition}: reading its ends: {e}"));
+        self.ask(|client| {
+            (0..partitions).map(|partition| ends(client, partition).map_err(|e| failed(partition, e))).collect()
+        })
     }
 }
 
@@ -324,8 +351,33 @@ fn deleted(topic: &str, brokers: &str) -> String {
     )
 }
 
+/// A client that is closed on a thread of its own: each takes a tenth of a second for it, which nobody has to wait for.
+struct ClosedAside<T: Send + 'static>(Option<T>);
+
+impl<T: Send + 'static> ClosedAside<T> {
+    fn new(client: T) -> Self {
+        ClosedAside(Some(client))
+    }
+}
+
+impl<T: Send + 'static> Deref for ClosedAside<T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        self.0.as_ref().expect("it is there until it is dropped")
+    }
+}
+
+impl<T: Send + 'static> Drop for ClosedAside<T> {
+    fn drop(&mut self) {
+        let client = self.0.take();
+        // Where there is no thread to be had it is closed here.
+        let _ = std::thread::Builder::new().name("close".into()).spawn(move || drop(client));
+    }
+}
+
 struct RdConsumer {
-    consumer: BaseConsumer,
+    consumer: ClosedAside<BaseConsumer>,
     topic: String,
 }
 

@@ -1,22 +1,24 @@
-//! The producer, on the client's mock cluster, where nothing is sent for company's sake before 50 s are over.
+//! On the client's mock cluster: what a producer sends for company's sake, where that takes 50 s, and who is asked about topics.
 
 use rdkafka::mocking::MockCluster;
 
 use super::*;
 
-/// Commits so many transactions of so many records with properties of the user's; how long it took.
-fn commits(transactions: usize, properties: &[(&str, &str)], records: usize) -> Duration {
-    let cluster = MockCluster::new(1).unwrap();
-    cluster.create_topic("t", 2, 1).unwrap();
-    let lingers = [("linger.ms", "50000")];
-    let properties = lingers.iter().chain(properties).map(|(name, value)| (name.to_string(), value.to_string()));
-    let config = KafkaConfig {
+fn config_of(cluster: &MockCluster<'_, impl ClientContext>, properties: &[(&str, &str)]) -> KafkaConfig {
+    KafkaConfig {
         brokers: cluster.bootstrap_servers(),
         topic: "t".into(),
         partitions: 2,
         replication: 1,
-        properties: properties.collect(),
-    };
+        properties: properties.iter().map(|(name, value)| (name.to_string(), value.to_string())).collect(),
+    }
+}
+
+/// Commits so many transactions of so many records with properties of the user's; how long it took.
+fn commits(transactions: usize, properties: &[(&str, &str)], records: usize) -> Duration {
+    let cluster = MockCluster::new(1).unwrap();
+    cluster.create_topic("t", 2, 1).unwrap();
+    let config = config_of(&cluster, &[&[("linger.ms", "50000")], properties].concat());
     let mut producer = Librdkafka::new(&config).producer(Some("id")).unwrap();
     let asked = Instant::now();
     for _ in 0..transactions {
@@ -84,4 +86,21 @@ fn what_the_user_sets_by_its_other_name_is_set() {
     client.set("queue.buffering.max.ms", "7");
     set_defaults(&mut client, &[("linger.ms", "1000"), ("batch.size", "250000")]);
     assert_eq!((client.get("linger.ms"), client.get("batch.size")), (None, Some("250000")));
+}
+
+/// To open and close one takes longer than to answer; and nothing may come through the connection of one that has not answered.
+#[test]
+fn one_client_is_asked_until_it_does_not_answer() {
+    let cluster = MockCluster::new(1).unwrap();
+    cluster.create_topic("t", 2, 1).unwrap();
+    let kafka = Librdkafka::new(&config_of(&cluster, &[]));
+    let asked = || kafka.ask(|client| Ok(std::ptr::from_ref(client))).unwrap();
+    let first = asked();
+    assert_eq!(kafka.ends("t").unwrap(), [(0, 0); 2]);
+    assert_eq!(kafka.offsets_at("t", 1).unwrap(), [0, 0]);
+    assert_eq!(asked(), first);
+    let kept = kafka.asking.lock().unwrap().clone(); // else another may be at the same address
+    kafka.ask(|_| Err::<(), _>(LogError("no answer".into()))).unwrap_err();
+    assert_ne!(asked(), first);
+    drop(kept);
 }
