@@ -24,6 +24,9 @@ use crate::wait::whole;
 /// How long a commit may take: as long as a record that can't be delivered.
 const COMMIT_PATIENCE: Duration = Duration::from_secs(60);
 
+/// How long it may take until every broker knows of a topic that has been made.
+const KNOWN_MAX: Duration = Duration::from_millis(1500);
+
 /// How long is waited for the next thing that the client has to say; and for how long at most all of it is taken, its logs too, which
 /// it puts before its reports.
 const DRAIN: Duration = Duration::from_micros(10);
@@ -236,6 +239,20 @@ impl Librdkafka {
         }
         Ok(())
     }
+
+    /// Of a topic that is not there.
+    fn missing(&self, topic: &str) -> LogError {
+        let KafkaConfig { brokers, topic: data, .. } = &self.config;
+        let has_companion = || matches!(self.partitions_of(&meta_topic(topic)), Ok(Some(_)));
+        LogError(match topic == data {
+            true if has_companion() => deleted(topic, brokers),
+            true => format!("topic {topic} does not exist at {brokers}: run tidegate publish, which creates it"),
+            false => format!(
+                "topic {topic}, the companion of {data}, does not exist at {brokers}: it was deleted: publish to a new topic, with \
+                 the tables copied anew; or {data} is another tool's topic: say in [land] envelope which tool's"
+            ),
+        })
+    }
 }
 
 impl Kafka for Librdkafka {
@@ -266,9 +283,9 @@ impl Kafka for Librdkafka {
             .map_err(|e| LogError(format!("Kafka settings of the producer: {e}")))?;
         if let Some(id) = transactional_id {
             // A client that is connected to no broker but the first looks again for the one that keeps transactions only after half
-            // a second. To ask for an end is to connect to one.
-            let connected = producer.client().fetch_watermarks(&self.config.topic, 0, PATIENCE);
-            connected.and_then(|_| producer.init_transactions(PATIENCE)).map_err(|e| {
+            // a second. To ask for an end is to connect to one; whatever the answer is.
+            let _ = producer.client().fetch_watermarks(&self.config.topic, 0, PATIENCE);
+            producer.init_transactions(PATIENCE).map_err(|e| {
                 let (brokers, said) = (&self.config.brokers, refused(&e));
                 LogError(format!(
                     "Kafka at {brokers}: transactions of {id}: {said}: with a cluster that has none set delivery = \"at-least-once\" in [publish]"
@@ -319,18 +336,14 @@ impl Kafka for Librdkafka {
     }
 
     fn ends(&self, topic: &str) -> Result<Vec<(u64, u64)>, LogError> {
-        let partitions = self.partitions_of(topic)?.ok_or_else(|| {
-            let KafkaConfig { brokers, topic: data, .. } = &self.config;
-            let has_companion = || matches!(self.partitions_of(&meta_topic(topic)), Ok(Some(_)));
-            LogError(match topic == data {
-                true if has_companion() => deleted(topic, brokers),
-                true => format!("topic {topic} does not exist at {brokers}: run tidegate publish, which creates it"),
-                false => format!(
-                    "topic {topic}, the companion of {data}, does not exist at {brokers}: it was deleted: publish to a new topic, with \
-                     the tables copied anew; or {data} is another tool's topic: say in [land] envelope which tool's"
-                ),
-            })
-        })?;
+        let asked = Instant::now();
+        let partitions = loop {
+            match self.partitions_of(topic)? {
+                Some(partitions) => break partitions,
+                None if asked.elapsed() < KNOWN_MAX => std::thread::sleep(KNOWN_MAX / 100),
+                None => return Err(self.missing(topic)),
+            }
+        };
         let ends = |client: &BaseConsumer, partition| {
             let (low, high) = client.fetch_watermarks(topic, partition as i32, PATIENCE)?;
             Ok((low.max(0) as u64, high.max(0) as u64))

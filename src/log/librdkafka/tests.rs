@@ -104,3 +104,13 @@ fn one_client_is_asked_until_it_does_not_answer() {
     assert_ne!(asked(), first);
     drop(kept);
 }
+
+#[test]
+fn a_topic_that_was_just_made_may_not_be_known_yet() {
+    let cluster = MockCluster::new(1).unwrap();
+    let kafka = Librdkafka::new(&config_of(&cluster, &[]));
+    let ends = std::thread::spawn(move || kafka.ends("t"));
+    std::thread::sleep(Duration::from_millis(100));
+    cluster.create_topic("t", 2, 1).unwrap();
+    assert_eq!(ends.join().unwrap().unwrap(), [(0, 0); 2]);
+}
