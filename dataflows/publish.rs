@@ -120,13 +120,16 @@ fn read(
         return receiver;
     };
     let (mut number, mut last, mut stopping) = (0, None, None);
+    let mut room = (0, 0);
     let mut outlet = Outlet::new(sender, waker);
     let client = move |wait| match outlet.hand_over(wait) {
         Handed::Later => true,
         Handed::Never => false,
         Handed::Over => {
-            let mut raws = Raws::default();
+            // As much as the read before.
+            let mut raws = Raws::with_capacity(room.0, room.1);
             let mut mark = reader.read(&mut raws).unwrap_or_else(|e| fail(&e));
+            room = (raws.len(), raws.payload_bytes());
             if stop.load(Ordering::Relaxed) {
                 // Between two transactions the next run has nothing to read again; but one may be long, or its source away.
                 let asked = *stopping.get_or_insert_with(Instant::now);
@@ -149,7 +152,7 @@ fn read(
 /// Decodes raw records, and gives each change its partition.
 fn decode(mut decoder: Box<dyn Decoder>, layout: Layout, letters: DeadLetters) -> impl FnMut(&mut Raws) -> Changes {
     move |raws| {
-        let mut changes = Changes::default();
+        let mut changes = Changes::with_capacity(raws.len(), raws.payload_bytes());
         let mut unusable = Vec::new();
         for raw in raws.raws() {
             match decoder.decode(&raw, &mut changes) {
