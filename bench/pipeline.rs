@@ -3,7 +3,8 @@
 //!
 //! A topic is filled with DTS records of one table, rows of about 300 bytes as JSON: half inserts, two fifths updates and a
 //! tenth deletes of rows chosen at random. Then `publish` and after it `land` run as a user would run them, two workers each,
-//! until they have caught up; what is measured is from their start to their end, and what of that is no work. The peers, for ratios on this machine:
+//! until they have caught up; measured is from start to end. Both run again with nothing to do, which is what starting and stopping
+//! take. The peers, for ratios on this machine:
 //! librdkafka alone writing the same records, and one pass of COPY of the rows into PostgreSQL.
 
 use std::io::Write as _;

@@ -85,7 +85,7 @@ pub fn publish(job: &Job) -> anyhow::Result<()> {
     let Some(workers) = workers(&job.cluster, purpose, &|| is_up(&stop))? else { return Ok(()) };
     let run = Publishing {
         partitions: cluster.ensure_topics()?,
-        kafka: Arc::new(cluster),
+        kafka: Arc::new(cluster.clone()),
         topic: kafka.topic.clone(),
         exactly_once: config.publish.delivery == Delivery::ExactlyOnce,
         tables,
@@ -124,6 +124,7 @@ pub fn publish(job: &Job) -> anyhow::Result<()> {
         // Of what may be in flight a part waits for commits, and the rest goes on meanwhile.
         let pace = Pace { interval: config.publish.commit_interval, bytes: config.publish.memory / 8 / peers };
         let writer = run.begin(open, known, begun.as_ref(), (index, peers), pace)?;
+        cluster.rest();
         // Once where it begins is kept, so that a run after this one begins there too.
         if let Some(begun) = &begun {
             let how = if run.exactly_once { "exactly once" } else { "at least once" };
@@ -206,7 +207,7 @@ pub fn land(job: &Job) -> anyhow::Result<()> {
     let zero_dates =
         matches!(config.target()?, TargetConfig::Postgres(target) if target.zero_dates == ZeroDates::DeadLetter);
     let run = Landing {
-        kafka: Arc::new(cluster),
+        kafka: Arc::new(cluster.clone()),
         topic: kafka.topic.clone(),
         target,
         job: config.job.clone(),
@@ -250,6 +251,7 @@ pub fn land(job: &Job) -> anyhow::Result<()> {
             ));
         }
         let Begun { reader, lanes, schemas, horizon } = run.open(&resumed, (index, peers))?;
+        cluster.rest();
         let state = resumed.state;
         let (checkpoints, job, generation) = (Arc::clone(&run.target), run.job.clone(), state.generation);
         let landing = build_land(

@@ -126,7 +126,7 @@ fn read(
         Handed::Later => true,
         Handed::Never => false,
         Handed::Over => {
-            // As much as the read before.
+            // Room for as much as the read before had, so that a large batch does not grow by doubling.
             let mut raws = Raws::with_capacity(room.0, room.1);
             let mut mark = reader.read(&mut raws).unwrap_or_else(|e| fail(&e));
             room = (raws.len(), raws.payload_bytes());
@@ -152,6 +152,7 @@ fn read(
 /// Decodes raw records, and gives each change its partition.
 fn decode(mut decoder: Box<dyn Decoder>, layout: Layout, letters: DeadLetters) -> impl FnMut(&mut Raws) -> Changes {
     move |raws| {
+        // Room for one change a record; events of a binlog may hold more.
         let mut changes = Changes::with_capacity(raws.len(), raws.payload_bytes());
         let mut unusable = Vec::new();
         for raw in raws.raws() {

@@ -194,7 +194,7 @@ fn records_that_retention_has_passed_are_found_out() {
 
 #[test]
 fn records_that_are_there_again_behind_the_place_where_a_run_goes_on_are_found_out() {
-    is_found_out_from(3_100, Switch::ForgetPassed); // chosen: as above
+    is_found_out_from(3_100, Switch::ForgetPassed); // chosen: histories that show it are rare
 }
 
 #[test]

@@ -40,13 +40,13 @@ pub trait Kafka: Send + Sync {
     /// Of every partition of a topic the offset of the first record with that timestamp (ms) or a later one, or its end.
     ///
     /// # Errors
-    /// The cluster does not answer, or the topic is not there.
+    /// As [`ends`](Kafka::ends).
     fn offsets_at(&self, topic: &str, time: u64) -> Result<Vec<u64>, LogError>;
 
     /// First kept offset and end offset of every partition of a topic.
     ///
     /// # Errors
-    /// The cluster does not answer, or the topic is not there.
+    /// The cluster does not answer, or the topic is not there, nor soon after: not every broker knows at once of one that is made.
     fn ends(&self, topic: &str) -> Result<Vec<(u64, u64)>, LogError>;
 }
 

@@ -2,6 +2,7 @@
 
 mod topics;
 
+use std::fmt;
 use std::ops::Deref;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
@@ -20,11 +21,13 @@ use super::run::REPLACED;
 use crate::config::KafkaConfig;
 use crate::wait::whole;
 
+use topics::Asking;
+
 /// How long a commit may take: as long as a record that can't be delivered.
 const COMMIT_PATIENCE: Duration = Duration::from_secs(60);
 
-/// How long it may take until every broker knows of a topic that has been made.
-const KNOWN_MAX: Duration = Duration::from_millis(1500);
+/// How long a producer looks for a broker besides the first.
+const LOOK: Duration = Duration::from_secs(1);
 
 /// How long is waited for the next thing that the client has to say; and for how long at most all of it is taken, its logs too, which
 /// it puts before its reports.
@@ -60,12 +63,18 @@ fn set_defaults(client: &mut ClientConfig, defaults: &[(&str, &str)]) {
     }
 }
 
-/// The cluster that a configuration names.
+/// The cluster that a configuration names. Clones share the client that asks about topics.
 #[derive(Clone)]
 pub struct Librdkafka {
     config: KafkaConfig,
-    /// The client that asks about topics: to open and close one takes longer than many answers.
-    asking: Arc<Mutex<Option<Arc<BaseConsumer>>>>,
+    /// To open and close one takes longer than many answers.
+    asking: Arc<Mutex<Option<Arc<Asking>>>>,
+}
+
+impl fmt::Debug for Librdkafka {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Librdkafka").field("config", &self.config).finish_non_exhaustive()
+    }
 }
 
 impl Librdkafka {
@@ -74,20 +83,17 @@ impl Librdkafka {
         Librdkafka { config: config.clone(), asking: Arc::default() }
     }
 
-    /// A consumer; one without a group can only be asked.
-    fn base_consumer(&self, group: Option<&str>) -> Result<BaseConsumer, LogError> {
+    /// A client that records are read with.
+    fn reading(&self) -> Result<BaseConsumer, LogError> {
         let mut client = kafka_config(&self.config);
         let defaults = [
+            ("group.id", "tidegate"),
             // How long an end is waited at before it is one.
             ("fetch.wait.max.ms", "100"),
             ("fetch.queue.backoff.ms", "5"),
             ("queued.max.messages.kbytes", "65536"),
         ];
         set_defaults(&mut client, &defaults);
-        match group {
-            Some(group) => set_defaults(&mut client, &[("group.id", group)]),
-            None => drop(client.remove("group.id")),
-        }
         // What is right depends on these, so that nobody's properties change them.
         client.set("isolation.level", "read_committed").set("auto.offset.reset", "error");
         client.set("enable.auto.commit", "false").set("enable.partition.eof", "true");
@@ -123,8 +129,8 @@ impl Kafka for Librdkafka {
             .map_err(|e| LogError(format!("Kafka settings of the producer: {e}")))?;
         if let Some(id) = transactional_id {
             // A client that is connected to no broker but the first looks again for the one that keeps transactions only after half
-            // a second. To ask for an end is to connect to one; whatever the answer is.
-            let _ = producer.client().fetch_watermarks(&self.config.topic, 0, PATIENCE);
+            // a second. To ask for an end is to connect to one. Whatever the answer is, or if there is none in time, it goes on.
+            let _ = producer.client().fetch_watermarks(&self.config.topic, 0, LOOK);
             producer.init_transactions(PATIENCE).map_err(|e| {
                 let (brokers, said) = (&self.config.brokers, refused(&e));
                 LogError(format!(
@@ -145,7 +151,7 @@ impl Kafka for Librdkafka {
     }
 
     fn consumer(&self, topic: &str, starts: &[(u32, Option<u64>)]) -> Result<Box<dyn Consumer>, LogError> {
-        let consumer = self.base_consumer(Some("tidegate"))?;
+        let consumer = self.reading()?;
         // Without it the client waits a second before it looks where the partitions are. If it fails, reading will say so.
         let _ = consumer.fetch_metadata(Some(topic), PATIENCE);
         let mut assignment = TopicPartitionList::new();
@@ -160,42 +166,17 @@ impl Kafka for Librdkafka {
     }
 
     fn offsets_at(&self, topic: &str, time: u64) -> Result<Vec<u64>, LogError> {
-        let failed = |e: KafkaError| LogError(format!("topic {topic}: asking for its offsets at a time: {e}"));
-        let mut offsets: Vec<u64> = self.ends(topic)?.into_iter().map(|(_, end)| end).collect();
-        let mut times = TopicPartitionList::new();
-        for partition in 0..offsets.len() {
-            times.add_partition_offset(topic, partition as i32, Offset::Offset(time as i64)).map_err(failed)?;
-        }
-        let found = self.ask(|client| client.offsets_for_times(times, PATIENCE).map_err(failed))?;
-        for found in found.elements() {
-            if let Offset::Offset(offset) = found.offset() {
-                offsets[found.partition() as usize] = offset as u64;
-            }
-        }
-        Ok(offsets)
+        self.ask_offsets_at(topic, time)
     }
 
     fn ends(&self, topic: &str) -> Result<Vec<(u64, u64)>, LogError> {
-        let asked = Instant::now();
-        let partitions = loop {
-            match self.partitions_of(topic)? {
-                Some(partitions) => break partitions,
-                None if asked.elapsed() < KNOWN_MAX => std::thread::sleep(KNOWN_MAX / 100),
-                None => return Err(self.missing(topic)),
-            }
-        };
-        let ends = |client: &BaseConsumer, partition| {
-            let (low, high) = client.fetch_watermarks(topic, partition as i32, PATIENCE)?;
-            Ok((low.max(0) as u64, high.max(0) as u64))
-        };
-        let failed = |partition, e: KafkaError| LogError(format!("{topic}/{partition}: reading its ends: {e}"));
-        self.ask(|client| {
-            (0..partitions).map(|partition| ends(client, partition).map_err(|e| failed(partition, e))).collect()
-        })
+        self.ask_ends(topic)
     }
 }
 
-/// A client that is closed on a thread of its own: each takes a tenth of a second for it, which nobody has to wait for.
+/// A client that is closed on a thread of its own: each takes a tenth of a second for it, which nobody has to wait for. A process that
+/// ends meanwhile does not wait either: no consumer is in a group that it would have to leave. A producer is none of these: what it
+/// drops has to be dropped when it is.
 struct ClosedAside<T: Send + 'static>(Option<T>);
 
 impl<T: Send + 'static> ClosedAside<T> {

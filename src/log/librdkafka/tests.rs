@@ -1,6 +1,6 @@
 //! On the client's mock cluster: what a producer sends for company's sake, where that takes 50 s, and who is asked about topics.
 
-use rdkafka::mocking::MockCluster;
+use rdkafka::mocking::{MockCluster, MockCoordinator};
 
 use super::*;
 
@@ -88,9 +88,9 @@ fn what_the_user_sets_by_its_other_name_is_set() {
     assert_eq!((client.get("linger.ms"), client.get("batch.size")), (None, Some("250000")));
 }
 
-/// To open and close one takes longer than to answer; and nothing may come through the connection of one that has not answered.
+/// To open and close one takes longer than to answer; and nothing may come through the connection of one that does not answer.
 #[test]
-fn one_client_is_asked_until_it_does_not_answer() {
+fn one_client_is_asked_until_it_does_not_answer_and_then_another() {
     let cluster = MockCluster::new(1).unwrap();
     cluster.create_topic("t", 2, 1).unwrap();
     let kafka = Librdkafka::new(&config_of(&cluster, &[]));
@@ -100,9 +100,41 @@ fn one_client_is_asked_until_it_does_not_answer() {
     assert_eq!(kafka.offsets_at("t", 1).unwrap(), [0, 0]);
     assert_eq!(asked(), first);
     let kept = kafka.asking.lock().unwrap().clone(); // else another may be at the same address
-    kafka.ask(|_| Err::<(), _>(LogError("no answer".into()))).unwrap_err();
+    let answers = |client: &BaseConsumer| match std::ptr::eq(client, first) {
+        true => Err(LogError("cut off".into())),
+        false => Ok(()),
+    };
+    kafka.ask(answers).unwrap();
     assert_ne!(asked(), first);
+    // Of one that is new nobody asks why a second time.
+    let questions = std::cell::Cell::new(0);
+    let silent = |_: &BaseConsumer| {
+        questions.set(questions.get() + 1);
+        Err::<(), _>(LogError("down".into()))
+    };
+    kafka.ask(silent).unwrap_err();
+    assert_eq!(questions.replace(0), 2, "the one that has answered, and a new one");
+    kafka.ask(silent).unwrap_err();
+    assert_eq!(questions.get(), 1);
+    asked();
+    kafka.rest();
+    assert!(kafka.asking.lock().unwrap().is_none());
     drop(kept);
+}
+
+/// It is only asked for in order to be connected.
+#[test]
+fn a_producer_does_not_wait_for_a_leader_that_is_silent() {
+    let cluster = MockCluster::new(2).unwrap();
+    cluster.create_topic("t", 1, 1).unwrap();
+    cluster.partition_leader("t", 0, Some(2)).unwrap();
+    cluster.coordinator(MockCoordinator::Transaction("id".into()), 1).unwrap();
+    cluster.broker_round_trip_time(2, Duration::from_secs(60)).unwrap();
+    let mut config = config_of(&cluster, &[]);
+    config.brokers.truncate(config.brokers.find(',').unwrap());
+    let asked = Instant::now();
+    drop(Librdkafka::new(&config).producer(Some("id")).unwrap());
+    assert!(asked.elapsed() < PATIENCE / 2);
 }
 
 #[test]
@@ -113,4 +145,13 @@ fn a_topic_that_was_just_made_may_not_be_known_yet() {
     std::thread::sleep(Duration::from_millis(100));
     cluster.create_topic("t", 2, 1).unwrap();
     assert_eq!(ends.join().unwrap().unwrap(), [(0, 0); 2]);
+}
+
+#[test]
+fn a_topic_that_was_just_made_may_have_no_leader_yet() {
+    let cluster = MockCluster::new(1).unwrap();
+    cluster.create_topic("t", 2, 1).unwrap();
+    let early = rdkafka::types::RDKafkaRespErr::RD_KAFKA_RESP_ERR_NOT_LEADER_FOR_PARTITION;
+    cluster.request_errors(rdkafka::types::RDKafkaApiKey::ListOffsets, &[early; 3]);
+    assert_eq!(Librdkafka::new(&config_of(&cluster, &[])).ends("t").unwrap(), [(0, 0); 2]);
 }

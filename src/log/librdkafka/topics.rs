@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 use rdkafka::admin::{AdminClient, AdminOptions, NewPartitions, NewTopic, ResourceSpecifier, TopicReplication};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
-use rdkafka::error::RDKafkaErrorCode;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
 use super::{ClosedAside, Librdkafka, kafka_config};
 use crate::config::KafkaConfig;
@@ -14,21 +15,88 @@ use crate::log::LogError;
 use crate::log::kafka::{Kafka, PATIENCE};
 use crate::log::meta::meta_topic;
 
-/// For how long is taken what a client has said that is only asked.
+/// The client that asks about topics.
+pub(super) type Asking = ClosedAside<BaseConsumer>;
+
+/// For how long is taken what that client says of itself: at no time at all the crate takes one thing.
 const SAID: Duration = Duration::from_millis(1);
 
+/// How long it may take until every broker knows of a topic that has been made and of its leaders, and how long until they are asked
+/// again.
+const KNOWN_MAX: Duration = Duration::from_millis(1500);
+const LOOK_AGAIN: Duration = Duration::from_millis(15);
+
 impl Librdkafka {
-    /// Asks about topics. A client that gave no answer is not asked again: nothing may come through its connection any more.
-    pub(super) fn ask<T>(&self, question: impl FnOnce(&BaseConsumer) -> Result<T, LogError>) -> Result<T, LogError> {
+    /// Asks about topics. A client that gave no answer is not asked again, since nothing may come through its connection any more; if
+    /// it has answered before, another is asked.
+    pub(super) fn ask<T>(&self, question: impl Fn(&BaseConsumer) -> Result<T, LogError>) -> Result<T, LogError> {
         let asking = || self.asking.lock().expect("no panic while holding it");
-        let client = match &mut *asking() {
-            Some(client) => Arc::clone(client),
-            none => Arc::clone(none.insert(Arc::new(self.base_consumer(None)?))),
-        };
-        let answer = question(&client).inspect_err(|_| drop(asking().take()));
-        // What it says of itself, nobody else hears.
-        while client.poll(SAID).is_some() {}
-        answer
+        loop {
+            let (client, is_new) = match &mut *asking() {
+                Some(client) => (Arc::clone(client), false),
+                none => (Arc::clone(none.insert(Arc::new(self.asking_client()?))), true),
+            };
+            let answer = question(&client);
+            // Nobody else takes it, and what is not taken in time waits for the next question.
+            while client.poll(SAID).is_some() {}
+            if answer.is_ok() {
+                return answer;
+            }
+            drop(asking().take_if(|kept| Arc::ptr_eq(kept, &client)));
+            if is_new {
+                return answer;
+            }
+        }
+    }
+
+    /// A client that is only asked, so that it needs no right to a group.
+    fn asking_client(&self) -> Result<Asking, LogError> {
+        let mut client = kafka_config(&self.config);
+        client.remove("group.id");
+        // The ends are those of what is committed. Nobody would take the statistics.
+        client.set("isolation.level", "read_committed").set("statistics.interval.ms", "0");
+        let client = client.create().map(ClosedAside::new);
+        client.map_err(|e| LogError(format!("Kafka settings of the consumer: {e}")))
+    }
+
+    /// Closes the client that was asked, where nothing is asked for long: it keeps a connection, and what it says of itself.
+    pub fn rest(&self) {
+        drop(self.asking.lock().expect("no panic while holding it").take());
+    }
+
+    /// [`Kafka::offsets_at`].
+    pub(super) fn ask_offsets_at(&self, topic: &str, time: u64) -> Result<Vec<u64>, LogError> {
+        let failed = |e: KafkaError| LogError(format!("topic {topic}: asking for its offsets at a time: {e}"));
+        let mut offsets: Vec<u64> = self.ask_ends(topic)?.into_iter().map(|(_, end)| end).collect();
+        let mut times = TopicPartitionList::new();
+        for partition in 0..offsets.len() {
+            times.add_partition_offset(topic, partition as i32, Offset::Offset(time as i64)).map_err(failed)?;
+        }
+        let found = self.ask(|client| client.offsets_for_times(times.clone(), PATIENCE).map_err(failed))?;
+        for found in found.elements() {
+            if let Offset::Offset(offset) = found.offset() {
+                offsets[found.partition() as usize] = offset as u64;
+            }
+        }
+        Ok(offsets)
+    }
+
+    /// [`Kafka::ends`].
+    pub(super) fn ask_ends(&self, topic: &str) -> Result<Vec<(u64, u64)>, LogError> {
+        let asked = Instant::now();
+        loop {
+            let not_yet = match self.partitions_of(topic)? {
+                None => None,
+                Some(partitions) => match self.ask(|client| ends_of(client, topic, partitions))? {
+                    Ok(ends) => return Ok(ends),
+                    Err(leaderless) => Some(leaderless),
+                },
+            };
+            if asked.elapsed() > KNOWN_MAX {
+                return Err(not_yet.unwrap_or_else(|| self.missing(topic)));
+            }
+            std::thread::sleep(LOOK_AGAIN);
+        }
     }
 
     /// How many partitions a topic has; `None` where it does not exist.
@@ -161,7 +229,7 @@ impl Librdkafka {
     }
 
     /// Of a topic that is not there.
-    pub(super) fn missing(&self, topic: &str) -> LogError {
+    fn missing(&self, topic: &str) -> LogError {
         let KafkaConfig { brokers, topic: data, .. } = &self.config;
         let has_companion = || matches!(self.partitions_of(&meta_topic(topic)), Ok(Some(_)));
         LogError(match topic == data {
@@ -173,6 +241,30 @@ impl Librdkafka {
             ),
         })
     }
+}
+
+/// First kept offset and end offset of every partition; or of which nobody knows its leader yet, or any more.
+fn ends_of(client: &BaseConsumer, topic: &str, partitions: u32) -> Result<Result<Vec<(u64, u64)>, LogError>, LogError> {
+    use RDKafkaErrorCode as Code;
+    let mut ends = Vec::new();
+    for partition in 0..partitions {
+        match client.fetch_watermarks(topic, partition as i32, PATIENCE) {
+            Ok((low, high)) => ends.push((low.max(0) as u64, high.max(0) as u64)),
+            Err(error) => {
+                let said = LogError(format!("{topic}/{partition}: reading its ends: {error}"));
+                return match error.rdkafka_error_code() {
+                    Some(
+                        Code::NotLeaderForPartition
+                        | Code::LeaderNotAvailable
+                        | Code::UnknownPartition
+                        | Code::UnknownTopicOrPartition,
+                    ) => Ok(Err(said)),
+                    _ => Err(said),
+                };
+            }
+        }
+    }
+    Ok(Ok(ends))
 }
 
 /// Of a topic that is not there any more.
