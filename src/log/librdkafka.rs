@@ -109,7 +109,8 @@ impl Kafka for Librdkafka {
         let defaults = [
             ("enable.idempotence", "true"),
             // A batch goes when it is full, when this time is over, or when a commit asks for it. What goes sooner makes the next wait
-            // for it, and while a batch whose time has come waits for the one before, the client's thread polls without pause. What is in no transaction that is committed yet nobody sees, so that there is no hurry at all.
+            // for it, and while a batch whose time has come waits for the one before, the client's thread polls without pause. What is
+            // in no transaction that is committed yet nobody sees, so that there is no hurry at all.
             ("linger.ms", if transactional_id.is_some() { "1000" } else { "50" }),
             // Less to send and to store: half of the time goes where the broker is.
             ("compression.type", "lz4"),
