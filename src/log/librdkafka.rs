@@ -1,5 +1,6 @@
 //! Kafka through librdkafka: settings, clients, and what their errors mean.
 
+mod lost;
 mod topics;
 
 use std::fmt;
@@ -21,10 +22,12 @@ use super::run::REPLACED;
 use crate::config::KafkaConfig;
 use crate::wait::whole;
 
+use lost::WayBack;
 use topics::Asking;
 
-/// How long a commit may take: as long as a record that can't be delivered.
+/// How long a commit may take: as long as a record that can't be delivered; and for how long at most it is left to the client.
 const COMMIT_PATIENCE: Duration = Duration::from_secs(60);
+const COMMIT_WAIT: Duration = Duration::from_secs(5);
 
 /// How long a producer looks for a broker besides the first.
 const LOOK: Duration = Duration::from_secs(1);
@@ -139,7 +142,7 @@ impl Kafka for Librdkafka {
                 ))
             })?;
         }
-        Ok(Box::new(RdProducer { producer }))
+        Ok(Box::new(RdProducer { producer, way_back: WayBack::to(&self.config.brokers) }))
     }
 
     /// All at once: each takes its time.
@@ -163,7 +166,8 @@ impl Kafka for Librdkafka {
                 .map_err(|e| LogError(format!("{topic}/{partition}: {e}")))?;
         }
         consumer.assign(&assignment).map_err(|e| LogError(format!("topic {topic}: {e}")))?;
-        Ok(Box::new(RdConsumer { consumer: ClosedAside::new(consumer), topic: topic.to_string() }))
+        let way_back = WayBack::to(&self.config.brokers);
+        Ok(Box::new(RdConsumer { consumer: ClosedAside::new(consumer), topic: topic.to_string(), way_back }))
     }
 
     fn offsets_at(&self, topic: &str, time: u64) -> Result<Vec<u64>, LogError> {
@@ -205,6 +209,7 @@ impl<T: Send + 'static> Drop for ClosedAside<T> {
 struct RdConsumer {
     consumer: ClosedAside<BaseConsumer>,
     topic: String,
+    way_back: WayBack,
 }
 
 impl Consumer for RdConsumer {
@@ -214,7 +219,10 @@ impl Consumer for RdConsumer {
         take: &mut dyn FnMut(Record<'_>) -> Result<(), LogError>,
     ) -> Result<Polled, LogError> {
         match self.consumer.poll(whole(wait)) {
-            None => Ok(Polled::Nothing),
+            None => {
+                self.way_back.look(self.consumer.client());
+                Ok(Polled::Nothing)
+            }
             Some(Ok(message)) => take(record(&message)).map(|()| Polled::Record),
             Some(Err(KafkaError::PartitionEOF(partition))) => Ok(Polled::End(partition as u32)),
             Some(Err(error)) => lasting(&self.topic, &error).map_or(Ok(Polled::Nothing), Err),
@@ -330,6 +338,7 @@ impl ProducerContext for Context {
 
 struct RdProducer {
     producer: BaseProducer<Context>,
+    way_back: WayBack,
 }
 
 impl RdProducer {
@@ -339,7 +348,8 @@ impl RdProducer {
     }
 
     /// Asks for what lingers, and waits so long for all that is on its way, in whole milliseconds.
-    fn flush(&self, wait: Duration) {
+    fn flush(&mut self, wait: Duration) {
+        self.way_back.look(self.producer.client());
         let millis = wait.as_micros().div_ceil(1000) as i32;
         // The crate's own `flush` asks for zero milliseconds, and is over before the client's threads look.
         // SAFETY: the client is there as long as its producer is. What it returns is only whether all has arrived.
@@ -414,7 +424,7 @@ impl Producer for RdProducer {
     fn commit(&mut self) -> Result<(), String> {
         let asked = Instant::now();
         loop {
-            match self.producer.commit_transaction(PATIENCE) {
+            match self.producer.commit_transaction(COMMIT_WAIT) {
                 Ok(()) => return Ok(()),
                 Err(KafkaError::Transaction(error)) if error.is_retriable() => {
                     let waited = asked.elapsed();
@@ -425,6 +435,7 @@ impl Producer for RdProducer {
                         ));
                     }
                     tracing::warn!("a commit has no answer for {} s: trying again", waited.as_secs());
+                    self.way_back.look(self.producer.client());
                 }
                 Err(error) => return Err(self.refused(&error)),
             }

@@ -1,12 +1,13 @@
-//! Servers restart under load, in good order and killed: afterwards both sides are identical, each change is once in the
-//! topic, and no row has stepped back.
+//! Servers restart under load, in good order and killed, and a broker is fenced: afterwards both sides are identical, each change is
+//! once in the topic, and no row has stepped back.
 //!
 //! A round for each 40 `KILLS` that are begun, `SEED` as in processes.rs.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::faults::apart::{Servers, apart};
+use crate::faults::network::Ears;
 use crate::faults::trial::{Place, Trial};
 use crate::faults::workload::Work;
 
@@ -52,4 +53,33 @@ fn servers_may_restart_under_load() {
     let rounds = kills.div_ceil(40);
     survive(&mut servers, ("MYSQL_URL", "mysql"), rounds, seed);
     survive(&mut servers, ("MARIADB_URL", "mariadb"), rounds, seed);
+}
+
+/// The only broker of a cluster is fenced where its disk or its machine stands still for some seconds. It goes on answering: that
+/// there is no broker. Clients that believed it had nobody to ask any more.
+#[test]
+fn the_only_broker_may_be_fenced() {
+    let Some(servers) = apart("the_only_broker_may_be_fenced", &["mysql", "kafka", "postgres"]) else { return };
+    let (_, seed) = crate::faults::kills_and_seed(40);
+    let mut trial = Trial::new("MYSQL_URL", seed, Place::Here);
+    let mut publish = trial.start("publish", 1);
+    publish.wait_until_up();
+    let mut land = trial.start("land", 1);
+    let work = Work::start("MYSQL_URL", &trial.name, seed, crate::faults::PAUSE);
+    trial.arrives(&mut [&mut publish, &mut land]);
+    let properties = std::fs::read_to_string(servers.folder("kafka").join("server.properties")).unwrap();
+    let controller = properties.lines().find_map(|line| line.strip_prefix("controller.quorum.voters=1@127.0.0.1:"));
+    let controller = Ears::of(controller.unwrap().parse().unwrap());
+    let said = servers.folder("kafka.log");
+    controller.cover();
+    let begun = Instant::now();
+    while !std::fs::read_to_string(&said).unwrap().contains("Fencing broker 1 ") {
+        assert!(begun.elapsed() < RECOVERY_MAX, "the broker is not fenced");
+        trial.supervise_for(Duration::from_millis(100), &mut [&mut publish, &mut land]);
+    }
+    trial.supervise_for(Duration::from_secs(2), &mut [&mut publish, &mut land]);
+    controller.uncover();
+    // Nothing may end.
+    let took = trial.arrives(&mut [&mut publish, &mut land]);
+    trial.ends(&format!("fenced, then {} ms", took.as_millis()), work, publish, land);
 }

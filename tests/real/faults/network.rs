@@ -110,3 +110,29 @@ fn tc(host: &str, way: Way) -> String {
 fn device(host: &str, way: Way) -> String {
     if matches!(way, Way::In) { format!("to-{host}") } else { "line".into() }
 }
+
+/// What a server hears at a port of this machine's own.
+pub struct Ears {
+    port: u16,
+}
+
+impl Ears {
+    /// To be called once for each network: the rules that no other can come before are moved.
+    pub fn of(port: u16) -> Ears {
+        ip("ip rule add pref 10 lookup local && ip rule del pref 0");
+        Ears { port }
+    }
+
+    /// From now on nothing that is sent to the port arrives.
+    pub fn cover(&self) {
+        self.rule("add");
+    }
+
+    pub fn uncover(&self) {
+        self.rule("del");
+    }
+
+    fn rule(&self, what: &str) {
+        ip(&format!("ip rule {what} pref 5 ipproto tcp dport {} blackhole", self.port));
+    }
+}
