@@ -463,6 +463,10 @@ fn refused(error: &KafkaError) -> String {
             | RDKafkaErrorCode::InvalidProducerIdMapping,
         ) => REPLACED.into(),
         Some(RDKafkaErrorCode::Fatal | RDKafkaErrorCode::State) => refused_because(&error.to_string()),
+        // Kafka 4.4 fails so at a commit while it is fencing the one who commits.
+        Some(RDKafkaErrorCode::Unknown) => {
+            format!("{error}: Kafka has failed at a request, and its log may say why; or it is that {REPLACED}")
+        }
         Some(
             RDKafkaErrorCode::UnknownTopic
             | RDKafkaErrorCode::UnknownPartition

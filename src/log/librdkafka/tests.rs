@@ -48,6 +48,21 @@ fn a_full_queue_does_not_wait_for_what_lingers() {
     assert!(commits(1, &[("queue.buffering.max.messages", "10")], 25) < Duration::from_secs(50));
 }
 
+/// Kafka answers so where a newer publish begins during the commit.
+#[test]
+fn a_commit_at_which_kafka_fails_may_be_of_a_publish_that_is_replaced() {
+    let cluster = MockCluster::new(1).unwrap();
+    cluster.create_topic("t", 2, 1).unwrap();
+    let mut producer = Librdkafka::new(&config_of(&cluster, &[])).producer(Some("id")).unwrap();
+    producer.begin().unwrap();
+    let record = NewRecord { topic: "t", partition: 0, timestamp: None, key: b"k", value: b"v", headers: None };
+    producer.send(record, 1).unwrap();
+    let failed = rdkafka::types::RDKafkaRespErr::RD_KAFKA_RESP_ERR_UNKNOWN;
+    cluster.request_errors(rdkafka::types::RDKafkaApiKey::EndTxn, &[failed]);
+    let said = producer.commit().unwrap_err();
+    assert!(said.starts_with("Transaction error: EndTxn commit failed") && said.contains(REPLACED), "{said}");
+}
+
 struct Hears;
 
 impl log::Log for Hears {
