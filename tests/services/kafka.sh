@@ -3,6 +3,10 @@
 
 KAFKA_POM=${BASH_SOURCE[0]%/*}/kafka-pom.xml
 
+# So long the broker may be silent before its controller fences it: it is all that there is, and where a busy machine's disk stands
+# still for half a minute, the tests are to wait. But so long a broker that was killed has to wait too until it may come back.
+KAFKA_SESSION_MS=60000
+
 fill_kafka() { # FOLDER
   mvn -q -B -f "$KAFKA_POM" dependency:copy-dependencies -DoutputDirectory="$1"
 }
@@ -17,6 +21,7 @@ advertised.listeners=PLAINTEXT://${ADDRESSES[kafka]}:$2
 controller.listener.names=CONTROLLER
 inter.broker.listener.name=PLAINTEXT
 listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT
+broker.session.timeout.ms=$KAFKA_SESSION_MS
 log.dirs=$1/data
 num.partitions=4
 auto.create.topics.enable=false
@@ -36,7 +41,8 @@ EOC
 # kafka_program FOLDER: sets KAFKA_RUN to the words that run a class of Kafka's. Native libraries are unpacked into
 # java.io.tmpdir: with the rest, they go away with the scratch folder.
 kafka_program() {
-  KAFKA_RUN=("${RUN_AS[@]}" java -XX:+UseG1GC -XX:-UsePerfData "-Djava.io.tmpdir=$1" -cp "$SCRATCH/kafka-jars/*")
+  KAFKA_RUN=("${RUN_AS[@]}" java -XX:+UseG1GC -XX:-UsePerfData -Dorg.slf4j.simpleLogger.showDateTime=true
+    "-Dorg.slf4j.simpleLogger.dateTimeFormat=HH:mm:ss.SSS" "-Djava.io.tmpdir=$1" -cp "$SCRATCH/kafka-jars/*")
 }
 
 kafka_create() { # FOLDER PORT
