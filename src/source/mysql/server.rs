@@ -1,10 +1,12 @@
 //! Questions to the server, and the sentences for its answers.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io;
 use std::time::Duration;
 
 use mysql::prelude::Queryable;
 use mysql::{Conn, DriverError, Opts, OptsBuilder};
+use mysql_common::proto::codec::error::PacketCodecError;
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::change::{TableFilter, TableName};
@@ -467,7 +469,9 @@ impl Server {
                     self.address, self.user
                 ));
             }
-            mysql::Error::IoError(error) => return Trouble::Passing(format!("{what}: {error}")),
+            mysql::Error::IoError(error) | mysql::Error::CodecError(PacketCodecError::Io(error)) => {
+                return Trouble::Passing(format!("{what}: {}", of_connection(error)));
+            }
             mysql::Error::DriverError(error) => return Trouble::Passing(format!("{what}: {error}")),
             mysql::Error::CodecError(error) => return Trouble::Passing(format!("{what}: {error}")),
             error => return lasting(format!("the source at {}: {what}: {error}", self.address)),
@@ -502,6 +506,15 @@ impl Server {
     }
 }
 
+/// What is wrong with a connection. The system has no better word for an answer that does not come in time than "Resource temporarily
+/// unavailable".
+fn of_connection(error: &io::Error) -> String {
+    match error.kind() {
+        io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => format!("no answer for {} s", SILENCE_MAX.as_secs()),
+        _ => error.to_string(),
+    }
+}
+
 /// Whether that is said of a file that ends inside of an event.
 pub(super) fn is_cut(error: &mysql::Error) -> bool {
     matches!(error, mysql::Error::MySqlError(said)
@@ -527,4 +540,21 @@ fn some_of(names: &[String]) -> String {
         more => format!(" and {more} more"),
     };
     format!("{}{more}", names[..names.len().min(NAMED_MAX)].join(", "))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_server_that_does_not_answer_is_said_to_give_no_answer() {
+        let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("url = \"mysql://r:r@{}/\"\ntables = [\"a.b\"]", silent.local_addr().unwrap());
+        let server = Server::new(&toml::from_str(&url).unwrap(), "job").unwrap();
+        let hasty = OptsBuilder::from_opts(server.options.clone()).read_timeout(Some(Duration::from_millis(10)));
+        match server.trouble("a question", &Conn::new(hasty).unwrap_err()) {
+            Trouble::Passing(said) => assert_eq!(said, "a question: no answer for 30 s"),
+            Trouble::Lasting(said) => panic!("{said}"),
+        }
+    }
 }
