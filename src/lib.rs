@@ -7,6 +7,7 @@ pub mod config;
 pub mod demo;
 pub mod letter;
 pub mod log;
+mod lost;
 pub mod operators;
 mod reach;
 pub mod source;

@@ -21,9 +21,16 @@ const COMMIT_INTERVAL_MAX: Duration = Duration::from_secs(30);
 /// Kafka takes 249 bytes, and the companion's name is longer by `.meta`.
 const TOPIC_MAX: usize = 240;
 
-/// The properties of librdkafka that decide whether a gap is noticed, and what is read.
-const OWN_PROPERTIES: [&str; 5] =
-    ["auto.offset.reset", "enable.auto.commit", "enable.auto.offset.store", "enable.partition.eof", "isolation.level"];
+/// The properties of librdkafka that decide whether a gap is noticed, what is read, and from whom.
+const OWN_PROPERTIES: [&str; 7] = [
+    "auto.offset.reset",
+    "enable.auto.commit",
+    "enable.auto.offset.store",
+    "enable.partition.eof",
+    "isolation.level",
+    "bootstrap.servers",
+    "metadata.broker.list",
+];
 
 impl Config {
     /// Reads and checks a configuration file.

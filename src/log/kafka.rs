@@ -167,7 +167,8 @@ pub(super) fn next(
 ) -> Result<Polled, LogError> {
     let asked = Instant::now();
     loop {
-        match consumer.poll(PATIENCE, take)? {
+        // In pieces: only between them a client that asks nobody any more is helped.
+        match consumer.poll(PATIENCE / 15, take)? {
             Polled::Nothing if asked.elapsed() < PATIENCE => {}
             Polled::Nothing => return Err(LogError(format!("{place}: no answer for {} s", PATIENCE.as_secs()))),
             polled => return Ok(polled),

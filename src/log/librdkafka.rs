@@ -1,6 +1,5 @@
 //! Kafka through librdkafka: settings, clients, and what their errors mean.
 
-mod lost;
 mod topics;
 
 use std::fmt;
@@ -20,9 +19,9 @@ use super::LogError;
 use super::kafka::{Consumer, Delivered, Kafka, NewRecord, PATIENCE, Polled, Producer, Record};
 use super::run::REPLACED;
 use crate::config::KafkaConfig;
+use crate::lost::WayBack;
 use crate::wait::whole;
 
-use lost::WayBack;
 use topics::Asking;
 
 /// How long a commit may take: as long as a record that can't be delivered; and for how long at most it is left to the client.
@@ -348,8 +347,7 @@ impl RdProducer {
     }
 
     /// Asks for what lingers, and waits so long for all that is on its way, in whole milliseconds.
-    fn flush(&mut self, wait: Duration) {
-        self.way_back.look(self.producer.client());
+    fn flush(&self, wait: Duration) {
         let millis = wait.as_micros().div_ceil(1000) as i32;
         // The crate's own `flush` asks for zero milliseconds, and is over before the client's threads look.
         // SAFETY: the client is there as long as its producer is. What it returns is only whether all has arrived.
@@ -390,6 +388,7 @@ impl Producer for RdProducer {
                 Ok(()) => return Ok(()),
                 Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), back)) => {
                     sending = back;
+                    self.way_back.look(self.producer.client());
                     self.flush(Duration::from_millis(1));
                     self.producer.poll(DRAIN);
                 }
@@ -399,6 +398,7 @@ impl Producer for RdProducer {
     }
 
     fn poll(&mut self, wait: Duration, delivered: &mut dyn FnMut(Delivered)) -> Result<(), String> {
+        self.way_back.look(self.producer.client());
         if !wait.is_zero() {
             self.flush(wait);
         }
@@ -463,7 +463,7 @@ fn refused(error: &KafkaError) -> String {
             | RDKafkaErrorCode::InvalidProducerIdMapping,
         ) => REPLACED.into(),
         Some(RDKafkaErrorCode::Fatal | RDKafkaErrorCode::State) => refused_because(&error.to_string()),
-        // Kafka 4.4 fails so at a commit while it is fencing the one who commits.
+        // Kafka 4.4 fails so, at a commit for one, while it is fencing the one who asks.
         Some(RDKafkaErrorCode::Unknown) => {
             format!("{error}: Kafka has failed at a request, and its log may say why; or it is that {REPLACED}")
         }

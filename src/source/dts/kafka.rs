@@ -17,6 +17,7 @@ use rdkafka::{ClientContext, Offset, TopicPartitionList};
 
 use crate::change::{BATCH_BYTES, BATCH_ROWS, TableFilter};
 use crate::config::{DtsConfig, DtsStart};
+use crate::lost::WayBack;
 use crate::source::{Mark, Raws, Reader, SourceError, Start, now_ms};
 use crate::wait::whole;
 
@@ -27,6 +28,9 @@ const PARTITION: i32 = 0;
 
 /// How long servers may take to answer before the reader gives up.
 const ANSWER_MAX: Duration = Duration::from_secs(15);
+
+/// Between two questions to servers that give no good answer.
+const ASK_PAUSE: Duration = Duration::from_millis(200);
 
 /// How long a read waits for the first record.
 const READ_WAIT: Duration = Duration::from_millis(10);
@@ -47,6 +51,7 @@ pub struct DtsReader {
     /// With `until_end`: the offset at which to stop.
     stop: Option<u64>,
     consumed: Arc<AtomicU64>,
+    way_back: WayBack,
 }
 
 impl DtsReader {
@@ -85,6 +90,7 @@ impl DtsReader {
             at_end: false,
             stop: until_end.then_some(high),
             consumed: Arc::default(),
+            way_back: WayBack::to(&config.brokers),
             consumer,
         })
     }
@@ -111,7 +117,10 @@ impl DtsReader {
                 return Ok(());
             }
             let message = match self.consumer.poll(wait) {
-                None => return Ok(()),
+                None => {
+                    self.way_back.look(self.consumer.client());
+                    return Ok(());
+                }
                 Some(Err(KafkaError::PartitionEOF(_))) => {
                     self.at_end = true;
                     return Ok(());
@@ -138,16 +147,31 @@ impl DtsReader {
     /// Whether reading may go on after `error`: librdkafka reconnects by itself, so a lost broker is one that does not
     /// answer when asked.
     #[cold]
-    fn survives(&self, error: &KafkaError) -> Result<(), SourceError> {
+    fn survives(&mut self, error: &KafkaError) -> Result<(), SourceError> {
         use RDKafkaErrorCode as Code;
         match error.rdkafka_error_code() {
             Some(Code::AutoOffsetReset | Code::OffsetOutOfRange) => {
                 Err(gone(self.topic().name, self.next, "the topic no longer has it"))
             }
             Some(Code::AllBrokersDown | Code::BrokerTransportFailure | Code::OperationTimedOut | Code::Resolve) => {
-                self.topic().watermarks().map(|_| ())
+                self.answers()
             }
             _ => Err(self.topic().error("reading", error)),
+        }
+    }
+}
+
+impl DtsReader {
+    /// That a broker answers. One that is fenced answers at once, that it knows of no topic.
+    fn answers(&mut self) -> Result<(), SourceError> {
+        let asked = Instant::now();
+        loop {
+            match self.topic().watermarks() {
+                Ok(_) => return Ok(()),
+                Err(error) if asked.elapsed() >= ANSWER_MAX => return Err(error),
+                Err(_) => std::thread::sleep(ASK_PAUSE),
+            }
+            self.way_back.look(self.consumer.client());
         }
     }
 }

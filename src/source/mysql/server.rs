@@ -549,8 +549,8 @@ mod tests {
     #[test]
     fn a_server_that_does_not_answer_is_said_to_give_no_answer() {
         let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        let url = format!("url = \"mysql://r:r@{}/\"\ntables = [\"a.b\"]", silent.local_addr().unwrap());
-        let server = Server::new(&toml::from_str(&url).unwrap(), "job").unwrap();
+        let config = format!("url = \"mysql://r:r@{}/\"\ntables = [\"a.b\"]", silent.local_addr().unwrap());
+        let server = Server::new(&toml::from_str(&config).unwrap(), "job").unwrap();
         let hasty = OptsBuilder::from_opts(server.options.clone()).read_timeout(Some(Duration::from_millis(10)));
         match server.trouble("a question", &Conn::new(hasty).unwrap_err()) {
             Trouble::Passing(said) => assert_eq!(said, "a question: no answer for 30 s"),

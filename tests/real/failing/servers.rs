@@ -4,12 +4,19 @@
 //! A round for each 40 `KILLS` that are begun, `SEED` as in processes.rs.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
+
+use tidegate::config::DtsConfig;
+use tidegate::source::dts::DtsReader;
+use tidegate::source::{Raws, Reader, Start};
 
 use crate::faults::apart::{Servers, apart};
 use crate::faults::network::Ears;
 use crate::faults::trial::{Place, Trial};
 use crate::faults::workload::Work;
+use crate::job::env;
 
 /// How long the next change may take to come through, from when the server answers again.
 const RECOVERY_MAX: Duration = Duration::from_secs(60);
@@ -55,31 +62,75 @@ fn servers_may_restart_under_load() {
     survive(&mut servers, ("MARIADB_URL", "mariadb"), rounds, seed);
 }
 
+fn survive_a_fence(servers: &Servers, controller: &Ears, delivery: &'static str, seed: u64) {
+    let mut trial = Trial::new("MYSQL_URL", seed, Place::Here);
+    trial.delivery = delivery;
+    let mut publish = trial.start("publish", 1);
+    publish.wait_until_up();
+    let mut land = trial.start("land", 1);
+    let work = Work::start("MYSQL_URL", &trial.name, seed, crate::faults::PAUSE);
+    trial.arrives(&mut [&mut publish, &mut land]);
+    // The reader of subscriptions may read what it likes, here the topic's companion.
+    let mut reader = subscription(&format!("{}.meta", trial.name));
+    let (consumed, reads) = (reader.consumed(), Arc::new(AtomicBool::new(true)));
+    let reading = std::thread::spawn({
+        let reads = reads.clone();
+        move || {
+            while reads.load(Ordering::Relaxed) {
+                reader.read(&mut Raws::default()).unwrap();
+            }
+        }
+    });
+    let fences = || std::fs::read_to_string(servers.log("kafka")).unwrap().matches("Fencing broker 1 ").count();
+    let (before, begun) = (fences(), Instant::now());
+    controller.cover();
+    let mut fenced = None;
+    while fenced.is_none_or(|fenced: Instant| fenced.elapsed() < Duration::from_secs(2)) {
+        assert!(begun.elapsed() < RECOVERY_MAX, "the broker is not fenced");
+        trial.supervise_for(Duration::from_millis(50), &mut [&mut publish, &mut land]);
+        if fenced.is_none() && fences() > before {
+            fenced = Some(Instant::now());
+        }
+    }
+    let had = consumed.load(Ordering::Relaxed);
+    controller.uncover();
+    let took = trial.arrives(&mut [&mut publish, &mut land]);
+    assert!(trial.gave_up.is_empty(), "{:?}", trial.gave_up);
+    let begun = Instant::now();
+    while consumed.load(Ordering::Relaxed) == had {
+        assert!(begun.elapsed() < RECOVERY_MAX, "the reader of a subscription reads nothing any more");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    reads.store(false, Ordering::Relaxed);
+    reading.join().unwrap();
+    trial.ends(&format!("fenced, {delivery}, then {} ms", took.as_millis()), work, publish, land);
+}
+
+fn subscription(topic: &str) -> DtsReader {
+    let config = DtsConfig {
+        brokers: env("KAFKA_ADDR"),
+        topic: topic.into(),
+        sid: None,
+        user: None,
+        password: None,
+        password_file: None,
+        tables: vec!["shop.*".into()],
+        start: "earliest".parse().unwrap(),
+        properties: BTreeMap::new(),
+    };
+    DtsReader::open(&config, &Start::Configured, false).unwrap()
+}
+
 /// The only broker of a cluster is fenced where its disk or its machine stands still for some seconds. It goes on answering: that
 /// there is no broker. Clients that believed it had nobody to ask any more.
 #[test]
 fn the_only_broker_may_be_fenced() {
     let Some(servers) = apart("the_only_broker_may_be_fenced", &["mysql", "kafka", "postgres"]) else { return };
     let (_, seed) = crate::faults::kills_and_seed(40);
-    let mut trial = Trial::new("MYSQL_URL", seed, Place::Here);
-    let mut publish = trial.start("publish", 1);
-    publish.wait_until_up();
-    let mut land = trial.start("land", 1);
-    let work = Work::start("MYSQL_URL", &trial.name, seed, crate::faults::PAUSE);
-    trial.arrives(&mut [&mut publish, &mut land]);
     let properties = std::fs::read_to_string(servers.folder("kafka").join("server.properties")).unwrap();
     let controller = properties.lines().find_map(|line| line.strip_prefix("controller.quorum.voters=1@127.0.0.1:"));
     let controller = Ears::of(controller.unwrap().parse().unwrap());
-    let said = servers.folder("kafka.log");
-    controller.cover();
-    let begun = Instant::now();
-    while !std::fs::read_to_string(&said).unwrap().contains("Fencing broker 1 ") {
-        assert!(begun.elapsed() < RECOVERY_MAX, "the broker is not fenced");
-        trial.supervise_for(Duration::from_millis(100), &mut [&mut publish, &mut land]);
+    for delivery in ["exactly-once", "at-least-once"] {
+        survive_a_fence(&servers, &controller, delivery, seed);
     }
-    trial.supervise_for(Duration::from_secs(2), &mut [&mut publish, &mut land]);
-    controller.uncover();
-    // Nothing may end.
-    let took = trial.arrives(&mut [&mut publish, &mut land]);
-    trial.ends(&format!("fenced, then {} ms", took.as_millis()), work, publish, land);
 }

@@ -69,4 +69,9 @@ impl Servers {
     pub fn folder(&self, server: &str) -> PathBuf {
         PathBuf::from(env("APART_FOLDER")).join(server)
     }
+
+    /// What a server says.
+    pub fn log(&self, server: &str) -> PathBuf {
+        PathBuf::from(env("APART_FOLDER")).join(format!("{server}.log"))
+    }
 }

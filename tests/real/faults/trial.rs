@@ -60,6 +60,8 @@ pub struct Trial {
     pub random: Random,
     started: u32,
     place: Place,
+    /// How `publish` delivers.
+    pub delivery: &'static str,
     /// What processes have said when they gave up and were started again, and how often.
     pub gave_up: BTreeMap<String, u32>,
     /// The next mark.
@@ -100,6 +102,7 @@ impl Trial {
             random: Random(seed),
             started: 0,
             place,
+            delivery: "exactly-once",
             gave_up: BTreeMap::new(),
             mark: 0,
             recovery: Vec::new(),
@@ -112,13 +115,14 @@ impl Trial {
         let path = |what: &str| self.folder.path().join(format!("{command}.{}.{what}", self.started));
         let config = format!(
             "job = \"{0}\"\n[source]\nkind = \"mysql\"\nurl = \"{1}\"\ntables = [\"{0}.*\"]\n[kafka]\nbrokers = \"{2}\"\n\
-             topic = \"{0}\"\npartitions = 4\n[land]\nepoch = \"{3}\"\n[target]\nkind = \"postgres\"\nurl = \"{4}\"\n\
+             topic = \"{0}\"\npartitions = 4\n[publish]\ndelivery = \"{5}\"\n[land]\nepoch = \"{3}\"\n[target]\nkind = \"postgres\"\nurl = \"{4}\"\n\
              schema = \"{0}\"\n",
             self.name,
             env(self.server),
             env("KAFKA_ADDR"),
             self.random.of(&["100ms", "300ms", "1s"]),
             target_url(&env("PG_URL")),
+            self.delivery,
         );
         std::fs::write(path("toml"), config).unwrap();
         let hosts: Vec<String> = (0..processes).map(|number| self.place.address(command, number)).collect();

@@ -8,24 +8,25 @@ use std::time::{Duration, Instant};
 use rdkafka::bindings::{rd_kafka_brokers_add, rd_kafka_brokers_learned_ids, rd_kafka_mem_free};
 use rdkafka::client::{Client, ClientContext};
 
-/// Between two looks: each time that it is told, the client keeps a copy of what it is told.
-const PAUSE: Duration = Duration::from_secs(2);
+/// Between two looks: each time that it is told, the client keeps a copy of what it is told. That is a megabyte in a day of a cluster
+/// that comes back with no broker.
+const PAUSE: Duration = Duration::from_secs(4);
 
 /// What a client that may be lost is told, and when it was looked after.
-pub(super) struct WayBack {
+pub(crate) struct WayBack {
     servers: CString,
     looked: Instant,
 }
 
 impl WayBack {
     /// A way back to those servers, as they stand in `bootstrap.servers`.
-    pub(super) fn to(servers: &str) -> WayBack {
+    pub(crate) fn to(servers: &str) -> WayBack {
         // A client could not be made with a list that has a zero in it.
         WayBack { servers: CString::new(servers).unwrap_or_default(), looked: Instant::now() }
     }
 
     /// Looks after a client that something is awaited of.
-    pub(super) fn look<C: ClientContext>(&mut self, client: &Client<C>) {
+    pub(crate) fn look<C: ClientContext>(&mut self, client: &Client<C>) {
         if self.looked.elapsed() < PAUSE {
             return;
         }
