@@ -28,6 +28,9 @@ use topics::Asking;
 const COMMIT_PATIENCE: Duration = Duration::from_secs(60);
 const COMMIT_WAIT: Duration = Duration::from_secs(5);
 
+/// After so much silence, and then as often, it is said that Kafka is waited for.
+const SILENCE: Duration = Duration::from_secs(5);
+
 /// How long a producer looks for a broker besides the first.
 const LOOK: Duration = Duration::from_secs(1);
 
@@ -141,7 +144,11 @@ impl Kafka for Librdkafka {
                 ))
             })?;
         }
-        Ok(Box::new(RdProducer { producer, way_back: WayBack::to(&self.config.brokers) }))
+        Ok(Box::new(RdProducer {
+            producer,
+            way_back: WayBack::to(&self.config.brokers),
+            silence: Silence::of(&self.config.brokers),
+        }))
     }
 
     /// All at once: each takes its time.
@@ -165,8 +172,12 @@ impl Kafka for Librdkafka {
                 .map_err(|e| LogError(format!("{topic}/{partition}: {e}")))?;
         }
         consumer.assign(&assignment).map_err(|e| LogError(format!("topic {topic}: {e}")))?;
-        let way_back = WayBack::to(&self.config.brokers);
-        Ok(Box::new(RdConsumer { consumer: ClosedAside::new(consumer), topic: topic.to_string(), way_back }))
+        Ok(Box::new(RdConsumer {
+            consumer: ClosedAside::new(consumer),
+            topic: topic.to_string(),
+            way_back: WayBack::to(&self.config.brokers),
+            told: None,
+        }))
     }
 
     fn offsets_at(&self, topic: &str, time: u64) -> Result<Vec<u64>, LogError> {
@@ -209,6 +220,8 @@ struct RdConsumer {
     consumer: ClosedAside<BaseConsumer>,
     topic: String,
     way_back: WayBack,
+    /// When it was said last that Kafka is waited for.
+    told: Option<Instant>,
 }
 
 impl Consumer for RdConsumer {
@@ -224,7 +237,16 @@ impl Consumer for RdConsumer {
             }
             Some(Ok(message)) => take(record(&message)).map(|()| Polled::Record),
             Some(Err(KafkaError::PartitionEOF(partition))) => Ok(Polled::End(partition as u32)),
-            Some(Err(error)) => lasting(&self.topic, &error).map_or(Ok(Polled::Nothing), Err),
+            Some(Err(error)) => match lasting(&self.topic, &error) {
+                Some(lasting) => Err(lasting),
+                None => {
+                    if self.told.is_none_or(|told| told.elapsed() >= SILENCE) {
+                        self.told = Some(Instant::now());
+                        tracing::warn!("topic {}: {error}: waiting for Kafka", self.topic);
+                    }
+                    Ok(Polled::Nothing)
+                }
+            },
         }
     }
 
@@ -335,9 +357,38 @@ impl ProducerContext for Context {
     }
 }
 
+/// Since when something is on its way to Kafka, and nothing arrives.
+struct Silence {
+    brokers: String,
+    since: Instant,
+    asked: Instant,
+    told: Instant,
+}
+
+impl Silence {
+    fn of(brokers: &str) -> Silence {
+        let now = Instant::now();
+        Silence { brokers: brokers.to_string(), since: now, asked: now, told: now }
+    }
+
+    /// Tells the user if it lasts, and not too often. While nobody asks, nobody waits.
+    fn hear(&mut self, is_over: bool) {
+        if is_over || self.asked.elapsed() >= SILENCE {
+            self.since = Instant::now();
+        }
+        self.asked = Instant::now();
+        let lasts = self.since.elapsed();
+        if lasts >= SILENCE && self.told.elapsed() >= SILENCE {
+            self.told = self.asked;
+            tracing::warn!("Kafka at {} has taken nothing for {} s: waiting", self.brokers, lasts.as_secs());
+        }
+    }
+}
+
 struct RdProducer {
     producer: BaseProducer<Context>,
     way_back: WayBack,
+    silence: Silence,
 }
 
 impl RdProducer {
@@ -402,7 +453,7 @@ impl Producer for RdProducer {
         if !wait.is_zero() {
             self.flush(wait);
         }
-        let asked = Instant::now();
+        let (asked, mut hears) = (Instant::now(), false);
         loop {
             self.producer.poll(DRAIN);
             let mut said = self.producer.context().said();
@@ -410,11 +461,14 @@ impl Producer for RdProducer {
                 return Err(failure);
             }
             let is_all = said.delivered.is_empty() && !std::mem::take(&mut said.has_logged);
+            hears |= !said.delivered.is_empty();
             said.delivered.drain(..).for_each(&mut *delivered);
             if is_all || asked.elapsed() > DRAIN_MAX {
-                return Ok(());
+                break;
             }
         }
+        self.silence.hear(hears || self.producer.in_flight_count() == 0);
+        Ok(())
     }
 
     fn begin(&mut self) -> Result<(), String> {
@@ -446,7 +500,8 @@ impl Producer for RdProducer {
 /// What the client says of a transaction that failed, and what to do about it.
 fn refused_because(reason: &str) -> String {
     let lower = reason.to_ascii_lowercase();
-    if ["fenced", "newer", "epoch"].iter().any(|word| lower.contains(word)) {
+    // The client also speaks of epochs where records have waited for too long.
+    if ["fenced", "newer", "old epoch"].iter().any(|word| lower.contains(word)) {
         REPLACED.into()
     } else {
         format!("the transaction has failed ({reason}): start publish again, it goes on where the last commit was")

@@ -63,6 +63,44 @@ fn a_commit_at_which_kafka_fails_may_be_of_a_publish_that_is_replaced() {
     assert!(said.starts_with("Transaction error: EndTxn commit failed") && said.contains(REPLACED), "{said}");
 }
 
+/// Where Kafka is silent the user hears of it, and a transaction that fails for it is not said to be of a publish that is replaced.
+#[test]
+fn a_silent_kafka_is_told_of_and_is_no_newer_publish() {
+    #[derive(Clone, Default)]
+    struct Told(Arc<Mutex<Vec<u8>>>);
+    impl std::io::Write for Told {
+        fn write(&mut self, line: &[u8]) -> std::io::Result<usize> {
+            self.0.lock().unwrap().write(line)
+        }
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+    let cluster = MockCluster::new(1).unwrap();
+    cluster.create_topic("t", 2, 1).unwrap();
+    let properties = [("message.timeout.ms", "12000"), ("linger.ms", "0")];
+    let mut producer = Librdkafka::new(&config_of(&cluster, &properties)).producer(Some("id")).unwrap();
+    producer.begin().unwrap();
+    cluster.broker_round_trip_time(1, Duration::from_secs(600)).unwrap();
+    let record = NewRecord { topic: "t", partition: 0, timestamp: None, key: b"k", value: b"v", headers: None };
+    producer.send(record, 1).unwrap();
+    let told = Told::default();
+    let writer = told.clone();
+    let subscriber = tracing_subscriber::fmt().with_writer(move || writer.clone()).finish();
+    let asked = Instant::now();
+    let said = tracing::subscriber::with_default(subscriber, || {
+        loop {
+            if let Err(said) = producer.poll(Duration::from_millis(20), &mut |_| panic!("it is delivered")) {
+                return said;
+            }
+            assert!(asked.elapsed() < Duration::from_secs(60), "it waits for ever");
+        }
+    });
+    assert!(!said.contains(REPLACED) && said.contains("timed out"), "{said}");
+    let told = String::from_utf8(told.0.lock().unwrap().clone()).unwrap();
+    assert!(told.contains("has taken nothing for 5 s: waiting"), "{told}");
+}
+
 struct Hears;
 
 impl log::Log for Hears {
