@@ -373,7 +373,7 @@ impl Silence {
 
     /// Tells the user if it lasts, and not too often. While nobody asks, nobody waits.
     fn hear(&mut self, is_over: bool) {
-        if is_over || self.asked.elapsed() >= SILENCE {
+        if is_over || self.asked.elapsed() >= SILENCE / 5 {
             self.since = Instant::now();
         }
         self.asked = Instant::now();
@@ -442,6 +442,8 @@ impl Producer for RdProducer {
                     self.way_back.look(self.producer.client());
                     self.flush(Duration::from_millis(1));
                     self.producer.poll(DRAIN);
+                    let hears = !self.producer.context().said().delivered.is_empty();
+                    self.silence.hear(hears);
                 }
                 Err((error, _)) => return Err(self.refused(&error)),
             }
@@ -479,7 +481,10 @@ impl Producer for RdProducer {
         let asked = Instant::now();
         loop {
             match self.producer.commit_transaction(COMMIT_WAIT) {
-                Ok(()) => return Ok(()),
+                Ok(()) => {
+                    self.silence.hear(true);
+                    return Ok(());
+                }
                 Err(KafkaError::Transaction(error)) if error.is_retriable() => {
                     let waited = asked.elapsed();
                     if waited > COMMIT_PATIENCE {
@@ -500,12 +505,24 @@ impl Producer for RdProducer {
 /// What the client says of a transaction that failed, and what to do about it.
 fn refused_because(reason: &str) -> String {
     let lower = reason.to_ascii_lowercase();
-    // The client also speaks of epochs where records have waited for too long.
-    if ["fenced", "newer", "old epoch"].iter().any(|word| lower.contains(word)) {
+    // It speaks of epochs, too.
+    if lower.contains("timed out on") {
+        return untaken(reason);
+    }
+    let replaced = ["fenced by", "newer producer", "newer instance", "old epoch", "not currently assigned"];
+    if replaced.iter().any(|word| lower.contains(word)) {
         REPLACED.into()
     } else {
         format!("the transaction has failed ({reason}): start publish again, it goes on where the last commit was")
     }
+}
+
+/// That a record has waited for too long, and what to do about it.
+fn untaken(error: impl fmt::Display) -> String {
+    format!(
+        "{error}: Kafka did not take it in time: start publish again, it goes on where it was; if the topic was deleted, publish to \
+         a new one, with the tables copied anew"
+    )
 }
 
 /// What Kafka says to a writer, and what to do about it.
@@ -527,10 +544,7 @@ fn refused(error: &KafkaError) -> String {
             | RDKafkaErrorCode::UnknownPartition
             | RDKafkaErrorCode::UnknownTopicOrPartition,
         ) => format!("{error}: if the topic was deleted, publish to a new one, with the tables copied anew"),
-        Some(RDKafkaErrorCode::MessageTimedOut) => format!(
-            "{error}: Kafka did not take it in time: start publish again, it goes on where it was; if the topic was deleted, publish to \
-             a new one, with the tables copied anew"
-        ),
+        Some(RDKafkaErrorCode::MessageTimedOut) => untaken(error),
         Some(RDKafkaErrorCode::MessageSizeTooLarge) => format!(
             "{error}: raise \"message.max.bytes\" in [kafka.properties], and max.message.bytes of the topic, and start publish again"
         ),

@@ -96,9 +96,9 @@ fn a_silent_kafka_is_told_of_and_is_no_newer_publish() {
             assert!(asked.elapsed() < Duration::from_secs(60), "it waits for ever");
         }
     });
-    assert!(!said.contains(REPLACED) && said.contains("timed out"), "{said}");
+    assert!(!said.contains(REPLACED) && said.contains("timed out") && said.contains("in time"), "{said}");
     let told = String::from_utf8(told.0.lock().unwrap().clone()).unwrap();
-    assert!(told.contains("has taken nothing for 5 s: waiting"), "{told}");
+    assert!(told.contains("has taken nothing for "), "{told}");
 }
 
 struct Hears;

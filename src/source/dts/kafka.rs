@@ -29,8 +29,11 @@ const PARTITION: i32 = 0;
 /// How long servers may take to answer before the reader gives up.
 const ANSWER_MAX: Duration = Duration::from_secs(15);
 
-/// Between two questions to servers that give no good answer.
-const ASK_PAUSE: Duration = Duration::from_millis(200);
+/// How long one of the questions may take to which that may be the answer.
+const QUESTION_MAX: Duration = Duration::from_secs(2);
+
+/// Between two of them.
+const ASK_PAUSE: Duration = Duration::from_millis(100);
 
 /// How long a read waits for the first record.
 const READ_WAIT: Duration = Duration::from_millis(10);
@@ -162,16 +165,21 @@ impl DtsReader {
 }
 
 impl DtsReader {
-    /// That a broker answers. One that is fenced answers at once, that it knows of no topic.
+    /// That a broker answers. One that is fenced answers at once, that it knows of no such topic.
     fn answers(&mut self) -> Result<(), SourceError> {
+        use RDKafkaErrorCode as Code;
         let asked = Instant::now();
         loop {
-            match self.topic().watermarks() {
-                Ok(_) => return Ok(()),
-                Err(error) if asked.elapsed() >= ANSWER_MAX => return Err(error),
-                Err(_) => std::thread::sleep(ASK_PAUSE),
-            }
             self.way_back.look(self.consumer.client());
+            let Err(error) = self.consumer.fetch_watermarks(&self.topic, PARTITION, QUESTION_MAX) else {
+                return Ok(());
+            };
+            let unknown = [Code::UnknownTopicOrPartition, Code::UnknownTopic, Code::UnknownPartition];
+            let passes = error.rdkafka_error_code().is_some_and(|code| unknown.contains(&code)) || is_transient(&error);
+            if !passes || asked.elapsed() >= ANSWER_MAX {
+                return Err(self.topic().error("asking for the ends", &error));
+            }
+            std::thread::sleep(ASK_PAUSE);
         }
     }
 }
@@ -252,7 +260,7 @@ impl Topic<'_> {
     fn ask<T>(&self, what: &str, question: impl Fn(Duration) -> Result<T, KafkaError>) -> Result<T, SourceError> {
         let begun = Instant::now();
         loop {
-            let error = match question(Duration::from_secs(2)) {
+            let error = match question(QUESTION_MAX) {
                 Ok(answer) => return Ok(answer),
                 Err(error) => error,
             };
@@ -267,7 +275,7 @@ impl Topic<'_> {
             if refused || !is_transient(&error) || waited >= ANSWER_MAX {
                 return Err(self.error(what, &error));
             }
-            std::thread::sleep(Duration::from_millis(100).min(ANSWER_MAX - waited));
+            std::thread::sleep(ASK_PAUSE.min(ANSWER_MAX - waited));
         }
     }
 
