@@ -147,7 +147,7 @@ impl Kafka for Librdkafka {
         Ok(Box::new(RdProducer {
             producer,
             way_back: WayBack::to(&self.config.brokers),
-            silence: Silence::of(&self.config.brokers),
+            silence: Silence::of(&self.config.brokers, Instant::now()),
         }))
     }
 
@@ -220,7 +220,7 @@ struct RdConsumer {
     consumer: ClosedAside<BaseConsumer>,
     topic: String,
     way_back: WayBack,
-    /// When it was said last that Kafka is waited for.
+    /// When it was said last that something failed which is tried again.
     told: Option<Instant>,
 }
 
@@ -242,7 +242,10 @@ impl Consumer for RdConsumer {
                 None => {
                     if self.told.is_none_or(|told| told.elapsed() >= SILENCE) {
                         self.told = Some(Instant::now());
-                        tracing::warn!("topic {}: {error}: waiting for Kafka", self.topic);
+                        tracing::warn!(
+                            "topic {}: a connection or a request failed ({error}): trying again",
+                            self.topic
+                        );
                     }
                     Ok(Polled::Nothing)
                 }
@@ -291,6 +294,7 @@ struct Said {
     delivered: Vec<Delivered>,
     failure: Option<String>,
     has_logged: bool,
+    has_delivered: bool,
 }
 
 #[derive(Debug, Default)]
@@ -345,6 +349,7 @@ impl ProducerContext for Context {
                 };
                 let end = offset + 1;
                 let mut said = self.said();
+                said.has_delivered = true;
                 match said.delivered.last_mut() {
                     Some(last) if last.ticket == ticket && last.partition == partition && last.end < end => {
                         last.end = end;
@@ -357,7 +362,7 @@ impl ProducerContext for Context {
     }
 }
 
-/// Since when something is on its way to Kafka, and nothing arrives.
+/// Since when something is on its way to Kafka, and no record's report arrives.
 struct Silence {
     brokers: String,
     since: Instant,
@@ -366,20 +371,25 @@ struct Silence {
 }
 
 impl Silence {
-    fn of(brokers: &str) -> Silence {
-        let now = Instant::now();
+    fn of(brokers: &str, now: Instant) -> Silence {
         Silence { brokers: brokers.to_string(), since: now, asked: now, told: now }
     }
 
-    /// Tells the user if it lasts, and not too often. While nobody asks, nobody waits.
-    fn hear(&mut self, is_over: bool) {
-        if is_over || self.asked.elapsed() >= SILENCE / 5 {
-            self.since = Instant::now();
+    /// For how long it has lasted, if that is to be told. While nobody asks, nobody waits.
+    fn lasts(&mut self, now: Instant, is_over: bool) -> Option<Duration> {
+        if is_over || now - self.asked >= SILENCE / 5 {
+            self.since = now;
         }
-        self.asked = Instant::now();
-        let lasts = self.since.elapsed();
-        if lasts >= SILENCE && self.told.elapsed() >= SILENCE {
-            self.told = self.asked;
+        self.asked = now;
+        let lasts = now - self.since;
+        (lasts >= SILENCE && now - self.told >= SILENCE).then(|| {
+            self.told = now;
+            lasts
+        })
+    }
+
+    fn hear(&mut self, is_over: bool) {
+        if let Some(lasts) = self.lasts(Instant::now(), is_over) {
             tracing::warn!("Kafka at {} has taken nothing for {} s: waiting", self.brokers, lasts.as_secs());
         }
     }
@@ -430,11 +440,11 @@ impl Producer for RdProducer {
         if let Some(headers) = record.headers {
             sending = sending.headers(headers);
         }
-        // Nothing may be delivered behind what was not.
-        if let Some(failure) = self.failure() {
-            return Err(failure);
-        }
         loop {
+            // Nothing may be delivered behind what was not.
+            if let Some(failure) = self.failure() {
+                return Err(failure);
+            }
             match self.producer.send(sending) {
                 Ok(()) => return Ok(()),
                 Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), back)) => {
@@ -442,7 +452,7 @@ impl Producer for RdProducer {
                     self.way_back.look(self.producer.client());
                     self.flush(Duration::from_millis(1));
                     self.producer.poll(DRAIN);
-                    let hears = !self.producer.context().said().delivered.is_empty();
+                    let hears = std::mem::take(&mut self.producer.context().said().has_delivered);
                     self.silence.hear(hears);
                 }
                 Err((error, _)) => return Err(self.refused(&error)),
@@ -463,7 +473,7 @@ impl Producer for RdProducer {
                 return Err(failure);
             }
             let is_all = said.delivered.is_empty() && !std::mem::take(&mut said.has_logged);
-            hears |= !said.delivered.is_empty();
+            hears |= std::mem::take(&mut said.has_delivered);
             said.delivered.drain(..).for_each(&mut *delivered);
             if is_all || asked.elapsed() > DRAIN_MAX {
                 break;
@@ -481,10 +491,7 @@ impl Producer for RdProducer {
         let asked = Instant::now();
         loop {
             match self.producer.commit_transaction(COMMIT_WAIT) {
-                Ok(()) => {
-                    self.silence.hear(true);
-                    return Ok(());
-                }
+                Ok(()) => return Ok(()),
                 Err(KafkaError::Transaction(error)) if error.is_retriable() => {
                     let waited = asked.elapsed();
                     if waited > COMMIT_PATIENCE {
@@ -520,8 +527,8 @@ fn refused_because(reason: &str) -> String {
 /// That a record has waited for too long, and what to do about it.
 fn untaken(error: impl fmt::Display) -> String {
     format!(
-        "{error}: Kafka did not take it in time: start publish again, it goes on where it was; if the topic was deleted, publish to \
-         a new one, with the tables copied anew"
+        "{error}: Kafka did not take it in time: unless another publish of this topic has begun since, start it again, it goes on where \
+         it was; if the topic was deleted, publish to a new one, with the tables copied anew"
     )
 }
 

@@ -1,4 +1,5 @@
-//! On the client's mock cluster: what a producer sends for company's sake, where that takes 50 s, and who is asked about topics.
+//! On the client's mock cluster: what a producer sends for company's sake, where that takes 50 s, who is asked about
+//! topics, and what is said of a Kafka that is silent or refuses.
 
 use rdkafka::mocking::{MockCluster, MockCoordinator};
 
@@ -63,9 +64,8 @@ fn a_commit_at_which_kafka_fails_may_be_of_a_publish_that_is_replaced() {
     assert!(said.starts_with("Transaction error: EndTxn commit failed") && said.contains(REPLACED), "{said}");
 }
 
-/// Where Kafka is silent the user hears of it, and a transaction that fails for it is not said to be of a publish that is replaced.
-#[test]
-fn a_silent_kafka_is_told_of_and_is_no_newer_publish() {
+/// What a producer fails with at a Kafka that falls silent, and what the user is told until then. `uses` is asked again and again.
+fn at_silence(queue: &str, records: usize, uses: impl Fn(&mut dyn Producer) -> Result<(), String>) -> (String, String) {
     #[derive(Clone, Default)]
     struct Told(Arc<Mutex<Vec<u8>>>);
     impl std::io::Write for Told {
@@ -78,27 +78,81 @@ fn a_silent_kafka_is_told_of_and_is_no_newer_publish() {
     }
     let cluster = MockCluster::new(1).unwrap();
     cluster.create_topic("t", 2, 1).unwrap();
-    let properties = [("message.timeout.ms", "12000"), ("linger.ms", "0")];
+    let properties = [("message.timeout.ms", "12000"), ("linger.ms", "0"), ("queue.buffering.max.messages", queue)];
     let mut producer = Librdkafka::new(&config_of(&cluster, &properties)).producer(Some("id")).unwrap();
     producer.begin().unwrap();
+    for _ in 0..records {
+        sends(&mut *producer).unwrap();
+    }
     cluster.broker_round_trip_time(1, Duration::from_secs(600)).unwrap();
-    let record = NewRecord { topic: "t", partition: 0, timestamp: None, key: b"k", value: b"v", headers: None };
-    producer.send(record, 1).unwrap();
+    sends(&mut *producer).unwrap();
     let told = Told::default();
     let writer = told.clone();
     let subscriber = tracing_subscriber::fmt().with_writer(move || writer.clone()).finish();
     let asked = Instant::now();
     let said = tracing::subscriber::with_default(subscriber, || {
         loop {
-            if let Err(said) = producer.poll(Duration::from_millis(20), &mut |_| panic!("it is delivered")) {
+            if let Err(said) = uses(&mut *producer) {
                 return said;
             }
             assert!(asked.elapsed() < Duration::from_secs(60), "it waits for ever");
         }
     });
-    assert!(!said.contains(REPLACED) && said.contains("timed out") && said.contains("in time"), "{said}");
     let told = String::from_utf8(told.0.lock().unwrap().clone()).unwrap();
+    (said, told)
+}
+
+fn sends(producer: &mut dyn Producer) -> Result<(), String> {
+    producer.send(NewRecord { topic: "t", partition: 0, timestamp: None, key: b"k", value: b"v", headers: None }, 1)
+}
+
+/// Where Kafka is silent the user hears of it, and a transaction that fails for it is not said to be of a publish that is replaced.
+#[test]
+fn a_silent_kafka_is_told_of_and_is_no_newer_publish() {
+    let poll =
+        |producer: &mut dyn Producer| producer.poll(Duration::from_millis(20), &mut |_| panic!("it is delivered"));
+    let (said, told) = at_silence("1000", 0, poll);
+    assert!(!said.contains(REPLACED) && said.contains("timed out") && said.contains("in time"), "{said}");
     assert!(told.contains("has taken nothing for "), "{told}");
+}
+
+/// What was delivered before it fell silent nobody has taken from the producer yet.
+#[test]
+fn a_silent_kafka_is_told_of_while_the_queue_is_full() {
+    let (said, told) = at_silence("2", 3, sends);
+    assert!(!said.contains(REPLACED) && said.contains("in time"), "{said}");
+    assert!(told.contains("has taken nothing for "), "{told}");
+}
+
+#[test]
+fn silence_is_told_of_while_something_is_waited_for_and_not_too_often() {
+    let begun = Instant::now();
+    let mut silence = Silence::of("k", begun);
+    let mut told = |tenth: u64, is_over| {
+        silence.lasts(begun + Duration::from_millis(100 * tenth), is_over).map(|lasts| lasts.as_millis() as u64 / 100)
+    };
+    // From 20.0 to 25.0 s something is delivered; from 30.0 to 41.0 s nobody asks.
+    let said: Vec<_> =
+        (0..300).chain(410..520).filter_map(|t| told(t, (200..=250).contains(&t)).map(|s| (t, s))).collect();
+    assert_eq!(said, [(50, 50), (100, 100), (150, 150), (460, 50), (510, 100)]);
+    assert!((520..10_000).all(|tenth| told(tenth, true).is_none()));
+}
+
+/// As librdkafka words it.
+#[test]
+fn only_a_transaction_that_was_fenced_is_of_a_publish_that_is_replaced() {
+    let fenced = [
+        "Fatal error: Local: This instance has been fenced by a newer instance: Failed to end transaction: Local: This instance has \
+         been fenced by a newer instance",
+        "Producer attempted to produce with an old epoch (INVALID_PRODUCER_EPOCH)",
+        "The producer attempted to use a producer id which is not currently assigned to its transactional id",
+    ];
+    assert!(fenced.iter().all(|reason| refused_because(reason) == REPLACED));
+    let failed = "ProduceRequest for t [0] with 1 message(s) failed: skipped sequence numbers (transactional producer, requires epoch bump)";
+    let said = refused_because(failed);
+    assert!(said.contains(failed) && said.contains("start publish again"), "{said}");
+    let said = refused_because("1 message(s) timed out on t [0] (epoch 3)");
+    assert!(said.contains("in time") && said.contains("if the topic was deleted"), "{said}");
 }
 
 struct Hears;
