@@ -5,6 +5,7 @@ pub mod change;
 pub mod codec;
 pub mod config;
 pub mod demo;
+mod ends;
 pub mod letter;
 pub mod log;
 mod lost;

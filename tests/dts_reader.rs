@@ -284,6 +284,27 @@ fn servers_that_are_not_there_and_topics_that_are_not_there_are_told_apart() {
     assert!(begun.elapsed() < Duration::from_secs(20));
 }
 
+/// A leader that was just elected does not know yet where the partition ends.
+#[test]
+fn a_broker_that_comes_back_may_have_no_answer_yet() {
+    use rdkafka::types::{RDKafkaApiKey::ListOffsets, RDKafkaRespErr as Error};
+    let cluster = cluster();
+    produce(&cluster, &[insert(7)]);
+    let config = config(&cluster.bootstrap_servers(), "earliest");
+    let early = [Error::RD_KAFKA_RESP_ERR_OFFSET_NOT_AVAILABLE, Error::RD_KAFKA_RESP_ERR_UNKNOWN];
+    cluster.request_errors(ListOffsets, &early[..1]);
+    let mut reader = DtsReader::open(&config, &Start::Configured, false).unwrap();
+    assert_eq!(reader.begun().resume.position, "0");
+    read_until(&mut reader, |rows, _| rows.len() == 1);
+    cluster.request_errors(ListOffsets, &early);
+    cluster.broker_down(1).unwrap();
+    let reads = std::thread::spawn(move || read_until(&mut reader, |rows, _| rows.len() == 1));
+    std::thread::sleep(Duration::from_secs(1));
+    cluster.broker_up(1).unwrap();
+    produce(&cluster, &[insert(8)]);
+    reads.join().unwrap();
+}
+
 /// What retention passes while the reader reads must be an error, whatever the properties say.
 #[test]
 fn properties_do_not_make_a_gap_silent() {

@@ -262,3 +262,22 @@ fn a_topic_that_was_just_made_may_have_no_leader_yet() {
     cluster.request_errors(rdkafka::types::RDKafkaApiKey::ListOffsets, &[early; 3]);
     assert_eq!(Librdkafka::new(&config_of(&cluster, &[])).ends("t").unwrap(), [(0, 0); 2]);
 }
+
+/// Of the two ends of a partition the first may fail alone. It must not be empty for that.
+#[test]
+fn a_partition_is_not_taken_for_empty_where_one_of_its_ends_is_not_known_yet() {
+    let cluster = MockCluster::new(1).unwrap();
+    cluster.create_topic("t", 2, 1).unwrap();
+    let kafka = Librdkafka::new(&config_of(&cluster, &[]));
+    let mut producer = kafka.producer(Some("id")).unwrap();
+    producer.begin().unwrap();
+    sends(&mut *producer).unwrap();
+    producer.commit().unwrap();
+    let early = rdkafka::types::RDKafkaRespErr::RD_KAFKA_RESP_ERR_OFFSET_NOT_AVAILABLE;
+    let known = rdkafka::types::RDKafkaRespErr::RD_KAFKA_RESP_ERR_NO_ERROR;
+    // Whether the second is known in time is a matter of luck.
+    for said in [[early, known], [known, early], [early, early]].repeat(30) {
+        cluster.request_errors(rdkafka::types::RDKafkaApiKey::ListOffsets, &said);
+        assert_eq!(kafka.ends("t").unwrap(), [(0, 1), (0, 0)], "{said:?}");
+    }
+}

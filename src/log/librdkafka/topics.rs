@@ -11,6 +11,7 @@ use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
 use super::{ClosedAside, Librdkafka, kafka_config};
 use crate::config::KafkaConfig;
+use crate::ends::ends;
 use crate::log::LogError;
 use crate::log::kafka::{Kafka, PATIENCE};
 use crate::log::meta::meta_topic;
@@ -246,25 +247,21 @@ impl Librdkafka {
 /// First kept offset and end offset of every partition; or of which nobody knows its leader yet, or any more.
 fn ends_of(client: &BaseConsumer, topic: &str, partitions: u32) -> Result<Result<Vec<(u64, u64)>, LogError>, LogError> {
     use RDKafkaErrorCode as Code;
-    let mut ends = Vec::new();
-    for partition in 0..partitions {
-        match client.fetch_watermarks(topic, partition as i32, PATIENCE) {
-            Ok((low, high)) => ends.push((low.max(0) as u64, high.max(0) as u64)),
-            Err(error) => {
-                let said = LogError(format!("{topic}/{partition}: reading its ends: {error}"));
-                return match error.rdkafka_error_code() {
-                    Some(
-                        Code::NotLeaderForPartition
-                        | Code::LeaderNotAvailable
-                        | Code::UnknownPartition
-                        | Code::UnknownTopicOrPartition,
-                    ) => Ok(Err(said)),
-                    _ => Err(said),
-                };
-            }
-        }
+    let error = match ends(client, topic, partitions, PATIENCE) {
+        Ok(ends) => return Ok(Ok(ends)),
+        Err(error) => error,
+    };
+    let said = LogError(format!("topic {topic}: reading its ends: {error}"));
+    match error.rdkafka_error_code() {
+        Some(
+            Code::NotLeaderForPartition
+            | Code::LeaderNotAvailable
+            | Code::OffsetNotAvailable
+            | Code::UnknownPartition
+            | Code::UnknownTopicOrPartition,
+        ) => Ok(Err(said)),
+        _ => Err(said),
     }
-    Ok(Ok(ends))
 }
 
 /// Of a topic that is not there any more.

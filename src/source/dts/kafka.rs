@@ -17,6 +17,7 @@ use rdkafka::{ClientContext, Offset, TopicPartitionList};
 
 use crate::change::{BATCH_BYTES, BATCH_ROWS, TableFilter};
 use crate::config::{DtsConfig, DtsStart};
+use crate::ends::ends;
 use crate::lost::WayBack;
 use crate::source::{Mark, Raws, Reader, SourceError, Start, now_ms};
 use crate::wait::whole;
@@ -24,12 +25,13 @@ use crate::wait::whole;
 use super::{Begin, Records};
 
 /// A DTS topic has one partition.
+const PARTITIONS: u32 = 1;
 const PARTITION: i32 = 0;
 
 /// How long servers may take to answer before the reader gives up.
 const ANSWER_MAX: Duration = Duration::from_secs(15);
 
-/// How long one of the questions may take to which that may be the answer.
+/// How long one question may take.
 const QUESTION_MAX: Duration = Duration::from_secs(2);
 
 /// Between two of them.
@@ -165,18 +167,16 @@ impl DtsReader {
 }
 
 impl DtsReader {
-    /// That a broker answers. One that is fenced answers at once, that it knows of no such topic.
+    /// That a broker answers. One that is fenced answers at once, that it knows of no such topic, and one that has just become the
+    /// leader that it does not know yet; only who may not read need not ask again.
     fn answers(&mut self) -> Result<(), SourceError> {
-        use RDKafkaErrorCode as Code;
         let asked = Instant::now();
         loop {
             self.way_back.look(self.consumer.client());
-            let Err(error) = self.consumer.fetch_watermarks(&self.topic, PARTITION, QUESTION_MAX) else {
+            let Err(error) = ends(&self.consumer, &self.topic, PARTITIONS, QUESTION_MAX) else {
                 return Ok(());
             };
-            let unknown = [Code::UnknownTopicOrPartition, Code::UnknownTopic, Code::UnknownPartition];
-            let passes = error.rdkafka_error_code().is_some_and(|code| unknown.contains(&code)) || is_transient(&error);
-            if !passes || asked.elapsed() >= ANSWER_MAX {
+            if is_forbidden(&error) || asked.elapsed() >= ANSWER_MAX {
                 return Err(self.topic().error("asking for the ends", &error));
             }
             std::thread::sleep(ASK_PAUSE);
@@ -294,8 +294,8 @@ impl Topic<'_> {
                 None => Ok(topic.partitions().len()),
             }
         })?;
-        match partitions {
-            1 => Ok(()),
+        match partitions as u32 {
+            PARTITIONS => Ok(()),
             n => Err(SourceError::Source(format!(
                 "topic {} at {} has {n} partitions, and a DTS topic has one: order across partitions can't be known",
                 self.name, self.brokers
@@ -304,8 +304,8 @@ impl Topic<'_> {
     }
 
     fn watermarks(&self) -> Result<(u64, u64), SourceError> {
-        let ask = |timeout| self.consumer.fetch_watermarks(self.name, PARTITION, timeout);
-        self.ask("asking for the ends", ask).map(|(low, high)| (low as u64, high as u64))
+        let ask = |timeout| ends(self.consumer, self.name, PARTITIONS, timeout);
+        self.ask("asking for the ends", ask).map(|ends| ends[0])
     }
 
     /// `place`, if the topic still has it.
@@ -390,6 +390,23 @@ fn is_transient(error: &KafkaError) -> bool {
                 | Code::NotLeaderForPartition
                 | Code::BrokerNotAvailable
                 | Code::NetworkException
+                | Code::OffsetNotAvailable
+                | Code::ReplicaNotAvailable
+                | Code::KafkaStorageError
+        )
+    )
+}
+
+/// Whether the servers do not let this user read, which does not pass.
+fn is_forbidden(error: &KafkaError) -> bool {
+    use RDKafkaErrorCode as Code;
+    matches!(
+        error.rdkafka_error_code(),
+        Some(
+            Code::Authentication
+                | Code::SaslAuthenticationFailed
+                | Code::TopicAuthorizationFailed
+                | Code::GroupAuthorizationFailed
         )
     )
 }
