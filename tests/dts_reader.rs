@@ -303,6 +303,7 @@ fn a_broker_that_comes_back_may_have_no_answer_yet() {
     cluster.broker_up(1).unwrap();
     produce(&cluster, &[insert(8)]);
     reads.join().unwrap();
+    DtsReader::open(&config, &Start::Configured, false).expect("both answers have been taken");
 }
 
 /// What retention passes while the reader reads must be an error, whatever the properties say.

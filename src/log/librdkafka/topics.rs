@@ -6,12 +6,11 @@ use std::time::{Duration, Instant};
 use rdkafka::admin::{AdminClient, AdminOptions, NewPartitions, NewTopic, ResourceSpecifier, TopicReplication};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
-use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
+use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
 
 use super::{ClosedAside, Librdkafka, kafka_config};
 use crate::config::KafkaConfig;
-use crate::ends::ends;
+use crate::list_offsets;
 use crate::log::LogError;
 use crate::log::kafka::{Kafka, PATIENCE};
 use crate::log::meta::meta_topic;
@@ -67,31 +66,44 @@ impl Librdkafka {
 
     /// [`Kafka::offsets_at`].
     pub(super) fn ask_offsets_at(&self, topic: &str, time: u64) -> Result<Vec<u64>, LogError> {
-        let failed = |e: KafkaError| LogError(format!("topic {topic}: asking for its offsets at a time: {e}"));
-        let mut offsets: Vec<u64> = self.ask_ends(topic)?.into_iter().map(|(_, end)| end).collect();
-        let mut times = TopicPartitionList::new();
-        for partition in 0..offsets.len() {
-            times.add_partition_offset(topic, partition as i32, Offset::Offset(time as i64)).map_err(failed)?;
-        }
-        let found = self.ask(|client| client.offsets_for_times(times.clone(), PATIENCE).map_err(failed))?;
-        for found in found.elements() {
-            if let Offset::Offset(offset) = found.offset() {
-                offsets[found.partition() as usize] = offset as u64;
-            }
-        }
-        Ok(offsets)
+        let ask = |client: &BaseConsumer, partitions| {
+            let ends = list_offsets::ends(client, topic, partitions, PATIENCE)?;
+            let since = list_offsets::since(client, topic, partitions, time as i64, PATIENCE)?;
+            Ok(since.into_iter().zip(ends).map(|(since, (_, end))| since.unwrap_or(end)).collect())
+        };
+        self.ask_leaders(topic, &format!("asking for its offsets at {time}"), ask)
     }
 
     /// [`Kafka::ends`].
     pub(super) fn ask_ends(&self, topic: &str) -> Result<Vec<(u64, u64)>, LogError> {
+        let ask = |client: &BaseConsumer, partitions| list_offsets::ends(client, topic, partitions, PATIENCE);
+        self.ask_leaders(topic, "reading its ends", ask)
+    }
+
+    /// Asks the leaders of all partitions of a topic, also one that was just made, or whose leaders have just changed.
+    fn ask_leaders<T>(
+        &self,
+        topic: &str,
+        doing: &str,
+        question: impl Fn(&BaseConsumer, u32) -> KafkaResult<T>,
+    ) -> Result<T, LogError> {
         let asked = Instant::now();
         loop {
             let not_yet = match self.partitions_of(topic)? {
                 None => None,
-                Some(partitions) => match self.ask(|client| ends_of(client, topic, partitions))? {
-                    Ok(ends) => return Ok(ends),
-                    Err(leaderless) => Some(leaderless),
-                },
+                Some(partitions) => {
+                    let answer = self.ask(|client| match question(client, partitions) {
+                        Ok(answer) => Ok(Ok(answer)),
+                        Err(error) => {
+                            let said = LogError(format!("topic {topic}: {doing}: {error}"));
+                            if is_leaders(&error) { Ok(Err(said)) } else { Err(said) }
+                        }
+                    })?;
+                    match answer {
+                        Ok(answer) => return Ok(answer),
+                        Err(said) => Some(said),
+                    }
+                }
             };
             if asked.elapsed() > KNOWN_MAX {
                 return Err(not_yet.unwrap_or_else(|| self.missing(topic)));
@@ -244,24 +256,21 @@ impl Librdkafka {
     }
 }
 
-/// First kept offset and end offset of every partition; or of which nobody knows its leader yet, or any more.
-fn ends_of(client: &BaseConsumer, topic: &str, partitions: u32) -> Result<Result<Vec<(u64, u64)>, LogError>, LogError> {
+/// Whether it is that nobody knows a partition's leader yet, or any more, or the leader not yet what it leads.
+fn is_leaders(error: &KafkaError) -> bool {
     use RDKafkaErrorCode as Code;
-    let error = match ends(client, topic, partitions, PATIENCE) {
-        Ok(ends) => return Ok(Ok(ends)),
-        Err(error) => error,
-    };
-    let said = LogError(format!("topic {topic}: reading its ends: {error}"));
-    match error.rdkafka_error_code() {
+    matches!(
+        error.rdkafka_error_code(),
         Some(
             Code::NotLeaderForPartition
-            | Code::LeaderNotAvailable
-            | Code::OffsetNotAvailable
-            | Code::UnknownPartition
-            | Code::UnknownTopicOrPartition,
-        ) => Ok(Err(said)),
-        _ => Err(said),
-    }
+                | Code::LeaderNotAvailable
+                | Code::OffsetNotAvailable
+                | Code::UnknownLeaderEpoch
+                | Code::FencedLeaderEpoch
+                | Code::UnknownPartition
+                | Code::UnknownTopicOrPartition
+        )
+    )
 }
 
 /// Of a topic that is not there any more.

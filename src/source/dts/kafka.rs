@@ -17,7 +17,7 @@ use rdkafka::{ClientContext, Offset, TopicPartitionList};
 
 use crate::change::{BATCH_BYTES, BATCH_ROWS, TableFilter};
 use crate::config::{DtsConfig, DtsStart};
-use crate::ends::ends;
+use crate::list_offsets;
 use crate::lost::WayBack;
 use crate::source::{Mark, Raws, Reader, SourceError, Start, now_ms};
 use crate::wait::whole;
@@ -168,15 +168,15 @@ impl DtsReader {
 
 impl DtsReader {
     /// That a broker answers. One that is fenced answers at once, that it knows of no such topic, and one that has just become the
-    /// leader that it does not know yet; only who may not read need not ask again.
+    /// leader that it does not know yet.
     fn answers(&mut self) -> Result<(), SourceError> {
         let asked = Instant::now();
         loop {
             self.way_back.look(self.consumer.client());
-            let Err(error) = ends(&self.consumer, &self.topic, PARTITIONS, QUESTION_MAX) else {
+            let Err(error) = list_offsets::ends(&self.consumer, &self.topic, PARTITIONS, QUESTION_MAX) else {
                 return Ok(());
             };
-            if is_forbidden(&error) || asked.elapsed() >= ANSWER_MAX {
+            if asked.elapsed() >= ANSWER_MAX {
                 return Err(self.topic().error("asking for the ends", &error));
             }
             std::thread::sleep(ASK_PAUSE);
@@ -304,8 +304,8 @@ impl Topic<'_> {
     }
 
     fn watermarks(&self) -> Result<(u64, u64), SourceError> {
-        let ask = |timeout| ends(self.consumer, self.name, PARTITIONS, timeout);
-        self.ask("asking for the ends", ask).map(|ends| ends[0])
+        let ask = |timeout| list_offsets::ends(self.consumer, self.name, PARTITIONS, timeout);
+        self.ask("asking for the ends", ask).map(|both| both[0])
     }
 
     /// `place`, if the topic still has it.
@@ -332,18 +332,11 @@ impl Topic<'_> {
             )));
         }
         let second = second as i64;
-        let found = self.ask("asking for a time", |timeout| {
-            let mut times = TopicPartitionList::new();
-            // DTS takes seconds where Kafka takes milliseconds; from a plain Kafka topic this gives its first record.
-            // Either way rows from before the time are passed over.
-            times.add_partition_offset(self.name, PARTITION, Offset::Offset(second))?;
-            let offsets = self.consumer.offsets_for_times(times, timeout)?;
-            Ok(offsets.find_partition(self.name, PARTITION).map(|partition| partition.offset()))
-        })?;
-        match found {
-            Some(Offset::Offset(offset)) => Ok((offset as u64, Some(second))),
-            _ => Ok((high, Some(second))),
-        }
+        // DTS takes seconds where Kafka takes milliseconds; from a plain Kafka topic this gives its first record. Either way rows from
+        // before the time are passed over.
+        let ask = |timeout| list_offsets::since(self.consumer, self.name, PARTITIONS, second, timeout);
+        let found = self.ask("asking for a time", ask)?[0];
+        Ok((found.unwrap_or(high), Some(second)))
     }
 
     fn error(&self, doing: &str, error: &KafkaError) -> SourceError {
@@ -365,7 +358,7 @@ impl Topic<'_> {
             _ if refused => {
                 format!("{brokers} refused the user or the password; check 'user', 'sid' and 'password'{because}")
             }
-            _ if is_transient(error) => format!(
+            _ if is_silence(error) => format!(
                 "{brokers} did not answer within {} s while {doing} topic {name}; check 'brokers', the network and, for \
                  a server with passwords, 'user'{because}",
                 ANSWER_MAX.as_secs()
@@ -375,8 +368,8 @@ impl Topic<'_> {
     }
 }
 
-/// Whether the same question may get another answer a little later.
-fn is_transient(error: &KafkaError) -> bool {
+/// Whether nobody has answered.
+fn is_silence(error: &KafkaError) -> bool {
     use RDKafkaErrorCode as Code;
     matches!(
         error.rdkafka_error_code(),
@@ -386,29 +379,28 @@ fn is_transient(error: &KafkaError) -> bool {
                 | Code::OperationTimedOut
                 | Code::RequestTimedOut
                 | Code::Resolve
-                | Code::LeaderNotAvailable
-                | Code::NotLeaderForPartition
                 | Code::BrokerNotAvailable
                 | Code::NetworkException
-                | Code::OffsetNotAvailable
-                | Code::ReplicaNotAvailable
-                | Code::KafkaStorageError
         )
     )
 }
 
-/// Whether the servers do not let this user read, which does not pass.
-fn is_forbidden(error: &KafkaError) -> bool {
+/// Whether the same question may get another answer a little later.
+fn is_transient(error: &KafkaError) -> bool {
     use RDKafkaErrorCode as Code;
-    matches!(
+    let of_leaders = matches!(
         error.rdkafka_error_code(),
         Some(
-            Code::Authentication
-                | Code::SaslAuthenticationFailed
-                | Code::TopicAuthorizationFailed
-                | Code::GroupAuthorizationFailed
+            Code::LeaderNotAvailable
+                | Code::NotLeaderForPartition
+                | Code::UnknownLeaderEpoch
+                | Code::FencedLeaderEpoch
+                | Code::OffsetNotAvailable
+                | Code::ReplicaNotAvailable
+                | Code::KafkaStorageError
         )
-    )
+    );
+    of_leaders || is_silence(error)
 }
 
 fn gone(topic: &str, offset: u64, why: &str) -> SourceError {
