@@ -9,13 +9,13 @@
 use std::time::{Duration, Instant};
 
 use rdkafka::consumer::{BaseConsumer, Consumer as _, ConsumerContext};
-use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
+use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode as Code};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
 /// First kept offset and end offset of each of the first `partitions` partitions, within that time.
 ///
 /// # Errors
-/// One of them is not known; it may be a moment later, where its leader has just changed.
+/// One of them is not known; it may be a moment later ([`passes`]).
 pub(crate) fn ends<C: ConsumerContext>(
     client: &BaseConsumer<C>,
     topic: &str,
@@ -25,10 +25,10 @@ pub(crate) fn ends<C: ConsumerContext>(
     let asked = Instant::now();
     let begins = ask(client, topic, partitions, Offset::Beginning, wait)?;
     let ends = ask(client, topic, partitions, Offset::End, wait.saturating_sub(asked.elapsed()))?;
-    let both = |(begin, end): (Option<u64>, Option<u64>)| {
-        let end = end.ok_or(KafkaError::OffsetFetch(RDKafkaErrorCode::OffsetNotAvailable))?;
-        // The topic may be another by now.
-        Ok((begin.unwrap_or(end).min(end), end))
+    // The leader may be another by now, or the topic, which must not be empty for that.
+    let both = |both| match both {
+        (Some(begin), Some(end)) if begin <= end => Ok((begin, end)),
+        _ => Err(KafkaError::OffsetFetch(Code::OffsetNotAvailable)),
     };
     begins.into_iter().zip(ends).map(both).collect()
 }
@@ -47,6 +47,23 @@ pub(crate) fn since<C: ConsumerContext>(
     ask(client, topic, partitions, Offset::Offset(time), wait)
 }
 
+/// Whether it is that a partition has no leader yet, or any more, or the leader does not know yet what it leads.
+pub(crate) fn passes(error: &KafkaError) -> bool {
+    matches!(
+        error.rdkafka_error_code(),
+        Some(
+            Code::LeaderNotAvailable
+                | Code::NotLeaderForPartition
+                | Code::UnknownLeaderEpoch
+                | Code::FencedLeaderEpoch
+                | Code::OffsetNotAvailable
+                | Code::ReplicaNotAvailable
+                | Code::KafkaStorageError
+        )
+    )
+}
+
+/// Asks about partitions that the cluster says there are.
 fn ask<C: ConsumerContext>(
     client: &BaseConsumer<C>,
     topic: &str,
@@ -58,14 +75,20 @@ fn ask<C: ConsumerContext>(
     for partition in 0..partitions {
         asked.add_partition_offset(topic, partition as i32, time)?;
     }
-    let said = client.offsets_for_times(asked, wait)?;
+    let said = client.offsets_for_times(asked, wait).map_err(|error| match error.rdkafka_error_code() {
+        // The client where none of them has a leader, or a leader that has not heard of them yet.
+        Some(Code::UnknownPartition | Code::UnknownTopicOrPartition) => {
+            KafkaError::OffsetFetch(Code::LeaderNotAvailable)
+        }
+        _ => error,
+    })?;
     let offset = |said: rdkafka::topic_partition_list::TopicPartitionListElem<'_>| {
         said.error()?;
         match said.offset() {
             // -1: there is no such record.
             Offset::End => Ok(None),
             Offset::Offset(offset) if offset >= 0 => Ok(Some(offset as u64)),
-            _ => Err(KafkaError::OffsetFetch(RDKafkaErrorCode::OffsetNotAvailable)),
+            _ => Err(KafkaError::OffsetFetch(Code::OffsetNotAvailable)),
         }
     };
     said.elements().into_iter().map(offset).collect()
@@ -100,7 +123,7 @@ mod tests {
         (cluster, consumer)
     }
 
-    fn code<T: std::fmt::Debug>(said: KafkaResult<T>) -> RDKafkaErrorCode {
+    fn code<T: std::fmt::Debug>(said: KafkaResult<T>) -> Code {
         said.unwrap_err().rdkafka_error_code().unwrap()
     }
 
@@ -112,9 +135,9 @@ mod tests {
         assert_eq!(since(&client, "t", 2, 1 << 40, WAIT).unwrap(), [None, None]);
         for refused in [Error::RD_KAFKA_RESP_ERR_UNKNOWN_LEADER_EPOCH, Error::RD_KAFKA_RESP_ERR_FENCED_LEADER_EPOCH] {
             cluster.request_errors(ListOffsets, &[refused]);
-            assert_eq!(code(ends(&client, "t", 2, WAIT)), RDKafkaErrorCode::from(refused));
+            assert_eq!(code(ends(&client, "t", 2, WAIT)), Code::from(refused));
             cluster.request_errors(ListOffsets, &[refused]);
-            assert_eq!(code(since(&client, "t", 2, 1, WAIT)), RDKafkaErrorCode::from(refused));
+            assert_eq!(code(since(&client, "t", 2, 1, WAIT)), Code::from(refused));
         }
         assert_eq!(ends(&client, "t", 2, WAIT).unwrap(), [(0, 1), (0, 0)]);
     }
@@ -124,7 +147,8 @@ mod tests {
     fn a_partition_without_a_leader_is_not_taken_for_one_with_an_answer() {
         let (cluster, client) = cluster();
         cluster.partition_leader("t", 0, None).unwrap();
-        assert_eq!(code(ends(&client, "t", 2, WAIT)), RDKafkaErrorCode::LeaderNotAvailable);
-        assert_eq!(code(since(&client, "t", 2, 1 << 40, WAIT)), RDKafkaErrorCode::LeaderNotAvailable);
+        assert_eq!(code(ends(&client, "t", 2, WAIT)), Code::LeaderNotAvailable);
+        assert_eq!(code(since(&client, "t", 2, 1 << 40, WAIT)), Code::LeaderNotAvailable);
+        assert_eq!(code(ends(&client, "t", 1, WAIT)), Code::LeaderNotAvailable);
     }
 }

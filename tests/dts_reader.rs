@@ -306,6 +306,18 @@ fn a_broker_that_comes_back_may_have_no_answer_yet() {
     DtsReader::open(&config, &Start::Configured, false).expect("both answers have been taken");
 }
 
+#[test]
+fn a_topic_whose_leader_is_away_is_waited_for() {
+    let cluster = cluster();
+    produce(&cluster, &[insert(7)]);
+    cluster.partition_leader(TOPIC, 0, None).unwrap();
+    let config = config(&cluster.bootstrap_servers(), "earliest");
+    let opens = std::thread::spawn(move || DtsReader::open(&config, &Start::Configured, false));
+    std::thread::sleep(Duration::from_secs(1));
+    cluster.partition_leader(TOPIC, 0, Some(1)).unwrap();
+    assert_eq!(opens.join().unwrap().unwrap().begun().resume.position, "0");
+}
+
 /// What retention passes while the reader reads must be an error, whatever the properties say.
 #[test]
 fn properties_do_not_make_a_gap_silent() {

@@ -281,3 +281,18 @@ fn a_partition_is_not_taken_for_empty_where_one_of_its_ends_is_not_known_yet() {
         assert_eq!(kafka.ends("t").unwrap(), [(0, 1), (0, 0)], "{said:?}");
     }
 }
+
+/// Else it would be said to be deleted.
+#[test]
+fn a_topic_that_the_user_may_not_describe_is_not_taken_for_one_that_is_not_there() {
+    let cluster = MockCluster::new(1).unwrap();
+    cluster.create_topic("t", 2, 1).unwrap();
+    let kafka = Librdkafka::new(&config_of(&cluster, &[]));
+    let denied = rdkafka::types::RDKafkaRespErr::RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED;
+    cluster.topic_error("t", denied).unwrap();
+    let said = kafka.ends("t").unwrap_err().to_string();
+    assert!(
+        said.starts_with("topic t at 127.0.0.1:") && said.contains("authorization") && said.contains("describe"),
+        "{said}"
+    );
+}

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use rdkafka::admin::{AdminClient, AdminOptions, NewPartitions, NewTopic, ResourceSpecifier, TopicReplication};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
-use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
+use rdkafka::error::{KafkaResult, RDKafkaErrorCode};
 
 use super::{ClosedAside, Librdkafka, kafka_config};
 use crate::config::KafkaConfig;
@@ -96,7 +96,7 @@ impl Librdkafka {
                         Ok(answer) => Ok(Ok(answer)),
                         Err(error) => {
                             let said = LogError(format!("topic {topic}: {doing}: {error}"));
-                            if is_leaders(&error) { Ok(Err(said)) } else { Err(said) }
+                            if list_offsets::passes(&error) { Ok(Err(said)) } else { Err(said) }
                         }
                     })?;
                     match answer {
@@ -115,18 +115,23 @@ impl Librdkafka {
     /// How many partitions a topic has; `None` where it does not exist.
     ///
     /// # Errors
-    /// The cluster can't be reached.
+    /// The cluster can't be reached, or does not let this user ask.
     pub fn partitions_of(&self, topic: &str) -> Result<Option<u32>, LogError> {
         let failed = |e| {
             let brokers = &self.config.brokers;
             LogError(format!("Kafka at {brokers} does not answer ({e}): check brokers in [kafka], and the network"))
         };
         let metadata = self.ask(|client| client.fetch_metadata(Some(topic), PATIENCE).map_err(failed))?;
-        Ok(metadata
-            .topics()
-            .iter()
-            .find(|found| found.name() == topic && found.error().is_none() && !found.partitions().is_empty())
-            .map(|found| found.partitions().len() as u32))
+        let Some(found) = metadata.topics().iter().find(|found| found.name() == topic) else { return Ok(None) };
+        match found.error().map(RDKafkaErrorCode::from) {
+            None if !found.partitions().is_empty() => Ok(Some(found.partitions().len() as u32)),
+            // It may be there.
+            Some(code @ RDKafkaErrorCode::TopicAuthorizationFailed) => Err(LogError(format!(
+                "topic {topic} at {}: {code}: let the user of [kafka.properties] describe it",
+                self.config.brokers
+            ))),
+            _ => Ok(None),
+        }
     }
 
     /// Creates the data topic with the configured partition count, and its compacted companion, where they are missing; adds
@@ -254,23 +259,6 @@ impl Librdkafka {
             ),
         })
     }
-}
-
-/// Whether it is that nobody knows a partition's leader yet, or any more, or the leader not yet what it leads.
-fn is_leaders(error: &KafkaError) -> bool {
-    use RDKafkaErrorCode as Code;
-    matches!(
-        error.rdkafka_error_code(),
-        Some(
-            Code::NotLeaderForPartition
-                | Code::LeaderNotAvailable
-                | Code::OffsetNotAvailable
-                | Code::UnknownLeaderEpoch
-                | Code::FencedLeaderEpoch
-                | Code::UnknownPartition
-                | Code::UnknownTopicOrPartition
-        )
-    )
 }
 
 /// Of a topic that is not there any more.

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
-use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
 use rdkafka::message::Message;
 use rdkafka::{ClientContext, Offset, TopicPartitionList};
 
@@ -73,7 +73,7 @@ impl DtsReader {
             .map_err(|error| SourceError::Source(format!("the settings of the DTS source can't be used: {error}")))?;
         let topic = Topic { consumer: &consumer, name: &config.topic, brokers: &config.brokers };
         topic.check()?;
-        let (low, high) = topic.watermarks()?;
+        let (low, high) = topic.ask("asking for the ends of", |wait| topic.ends(wait))?;
         let next = match begin.place {
             Some(place) => topic.kept(place, low, high)?,
             None => {
@@ -173,11 +173,11 @@ impl DtsReader {
         let asked = Instant::now();
         loop {
             self.way_back.look(self.consumer.client());
-            let Err(error) = list_offsets::ends(&self.consumer, &self.topic, PARTITIONS, QUESTION_MAX) else {
+            let Err(error) = self.topic().ends(QUESTION_MAX) else {
                 return Ok(());
             };
             if asked.elapsed() >= ANSWER_MAX {
-                return Err(self.topic().error("asking for the ends", &error));
+                return Err(self.topic().error("asking for the ends of", &error));
             }
             std::thread::sleep(ASK_PAUSE);
         }
@@ -283,18 +283,20 @@ impl Topic<'_> {
         self.consumer.assignment().is_ok_and(|partitions| partitions.count() == 0)
     }
 
+    /// How many partitions the cluster says that it has. The client hears of new leaders by it.
+    fn partitions(&self, wait: Duration) -> KafkaResult<usize> {
+        let metadata = self.consumer.fetch_metadata(Some(self.name), wait)?;
+        let topic = metadata.topics().iter().find(|topic| topic.name() == self.name);
+        let topic = topic.ok_or(KafkaError::MetadataFetch(RDKafkaErrorCode::UnknownTopicOrPartition))?;
+        match topic.error() {
+            Some(error) => Err(KafkaError::MetadataFetch(error.into())),
+            None => Ok(topic.partitions().len()),
+        }
+    }
+
     /// That the topic is there and looks like a DTS topic.
     fn check(&self) -> Result<(), SourceError> {
-        let partitions = self.ask("connecting", |timeout| {
-            let metadata = self.consumer.fetch_metadata(Some(self.name), timeout)?;
-            let topic = metadata.topics().iter().find(|topic| topic.name() == self.name);
-            let topic = topic.ok_or(KafkaError::MetadataFetch(RDKafkaErrorCode::UnknownTopicOrPartition))?;
-            match topic.error() {
-                Some(error) => Err(KafkaError::MetadataFetch(error.into())),
-                None => Ok(topic.partitions().len()),
-            }
-        })?;
-        match partitions as u32 {
+        match self.ask("looking for", |wait| self.partitions(wait))? as u32 {
             PARTITIONS => Ok(()),
             n => Err(SourceError::Source(format!(
                 "topic {} at {} has {n} partitions, and a DTS topic has one: order across partitions can't be known",
@@ -303,9 +305,10 @@ impl Topic<'_> {
         }
     }
 
-    fn watermarks(&self) -> Result<(u64, u64), SourceError> {
-        let ask = |timeout| list_offsets::ends(self.consumer, self.name, PARTITIONS, timeout);
-        self.ask("asking for the ends", ask).map(|both| both[0])
+    /// Its first kept offset and its end, as its leader says.
+    fn ends(&self, wait: Duration) -> KafkaResult<(u64, u64)> {
+        self.partitions(wait)?;
+        Ok(list_offsets::ends(self.consumer, self.name, PARTITIONS, wait)?[0])
     }
 
     /// `place`, if the topic still has it.
@@ -334,9 +337,12 @@ impl Topic<'_> {
         let second = second as i64;
         // DTS takes seconds where Kafka takes milliseconds; from a plain Kafka topic this gives its first record. Either way rows from
         // before the time are passed over.
-        let ask = |timeout| list_offsets::since(self.consumer, self.name, PARTITIONS, second, timeout);
-        let found = self.ask("asking for a time", ask)?[0];
-        Ok((found.unwrap_or(high), Some(second)))
+        let since = |wait| {
+            self.partitions(wait)?;
+            list_offsets::since(self.consumer, self.name, PARTITIONS, second, wait)
+        };
+        let found = self.ask("looking for the start in", since)?;
+        Ok((found[0].unwrap_or(high), Some(second)))
     }
 
     fn error(&self, doing: &str, error: &KafkaError) -> SourceError {
@@ -387,20 +393,7 @@ fn is_silence(error: &KafkaError) -> bool {
 
 /// Whether the same question may get another answer a little later.
 fn is_transient(error: &KafkaError) -> bool {
-    use RDKafkaErrorCode as Code;
-    let of_leaders = matches!(
-        error.rdkafka_error_code(),
-        Some(
-            Code::LeaderNotAvailable
-                | Code::NotLeaderForPartition
-                | Code::UnknownLeaderEpoch
-                | Code::FencedLeaderEpoch
-                | Code::OffsetNotAvailable
-                | Code::ReplicaNotAvailable
-                | Code::KafkaStorageError
-        )
-    );
-    of_leaders || is_silence(error)
+    list_offsets::passes(error) || is_silence(error)
 }
 
 fn gone(topic: &str, offset: u64, why: &str) -> SourceError {
