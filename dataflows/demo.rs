@@ -9,6 +9,7 @@
 //! pipeline: the shop keeps a model of its own, and every row that SQLite holds is compared with it.
 
 use std::fmt::Write;
+use std::mem::ManuallyDrop;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -127,7 +128,8 @@ pub fn demo(demo: &Demo) -> anyhow::Result<bool> {
     if database.exists() {
         bail!("{} exists already: name another folder with --keep, or remove it", database.display());
     }
-    let cluster = MockCluster::new(1).map_err(|e| anyhow!("the mock cluster: {e}"))?;
+    // It is there as long as the process: whoever still reads would warn that it has gone.
+    let cluster = ManuallyDrop::new(MockCluster::new(1).map_err(|e| anyhow!("the mock cluster: {e}"))?);
     let brokers = cluster.bootstrap_servers();
     for (topic, partitions) in [("dts", 1), ("shop", PARTITIONS as i32), ("shop.meta", 1)] {
         cluster.create_topic(topic, partitions, 1).map_err(|e| anyhow!("the mock cluster: {e}"))?;

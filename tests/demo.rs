@@ -10,8 +10,9 @@ fn demo(arguments: &[&str]) -> (Option<i32>, serde_json::Value) {
         .args(arguments)
         .output()
         .unwrap();
-    let stdout = String::from_utf8(output.stdout).unwrap();
-    let last = stdout.lines().last().unwrap_or_else(|| panic!("{}", String::from_utf8_lossy(&output.stderr)));
+    let (stdout, stderr) = (String::from_utf8(output.stdout).unwrap(), String::from_utf8_lossy(&output.stderr));
+    let last = stdout.lines().last().unwrap_or_else(|| panic!("{stderr}"));
+    assert!(!stderr.contains("trying again"), "{stderr}");
     (output.status.code(), serde_json::from_str(last).unwrap())
 }
 
