@@ -6,14 +6,14 @@
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crossbeam_channel::RecvTimeoutError;
 use tidegate::change::{Moment, epoch_at};
 use tidegate::log::{Offsets, Places};
 use tidegate::target::Checkpoint;
 
-use crate::cluster::spawn;
+use crate::cluster::{now, spawn};
 use crate::consumer::Note;
 use crate::outlet::{WOKEN, take};
 
@@ -28,7 +28,7 @@ pub struct Recorded {
     sent: AtomicU64,
     written: AtomicU64,
     /// How many were sent when the run could have ended, and when that was: there may always be more.
-    asked: Mutex<Option<(u64, Instant)>>,
+    asked: Mutex<Option<(u64, Duration)>>,
 }
 
 /// What is known of the run.
@@ -54,8 +54,8 @@ impl Recorded {
             return false;
         }
         let mut asked = self.asked.lock().expect("no panic while holding it");
-        let (sent, at) = *asked.get_or_insert_with(|| (self.sent.load(Ordering::Acquire), Instant::now()));
-        self.written.load(Ordering::Acquire) >= sent || (stopping && at.elapsed() > RECORD_PATIENCE)
+        let (sent, at) = *asked.get_or_insert_with(|| (self.sent.load(Ordering::Acquire), now()));
+        self.written.load(Ordering::Acquire) >= sent || (stopping && now().saturating_sub(at) > RECORD_PATIENCE)
     }
 }
 

@@ -3,9 +3,9 @@
 use std::cell::RefCell;
 use std::fmt::Display;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::sync::{Arc, LazyLock};
+use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use tidegate::workers::{Numbers, Workers};
@@ -35,6 +35,12 @@ pub type Client = Box<dyn FnMut(Duration) -> bool + Send>;
 
 /// How long a client waits for work at a time.
 const WAIT: Duration = Duration::from_millis(5);
+
+/// The time on a clock that does not go back.
+pub fn now() -> Duration {
+    static BEGUN: LazyLock<Instant> = LazyLock::new(Instant::now);
+    BEGUN.elapsed()
+}
 
 /// Lets time pass.
 pub fn pause(time: Duration) {

@@ -10,7 +10,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crossbeam_channel::RecvTimeoutError;
 use tidegate::change::{Change, Changes, NewChange, Op};
@@ -28,7 +28,7 @@ use timely::dataflow::operators::{Concat, Probe};
 use timely::scheduling::SyncActivator;
 use timely::worker::Worker;
 
-use crate::cluster::{fail, spawn};
+use crate::cluster::{fail, now, spawn};
 use crate::outlet::{Handed, Outlet, take};
 use crate::report::{Report, Work};
 
@@ -132,8 +132,8 @@ fn read(
             room = (raws.len(), raws.payload_bytes());
             if stop.load(Ordering::Relaxed) {
                 // Between two transactions the next run has nothing to read again; but one may be long, or its source away.
-                let asked = *stopping.get_or_insert_with(Instant::now);
-                mark.end |= mark.resume.seq == mark.seq || asked.elapsed() >= patience;
+                let asked = *stopping.get_or_insert_with(now);
+                mark.end |= mark.resume.seq == mark.seq || now().saturating_sub(asked) >= patience;
             }
             if !raws.is_empty() || last.as_ref() != Some(&mark) {
                 last = Some(mark.clone());

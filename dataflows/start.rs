@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, bail};
 use serde::{Deserialize, Serialize};
@@ -24,9 +24,11 @@ use tidegate::target::{Checkpoint, FindSchema, JobState, Lane, Seqs, Target};
 use crate::cluster::pause;
 use crate::fit::{refuse_gone, refuse_overstated, refuse_unstated};
 
-/// How long the marker of a transaction may take to a partition: when it has come to another already, or to whoever committed
-/// it an answer.
-const MARKER_PATIENCE: Duration = Duration::from_secs(3);
+/// What does not fit is looked at so often again, each time after twice the pause: 3.2 s together. So long the marker of a
+/// transaction may take to a partition, when it has come to another already, or to whoever committed it an answer. Looks are
+/// counted, since the clock also runs while this process itself stands still and gives nobody another chance.
+const LOOKS_AGAIN: u32 = 7;
+const FIRST_PAUSE: Duration = Duration::from_millis(25);
 
 /// The partitions or lanes of worker `index` of `peers`.
 pub fn own(number: u32, index: usize, peers: usize) -> bool {
@@ -352,25 +354,30 @@ fn applied<'a>(state: &JobState, partitions: impl IntoIterator<Item = &'a u32>) 
 }
 
 /// What the companion of a topic says, if the two fit together and it is what is `wanted`; and the topic's ends before that.
-/// What does not fit may lack no more than a marker, so that it is read again for a while before it is refused.
 fn companion(
     kafka: &dyn Kafka,
     topic: &str,
     wanted: impl Fn(&Companion) -> anyhow::Result<()>,
 ) -> anyhow::Result<(Companion, Vec<(u64, u64)>)> {
-    let asked = Instant::now();
-    loop {
-        let ends = kafka.ends(topic)?;
+    let ends = kafka.ends(topic)?;
+    let companion = patiently(|| {
         let companion = read_to_end(kafka, topic)?;
-        let fits = refuse_unstated(topic, &ends, &companion)
-            .and_then(|()| refuse_overstated(topic, &kafka.ends(topic)?, &companion))
-            .and_then(|()| wanted(&companion));
-        match fits {
-            Ok(()) => return Ok((companion, ends)),
-            Err(_) if asked.elapsed() < MARKER_PATIENCE => pause(MARKER_PATIENCE / 50),
-            Err(refused) => return Err(refused),
+        Ok(refuse_unstated(topic, &ends, &companion).and_then(|()| wanted(&companion)).map(|()| companion))
+    })?;
+    // Of what is said now, however much is said and written meanwhile.
+    patiently(|| Ok(refuse_overstated(topic, &kafka.ends(topic)?, &companion)))?;
+    Ok((companion, ends))
+}
+
+/// What does not fit may lack no more than a marker, so that it is looked at again for a while before it is refused.
+pub fn patiently<T>(mut look: impl FnMut() -> anyhow::Result<anyhow::Result<T>>) -> anyhow::Result<T> {
+    for again in 0..LOOKS_AGAIN {
+        if let Ok(fits) = look()? {
+            return Ok(fits);
         }
+        pause(FIRST_PAUSE * 2_u32.pow(again));
     }
+    look()?
 }
 
 /// What another worker was told in JSON.

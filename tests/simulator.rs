@@ -48,6 +48,7 @@ mod world;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use history::play;
+use world::{Rates, World};
 
 /// What can be broken on purpose.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -134,6 +135,22 @@ fn whatever_happens_nothing_is_lost_doubled_or_turned_back() {
     if let Some((seed, said)) = first {
         panic!("seed {seed}: {said}");
     }
+}
+
+/// What is waited for at a start may come while the process itself stands still: that is no time in which it had its chance.
+#[test]
+fn a_process_that_stood_still_looks_again() {
+    let mut looks = 0;
+    let look = || {
+        looks += 1;
+        if looks == 1 {
+            std::thread::sleep(std::time::Duration::from_secs(4));
+            return Ok(Err(anyhow::anyhow!("it is not there yet")));
+        }
+        Ok(Ok(looks))
+    };
+    let looked = World::enter(0, Rates::default(), |_| start::patiently(look));
+    assert_eq!(looked.unwrap(), 2);
 }
 
 /// That a broken protocol is found out within a thousand histories.

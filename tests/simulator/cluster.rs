@@ -2,6 +2,7 @@
 
 use std::fmt::Display;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 pub use super::world::Client;
 
@@ -15,8 +16,14 @@ pub fn is_up(flag: &AtomicBool) -> bool {
     flag.load(Ordering::Relaxed)
 }
 
+/// The time on a clock that does not go back.
+pub fn now() -> Duration {
+    Duration::from_millis(super::world::elapsed_ms())
+}
+
 /// Lets time pass.
-pub fn pause(_time: std::time::Duration) {
+pub fn pause(time: Duration) {
+    super::world::world().pass(time.as_millis() as u64);
     super::world::pause();
 }
 

@@ -14,7 +14,7 @@ use tidegate::log::{
 };
 
 use super::partition::{Entry, Log, State};
-use super::world::{Kind, below, call, chance, fails, trace, world};
+use super::world::{Kind, below, call, chance, elapsed_ms, fails, trace, world};
 use super::{Broken, Switch};
 
 #[derive(Default)]
@@ -49,7 +49,12 @@ struct Cluster {
     stated: BTreeMap<u64, Statement>,
 }
 
+/// No marker is on its way for longer, in milliseconds.
+const MARKER_MAX: u64 = 3000;
+
 struct Marker {
+    /// When it was decided.
+    at: u64,
     id: String,
     state: State,
     topic: String,
@@ -92,7 +97,13 @@ impl Cluster {
         for (topic, logs) in &self.topics {
             for (partition, log) in logs.iter().enumerate() {
                 if log.has_open_of(id) {
-                    self.markers.push(Marker { id: id.to_string(), state, topic: topic.clone(), partition });
+                    self.markers.push(Marker {
+                        at: elapsed_ms(),
+                        id: id.to_string(),
+                        state,
+                        topic: topic.clone(),
+                        partition,
+                    });
                 }
             }
         }
@@ -105,8 +116,16 @@ impl Cluster {
         }
     }
 
+    /// What has been on its way for long enough has been told.
+    fn mark_due(&mut self) {
+        let now = elapsed_ms();
+        while let Some(place) = self.markers.iter().position(|marker| marker.at + MARKER_MAX <= now) {
+            self.mark(place);
+        }
+    }
+
     fn mark(&mut self, place: usize) {
-        let Marker { id, state, topic, partition } = self.markers.swap_remove(place);
+        let Marker { at: _, id, state, topic, partition } = self.markers.swap_remove(place);
         let log = &mut self.topics.get_mut(&topic).expect("it was created")[partition];
         let is_stated = state == State::Committed && topic.ends_with(".meta");
         log.decide(&id, state, |offset, entry| {
@@ -136,7 +155,9 @@ impl Model {
     }
 
     fn lock(&self) -> MutexGuard<'_, Cluster> {
-        self.cluster.lock().expect("nothing panics while holding it")
+        let mut cluster = self.cluster.lock().expect("nothing panics while holding it");
+        cluster.mark_due();
+        cluster
     }
 
     pub fn partitions(&self, topic: &str) -> u32 {

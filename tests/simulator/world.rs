@@ -94,8 +94,9 @@ type ServerEvent = Box<dyn Fn()>;
 /// One history's world.
 pub struct World {
     random: RefCell<Random>,
-    /// Milliseconds.
+    /// Milliseconds of the wall clock, which may be set, and since the beginning.
     now: Cell<u64>,
+    elapsed: Cell<u64>,
     rates: Cell<Rates>,
     processes: RefCell<Vec<Rc<Process>>>,
     running: RefCell<Vec<Rc<Process>>>,
@@ -129,6 +130,11 @@ pub fn below(below: u64) -> u64 {
 
 pub fn now_ms() -> u64 {
     world().now.get()
+}
+
+/// Milliseconds since the history began; without one no time passes.
+pub fn elapsed_ms() -> u64 {
+    WORLD.with_borrow(|world| world.as_ref().map_or(0, |world| world.elapsed.get()))
 }
 
 /// Says what happens, where `TRACE` is set: to understand one history that fails.
@@ -188,6 +194,7 @@ impl World {
         let world = Rc::new(World {
             random: RefCell::new(Random(seed)),
             now: Cell::new(1_000_000),
+            elapsed: Cell::new(0),
             rates: Cell::new(rates),
             processes: RefCell::default(),
             running: RefCell::default(),
@@ -342,7 +349,7 @@ impl World {
         if self.running.borrow().is_empty() {
             self.pauses.set(0);
         }
-        self.now.set(self.now.get() + below(3));
+        self.pass(below(3));
         if chance(6) {
             self.server_event();
             return;
@@ -396,7 +403,13 @@ impl World {
         }
     }
 
-    /// The clock leaps.
+    /// So many milliseconds pass.
+    pub fn pass(&self, ms: u64) {
+        self.now.set(self.now.get() + ms);
+        self.elapsed.set(self.elapsed.get() + ms);
+    }
+
+    /// The wall clock leaps.
     pub fn leap(&self, to: u64) {
         self.now.set(to);
     }
