@@ -25,8 +25,9 @@ use crate::cluster::pause;
 use crate::fit::{refuse_gone, refuse_overstated, refuse_unstated};
 
 /// What does not fit is looked at so often again, each time after twice the pause: 3.2 s together. So long the marker of a
-/// transaction may take to a partition, when it has come to another already, or to whoever committed it an answer. Looks are
-/// counted, since the clock also runs while this process itself stands still and gives nobody another chance.
+/// transaction may take to a partition (the simulator's takes up to 3 s), when it has come to another already, or to whoever
+/// committed it an answer. Looks are counted, since the clock also runs while this process itself stands still and gives nobody
+/// another chance.
 const LOOKS_AGAIN: u32 = 7;
 const FIRST_PAUSE: Duration = Duration::from_millis(25);
 
@@ -71,7 +72,15 @@ impl Publishing {
     /// runs to fence.
     pub fn announce(&self, id: String, workers: u32) -> anyhow::Result<Option<Run>> {
         let run = begin_run(&*self.kafka, &self.topic, id, workers, &self.tables, self.exactly_once)?;
-        Ok(self.exactly_once.then_some(run))
+        if !self.exactly_once {
+            return Ok(None);
+        }
+        // What is committed is not there to read at once; and an older run that fences a writer of this one has to read it then.
+        patiently(|| {
+            let newest = read_to_end(&*self.kafka, &self.topic)?.run;
+            Ok(refuse_replaced(&self.topic, newest.as_ref(), &run).map_err(Into::into))
+        })?;
+        Ok(Some(run))
     }
 
     /// Second stage, on every worker: opens its writer, which fences the one of an older run.
@@ -87,12 +96,10 @@ impl Publishing {
 
     /// Third stage, on the one worker: nobody else writes any more, so that what the companion topic says stays true.
     pub fn take_stock(&self, run: Option<&Run>) -> anyhow::Result<Published> {
-        // Its own announcement may not be there to read yet either.
-        let announced = |companion: &Companion| match run {
-            Some(run) => Ok(refuse_replaced(&self.topic, companion.run.as_ref(), run)?),
-            None => Ok(()),
-        };
-        let (companion, _) = companion(&*self.kafka, &self.topic, announced)?;
+        let (companion, _) = companion(&*self.kafka, &self.topic)?;
+        if let Some(run) = run {
+            refuse_replaced(&self.topic, companion.run.as_ref(), run)?;
+        }
         self.published(companion)
     }
 
@@ -216,7 +223,7 @@ impl Landing {
             self.choose_places(&mut state, settings)?;
             return Ok(Resumed { state, partitions: None });
         }
-        let (companion, ends) = companion(&*self.kafka, &self.topic, |_| Ok(()))?;
+        let (companion, ends) = companion(&*self.kafka, &self.topic)?;
         self.refuse_keyless(&companion)?;
         let log = match &companion.run {
             Some(run) => format!("{}@{}", self.topic, run.origin),
@@ -353,16 +360,12 @@ fn applied<'a>(state: &JobState, partitions: impl IntoIterator<Item = &'a u32>) 
     partitions.into_iter().filter_map(|partition| Some((*partition, newest(partition)?))).collect()
 }
 
-/// What the companion of a topic says, if the two fit together and it is what is `wanted`; and the topic's ends before that.
-fn companion(
-    kafka: &dyn Kafka,
-    topic: &str,
-    wanted: impl Fn(&Companion) -> anyhow::Result<()>,
-) -> anyhow::Result<(Companion, Vec<(u64, u64)>)> {
+/// What the companion of a topic says, if the two fit together; and the topic's ends before that.
+fn companion(kafka: &dyn Kafka, topic: &str) -> anyhow::Result<(Companion, Vec<(u64, u64)>)> {
     let ends = kafka.ends(topic)?;
     let companion = patiently(|| {
         let companion = read_to_end(kafka, topic)?;
-        Ok(refuse_unstated(topic, &ends, &companion).and_then(|()| wanted(&companion)).map(|()| companion))
+        Ok(refuse_unstated(topic, &ends, &companion).map(|()| companion))
     })?;
     // Of what is said now, however much is said and written meanwhile.
     patiently(|| Ok(refuse_overstated(topic, &kafka.ends(topic)?, &companion)))?;

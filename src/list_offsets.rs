@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use rdkafka::consumer::{BaseConsumer, Consumer as _, ConsumerContext};
 use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode as Code};
-use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
+use rdkafka::topic_partition_list::{Offset, TopicPartitionList, TopicPartitionListElem};
 
 /// First kept offset and end offset of each of the first `partitions` partitions, within that time.
 ///
@@ -75,15 +75,16 @@ fn ask<C: ConsumerContext>(
     for partition in 0..partitions {
         asked.add_partition_offset(topic, partition as i32, time)?;
     }
-    let said = client.offsets_for_times(asked, wait).map_err(|error| match error.rdkafka_error_code() {
-        // The client where none of them has a leader, or a leader that has not heard of them yet.
+    // Of what there is: the client where it has heard of no leader, or a leader that has not heard of it yet.
+    let known = |error: KafkaError| match error.rdkafka_error_code() {
         Some(Code::UnknownPartition | Code::UnknownTopicOrPartition) => {
             KafkaError::OffsetFetch(Code::LeaderNotAvailable)
         }
         _ => error,
-    })?;
-    let offset = |said: rdkafka::topic_partition_list::TopicPartitionListElem<'_>| {
-        said.error()?;
+    };
+    let said = client.offsets_for_times(asked, wait).map_err(known)?;
+    let offset = |said: TopicPartitionListElem<'_>| {
+        said.error().map_err(known)?;
         match said.offset() {
             // -1: there is no such record.
             Offset::End => Ok(None),
@@ -150,5 +151,8 @@ mod tests {
         assert_eq!(code(ends(&client, "t", 2, WAIT)), Code::LeaderNotAvailable);
         assert_eq!(code(since(&client, "t", 2, 1 << 40, WAIT)), Code::LeaderNotAvailable);
         assert_eq!(code(ends(&client, "t", 1, WAIT)), Code::LeaderNotAvailable);
+        // One that the client has not heard of.
+        cluster.partition_leader("t", 0, Some(1)).unwrap();
+        assert_eq!(code(ends(&client, "t", 3, WAIT)), Code::LeaderNotAvailable);
     }
 }

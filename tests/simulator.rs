@@ -45,9 +45,11 @@ mod target;
 #[path = "simulator/world.rs"]
 mod world;
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use history::play;
+use tidegate::log::{Kafka, read_to_end};
 use world::{Rates, World};
 
 /// What can be broken on purpose.
@@ -144,6 +146,7 @@ fn a_process_that_stood_still_looks_again() {
     let look = || {
         looks += 1;
         if looks == 1 {
+            world::world().pass(4000);
             std::thread::sleep(std::time::Duration::from_secs(4));
             return Ok(Err(anyhow::anyhow!("it is not there yet")));
         }
@@ -151,6 +154,25 @@ fn a_process_that_stood_still_looks_again() {
     };
     let looked = World::enter(0, Rates::default(), |_| start::patiently(look));
     assert_eq!(looked.unwrap(), 2);
+}
+
+/// Else an older run that is still beginning could fence one of its writers, and not read that there is a newer one.
+#[test]
+fn a_run_has_announced_itself_when_that_can_be_read() {
+    let announced = World::enter(0, Rates::default(), |_| {
+        let kafka: Arc<dyn Kafka> = Arc::new(kafka::Model::new(&[("t", 1), ("t.meta", 1)], Broken::default()));
+        let run = start::Publishing {
+            kafka: Arc::clone(&kafka),
+            topic: "t".into(),
+            partitions: 1,
+            exactly_once: true,
+            tables: Vec::new(),
+            look_back: 0,
+        };
+        let announced = run.announce("new".into(), 1).unwrap();
+        (announced, read_to_end(&*kafka, "t").unwrap().run)
+    });
+    assert!(announced.0.is_some() && announced.0 == announced.1, "{announced:?}");
 }
 
 /// That a broken protocol is found out within a thousand histories.

@@ -4,9 +4,10 @@
 //! aborted, and it can't commit any more. Which ids there are depends on the numbers of workers that runs have had, so
 //! every run says in the companion topic how many, before it initializes its own and the left over ones. To say so is a
 //! transaction too, under an id that every run takes first: of two runs that begin at the same time the older can't say
-//! anything any more, and the newer has read what the older said, having fenced whatever could hide it. Two such runs could still share out the writers' ids
-//! between them; so a run looks, once all ids are initialized and before it writes anything, whether it is still the
-//! newest. If it is, whatever begins later fences all of its writers.
+//! anything any more, and the newer has read what the older said, having fenced whatever could hide it. Two such runs could still
+//! share out the writers' ids between them; so a run takes the first when what it has said can be read, and looks, once all
+//! ids are initialized and before it writes anything, whether it is still the newest. If it is, whatever begins later fences
+//! all of its writers.
 //!
 //! Without transactions nobody is fenced but who is seen to have some, and the runs say who they are all the same: of two runs that
 //! begin at the same time, one with and one without, both may write.
@@ -30,7 +31,7 @@ pub fn transactional_id(topic: &str, who: impl Display) -> String {
 }
 
 /// Announces a run of the publisher of `topic`, with so many writers, of those tables of the source. `id` tells it from all
-/// others. With `transactions` its writers may be opened then, and before they write anything the run has to
+/// others. With `transactions` its writers may be opened once that can be read, and before they write anything the run has to
 /// [`fence_left_over`] ones and to [`refuse_replaced`].
 ///
 /// # Errors
@@ -122,8 +123,8 @@ fn writer_ids(topic: &str, writers: Range<u32>) -> Vec<String> {
     writers.map(|writer| transactional_id(topic, writer)).collect()
 }
 
-/// Refuses to go on if a newer run than `run` has begun; `newest` is what the companion topic says once every writer of this
-/// run is open.
+/// Refuses to go on if a newer run than `run` has begun; `newest` is what the companion topic says, before the first writer of
+/// this run is opened and once every one is.
 ///
 /// # Errors
 /// A newer run has begun.

@@ -49,7 +49,7 @@ struct Cluster {
     stated: BTreeMap<u64, Statement>,
 }
 
-/// No marker is on its way for longer, in milliseconds.
+/// No marker is on its way for longer, in milliseconds: a little less than `dataflows/start.rs` waits for one.
 const MARKER_MAX: u64 = 3000;
 
 struct Marker {

@@ -94,8 +94,9 @@ type ServerEvent = Box<dyn Fn()>;
 /// One history's world.
 pub struct World {
     random: RefCell<Random>,
-    /// Milliseconds of the wall clock, which may be set, and since the beginning.
+    /// Milliseconds of the wall clock, which may be set.
     now: Cell<u64>,
+    /// Milliseconds since the beginning.
     elapsed: Cell<u64>,
     rates: Cell<Rates>,
     processes: RefCell<Vec<Rc<Process>>>,
@@ -164,7 +165,7 @@ pub fn fails() -> bool {
     chance(world().rates.get().failure)
 }
 
-/// Time passes for whoever waits.
+/// Others run while somebody waits. How long that is does not count, since waits may be of a random length.
 pub fn pause() {
     let world = world();
     world.step_others(3);

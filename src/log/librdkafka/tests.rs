@@ -261,6 +261,10 @@ fn a_topic_that_was_just_made_may_have_no_leader_yet() {
     let early = rdkafka::types::RDKafkaRespErr::RD_KAFKA_RESP_ERR_NOT_LEADER_FOR_PARTITION;
     cluster.request_errors(rdkafka::types::RDKafkaApiKey::ListOffsets, &[early; 3]);
     assert_eq!(Librdkafka::new(&config_of(&cluster, &[])).ends("t").unwrap(), [(0, 0); 2]);
+    // However long the first answer took.
+    cluster.broker_round_trip_time(1, Duration::from_millis(800)).unwrap();
+    cluster.request_errors(rdkafka::types::RDKafkaApiKey::ListOffsets, &[early]);
+    assert_eq!(Librdkafka::new(&config_of(&cluster, &[])).ends("t").unwrap(), [(0, 0); 2]);
 }
 
 /// Of the two ends of a partition the first may fail alone. It must not be empty for that.

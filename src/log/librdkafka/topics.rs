@@ -87,7 +87,8 @@ impl Librdkafka {
         doing: &str,
         question: impl Fn(&BaseConsumer, u32) -> KafkaResult<T>,
     ) -> Result<T, LogError> {
-        let asked = Instant::now();
+        // One look alone may take longer than that, where a broker is slow.
+        let mut looked = None;
         loop {
             let not_yet = match self.partitions_of(topic)? {
                 None => None,
@@ -105,7 +106,7 @@ impl Librdkafka {
                     }
                 }
             };
-            if asked.elapsed() > KNOWN_MAX {
+            if looked.get_or_insert_with(Instant::now).elapsed() > KNOWN_MAX {
                 return Err(not_yet.unwrap_or_else(|| self.missing(topic)));
             }
             std::thread::sleep(LOOK_AGAIN);
