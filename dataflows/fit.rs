@@ -21,10 +21,10 @@ pub fn refuse_unstated(topic: &str, ends: &Ends, companion: &Companion) -> anyho
     // Every run states those of which nothing is said before it writes to any.
     if !unstated.is_empty() {
         bail!(
-            "topic {0} has records in partition {unstated}, of which its companion {0}.meta says nothing: that was truncated or \
-             made anew, or {0} is another tool's topic, or a publish was killed as it began (then start again in a minute): nobody \
-             knows what is complete; publish to a new topic, with the tables copied anew or from a place in the source that they \
-             have reached",
+            "topic {0} has records in partition {unstated}, of which its companion {0}.meta says nothing: start again in a minute if a \
+             publish was killed as it began; else that was truncated or made anew, or {0} is another tool's topic, and nobody knows \
+             what is complete: publish to a new topic, with the tables copied anew or from a place in the source that they have \
+             reached",
             topic
         );
     }

@@ -8,14 +8,14 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, bail};
+use anyhow::{Context, anyhow, bail};
 use serde::{Deserialize, Serialize};
 use tidegate::change::{TableFilter, TableName, TableSchema};
 use tidegate::config::LandConfig;
 use tidegate::letter::DeadLetters;
 use tidegate::log::{
     Begin, Companion, EpochReader, ForeignReader, ForeignSettings, Kafka, Layout, OpenWriter, Pace, PartitionStart,
-    Places, Reader, ReaderSettings, Run, Schemas, Statement, Writer, begin_run, fence_left_over, go_on_from,
+    Places, REPLACED, Reader, ReaderSettings, Run, Schemas, Statement, Writer, begin_run, fence_left_over, go_on_from,
     pass_markers, previous_of, read_to_end, refuse_replaced, times_from, transactional_id,
 };
 use tidegate::source::{Clock, Mark, Start};
@@ -25,9 +25,8 @@ use crate::cluster::pause;
 use crate::fit::{refuse_gone, refuse_overstated, refuse_unstated};
 
 /// What does not fit is looked at so often again, each time after twice the pause: 3.2 s together. So long the marker of a
-/// transaction may take to a partition (the simulator's takes up to 3 s), when it has come to another already, or to whoever
-/// committed it an answer. Looks are counted, since the clock also runs while this process itself stands still and gives nobody
-/// another chance.
+/// transaction may take to a partition, when it has come to another already, or to whoever committed it an answer. Looks are
+/// counted, since the clock also runs while this process itself stands still and gives nobody another chance.
 const LOOKS_AGAIN: u32 = 7;
 const FIRST_PAUSE: Duration = Duration::from_millis(25);
 
@@ -78,7 +77,10 @@ impl Publishing {
         // What is committed is not there to read at once; and an older run that fences a writer of this one has to read it then.
         patiently(|| {
             let newest = read_to_end(&*self.kafka, &self.topic)?.run;
-            Ok(refuse_replaced(&self.topic, newest.as_ref(), &run).map_err(Into::into))
+            let unread = || {
+                anyhow!("topic {}: what this publish has said of itself can't be read yet, or {REPLACED}", self.topic)
+            };
+            Ok(if newest.as_ref() == Some(&run) { Ok(()) } else { Err(unread()) })
         })?;
         Ok(Some(run))
     }

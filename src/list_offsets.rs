@@ -75,7 +75,7 @@ fn ask<C: ConsumerContext>(
     for partition in 0..partitions {
         asked.add_partition_offset(topic, partition as i32, time)?;
     }
-    // Of what there is: the client where it has heard of no leader, or a leader that has not heard of it yet.
+    // The cluster says that they are there: it is the client that has heard of no leader, or a leader that has not heard of them.
     let known = |error: KafkaError| match error.rdkafka_error_code() {
         Some(Code::UnknownPartition | Code::UnknownTopicOrPartition) => {
             KafkaError::OffsetFetch(Code::LeaderNotAvailable)

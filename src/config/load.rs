@@ -21,13 +21,15 @@ const COMMIT_INTERVAL_MAX: Duration = Duration::from_secs(30);
 /// Kafka takes 249 bytes, and the companion's name is longer by `.meta`.
 const TOPIC_MAX: usize = 240;
 
-/// The properties of librdkafka that decide whether a gap is noticed, what is read, and from whom.
-const OWN_PROPERTIES: [&str; 7] = [
+/// The properties of librdkafka that decide whether a gap is noticed, what is read, and from whom: the end of a follower in the
+/// same rack may lie behind the leader's.
+const OWN_PROPERTIES: [&str; 8] = [
     "auto.offset.reset",
     "enable.auto.commit",
     "enable.auto.offset.store",
     "enable.partition.eof",
     "isolation.level",
+    "client.rack",
     "bootstrap.servers",
     "metadata.broker.list",
 ];
@@ -296,6 +298,10 @@ mod tests {
             (
                 "job = \"x\"\n[kafka]\nbrokers = \"b\"\ntopic = \"t\"\n[kafka.properties]\n\"isolation.level\" = \"read_uncommitted\"\n",
                 "t.toml:6: \"isolation.level\" is set by tidegate",
+            ),
+            (
+                "job = \"x\"\n[kafka]\nbrokers = \"b\"\ntopic = \"t\"\n[kafka.properties]\n\"client.rack\" = \"a\"\n",
+                "t.toml:6: \"client.rack\" is set by tidegate",
             ),
             (
                 "job = \"x\"\n[source]\nkind = \"dts\"\nbrokers = \"b\"\ntopic = \"t\"\n\

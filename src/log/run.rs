@@ -7,7 +7,8 @@
 //! anything any more, and the newer has read what the older said, having fenced whatever could hide it. Two such runs could still
 //! share out the writers' ids between them; so a run takes the first when what it has said can be read, and looks, once all
 //! ids are initialized and before it writes anything, whether it is still the newest. If it is, whatever begins later fences
-//! all of its writers.
+//! all of its writers. What it has said may stay hidden behind a writer that an older run, still beginning, has opened after
+//! all were fenced, and left: then it ends, and the next run, which fences that one, goes on.
 //!
 //! Without transactions nobody is fenced but who is seen to have some, and the runs say who they are all the same: of two runs that
 //! begin at the same time, one with and one without, both may write.
@@ -123,8 +124,8 @@ fn writer_ids(topic: &str, writers: Range<u32>) -> Vec<String> {
     writers.map(|writer| transactional_id(topic, writer)).collect()
 }
 
-/// Refuses to go on if a newer run than `run` has begun; `newest` is what the companion topic says, before the first writer of
-/// this run is opened and once every one is.
+/// Refuses to go on if a newer run than `run` has begun; `newest` is what the companion topic says once every writer of this
+/// run is open.
 ///
 /// # Errors
 /// A newer run has begun.

@@ -41,7 +41,7 @@ EOC
 # kafka_program FOLDER: sets KAFKA_RUN to the words that run a class of Kafka's. Native libraries are unpacked into
 # java.io.tmpdir: with the rest, they go away with the scratch folder. KAFKA_JIT is one option of Java's or none.
 kafka_program() {
-  KAFKA_RUN=("${RUN_AS[@]}" java -XX:+UseG1GC -XX:-UsePerfData ${KAFKA_JIT-} -Dorg.slf4j.simpleLogger.showDateTime=true
+  KAFKA_RUN=("${RUN_AS[@]}" java -XX:+UseG1GC -XX:-UsePerfData ${KAFKA_JIT:+"$KAFKA_JIT"} -Dorg.slf4j.simpleLogger.showDateTime=true
     "-Dorg.slf4j.simpleLogger.dateTimeFormat=HH:mm:ss.SSS" "-Djava.io.tmpdir=$1" -cp "$SCRATCH/kafka-jars/*")
 }
 

@@ -21,8 +21,8 @@ pub(super) type Asking = ClosedAside<BaseConsumer>;
 /// For how long is taken what that client says of itself: at no time at all the crate takes one thing.
 const SAID: Duration = Duration::from_millis(1);
 
-/// How long it may take until every broker knows of a topic that has been made and of its leaders, and how long until they are asked
-/// again.
+/// How long it may take, from their first answer on, until every broker knows of a topic that has been made and of its leaders, and
+/// how long until they are asked again.
 const KNOWN_MAX: Duration = Duration::from_millis(1500);
 const LOOK_AGAIN: Duration = Duration::from_millis(15);
 
