@@ -15,7 +15,8 @@ struct Message<'a> {
     database: Cow<'a, str>,
     #[serde(borrow, default)]
     table: Cow<'a, str>,
-    #[serde(borrow, rename = "type", default)]
+    /// All have it, and what others write has not: else no table of theirs would be wanted, and nothing said.
+    #[serde(borrow, rename = "type")]
     kind: Cow<'a, str>,
     #[serde(rename = "isDdl", default)]
     is_ddl: bool,

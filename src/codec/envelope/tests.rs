@@ -174,6 +174,22 @@ fn what_is_something_else_is_refused_and_leaves_nothing() {
     assert!(error.contains("table shop.t, column id") && out.is_empty(), "{error}");
 }
 
+/// It names no table where these have it, so that none of it would be wanted.
+#[test]
+fn what_another_tool_writes_is_refused_also_where_tables_are_named() {
+    let tables = TableFilter::new(&["shop.*".to_string()]).unwrap();
+    let values =
+        [r#"{"id":1}"#, r#"{"payload":{"op":"c","after":{"id":1},"source":{"db":"shop","table":"t","ts_ms":7}}}"#];
+    for kind in [EnvelopeKind::CanalJson, EnvelopeKind::MaxwellJson] {
+        for value in values {
+            let record = ForeignRecord { key: None, value: value.as_bytes(), header: &|_| None };
+            let decoded = ForeignDecoder::new(kind, tables.clone())
+                .decode(&record, &mut Changes::default(), |_| panic!("{value}"));
+            assert!(decoded.changes.is_err(), "{kind:?} took {value}");
+        }
+    }
+}
+
 #[test]
 fn of_a_table_that_is_not_wanted_nothing_but_the_time_is_asked() {
     let tables = TableFilter::new(&["shop.*".to_string(), "!shop.log".to_string()]).unwrap();
